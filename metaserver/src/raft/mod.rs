@@ -1,0 +1,1 @@
+//! The agreed order of commands: Raft behind one small trait.
