@@ -26,7 +26,10 @@ pub fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     let (value, len) = bincode::serde::decode_from_slice(bytes, configuration())
         .map_err(|error| Error::malformed(format!("{what} can not be decoded: {error}")))?;
     if len != bytes.len() {
-        return Err(Error::malformed(format!("{what} has {} bytes too many", bytes.len() - len)));
+        return Err(Error::malformed(format!(
+            "{what} has {} bytes too many",
+            bytes.len() - len
+        )));
     }
     Ok(value)
 }
@@ -42,17 +45,25 @@ pub fn encode_record<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
 
 /// Decodes a record of one known format version and returns it with the bytes that follow it:
 /// fields that a later revision of the same version appended, to be preserved when it is written.
-pub fn decode_record<T: DeserializeOwned>(what: &str, version: u8, bytes: &[u8]) -> Result<(T, usize)> {
+pub fn decode_record<T: DeserializeOwned>(
+    what: &str,
+    version: u8,
+    bytes: &[u8],
+) -> Result<(T, usize)> {
     match bytes.first() {
         Some(found) if *found == version => {}
         Some(found) if *found > version => {
             return Err(Error::new(
                 Code::TooNew,
-                format!("{what} has format {found}, this program knows {version}: use a newer quarry"),
+                format!(
+                    "{what} has format {found}, this program knows {version}: use a newer quarry"
+                ),
             ));
         }
         found => {
-            return Err(Error::malformed(format!("{what} has format {found:?}, not {version}")));
+            return Err(Error::malformed(format!(
+                "{what} has format {found:?}, not {version}"
+            )));
         }
     }
     let (value, len) = bincode::serde::decode_from_slice(&bytes[1..], configuration())
@@ -75,7 +86,12 @@ mod tests {
     fn trailing_bytes_are_refused() {
         let mut bytes = encode(&7u32);
         bytes.push(0);
-        assert!(decode::<u32>("number", &bytes).unwrap_err().text.contains("too many"));
+        assert!(
+            decode::<u32>("number", &bytes)
+                .unwrap_err()
+                .text
+                .contains("too many")
+        );
     }
 
     #[test]

@@ -199,11 +199,18 @@ pub struct Error {
 impl Error {
     /// An error without a source.
     pub fn new(code: Code, text: impl Into<String>) -> Error {
-        Error { code, text: text.into(), source: None }
+        Error {
+            code,
+            text: text.into(),
+            source: None,
+        }
     }
 
     /// The same error with its cause.
-    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
         self.source = Some(source.into());
         self
     }
@@ -247,7 +254,11 @@ impl Clone for Error {
             Some(source) => format!("{}: {source}", self.text),
             None => self.text.clone(),
         };
-        Error { code: self.code, text, source: None }
+        Error {
+            code: self.code,
+            text,
+            source: None,
+        }
     }
 }
 
@@ -276,7 +287,9 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn std::error::Error + 'static))
     }
 }
 

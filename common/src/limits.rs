@@ -21,7 +21,6 @@ pub const FLUSHES_MAX: u32 = 15;
 /// A file up to this long lives inline in the metadata.
 pub const INLINE_LEN_MAX: usize = 256;
 
-
 /// The length of a file: offsets fit a signed 64-bit integer, as in POSIX.
 pub const FILE_LEN_MAX: u64 = i64::MAX as u64;
 
@@ -100,13 +99,19 @@ pub const CAPABILITY_LIFE: Duration = Duration::from_secs(24 * 3600);
 const _: () = {
     assert!(FRAME_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!((CHUNK_LEN_MAX as usize).is_multiple_of(FRAME_LEN_MAX));
-    assert!(SMALL_CHUNK_LEN_MAX <= BLOCK_LEN, "a small chunk has one checksum");
+    assert!(
+        SMALL_CHUNK_LEN_MAX <= BLOCK_LEN,
+        "a small chunk has one checksum"
+    );
     assert!(INLINE_LEN_MAX < SMALL_CHUNK_LEN_MAX);
     assert!(MUTATION_LEN_MAX * 2 <= RAFT_ENTRY_LEN_MAX);
     assert!(RAFT_ENTRY_LEN_MAX <= MESSAGE_LEN_MAX);
     assert!(XATTR_LEN_MAX * 2 < MUTATION_LEN_MAX);
     assert!(PAGE_ENTRIES_MAX * (NAME_LEN_MAX + 256) < MESSAGE_LEN_MAX);
     assert!(SESSION_RENEW_EVERY.as_secs() * 3 < SESSION_LEASE.as_secs());
-    assert!(WRITE_LEASE.as_secs() < DOWN_AFTER.as_secs(), "the lease ends before the substitute starts");
+    assert!(
+        WRITE_LEASE.as_secs() < DOWN_AFTER.as_secs(),
+        "the lease ends before the substitute starts"
+    );
     assert!(HEARTBEAT_EVERY.as_secs() * 2 < WRITE_LEASE.as_secs());
 };

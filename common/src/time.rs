@@ -18,12 +18,19 @@ impl Nanos {
 
     /// From seconds and nanoseconds, as `stat` gives them; clamped to what fits.
     pub fn from_parts(seconds: i64, nanos: u32) -> Nanos {
-        Nanos(seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(nanos)))
+        Nanos(
+            seconds
+                .saturating_mul(1_000_000_000)
+                .saturating_add(i64::from(nanos)),
+        )
     }
 
     /// Seconds (rounded down) and the nanoseconds after them.
     pub fn parts(self) -> (i64, u32) {
-        (self.0.div_euclid(1_000_000_000), self.0.rem_euclid(1_000_000_000) as u32)
+        (
+            self.0.div_euclid(1_000_000_000),
+            self.0.rem_euclid(1_000_000_000) as u32,
+        )
     }
 
     /// Microseconds since 1970, 0 before: the unit of versions.

@@ -1,0 +1,214 @@
+//! Between admins or dataservers and the metaserver.
+
+use crate::ids::{ClusterId, DiskId, Epoch, Gid, OpenNumber, PgId, PoolId, ServerId, Uid};
+use crate::map::{MapUpdate, MemberState, Pool};
+use crate::token::Key;
+use serde::{Deserialize, Serialize};
+
+/// An admin's request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum AdminOp {
+    /// Health in one screen. Anybody may ask. → `Status`
+    Status,
+    /// A page of placement groups. Anybody may ask. → `Pgs`
+    Pgs {
+        /// The pool.
+        pool: PoolId,
+        /// The first group.
+        from: PgId,
+    },
+    /// Adds a user, makes its `/home/NAME` and issues a certificate. → `Identity`
+    AddUser(User),
+    /// All users. → `Users`
+    Users,
+}
+
+/// The reply to an admin's request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum AdminReply {
+    /// Health.
+    Status(Box<Status>),
+    /// Placement groups, at most 4,096 from the one asked for.
+    Pgs(Vec<PgStatus>),
+    /// A new user's certificate, key and CA, in PEM.
+    Identity {
+        /// The text of an identity file.
+        pem: String,
+        /// Where the metaservers are.
+        metaservers: Vec<(ServerId, String)>,
+    },
+    /// All users.
+    Users(Vec<User>),
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// Its name, as in its certificate.
+    pub name: String,
+    /// Its uid.
+    pub uid: Uid,
+    /// Its groups, the first is that of new files.
+    pub gids: Vec<Gid>,
+    /// Whether it is a member of `quarry-admin`.
+    pub admin: bool,
+}
+
+/// A dataserver that starts tells who it is and what it has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registration {
+    /// `host:port` at which it is reached.
+    pub address: String,
+    /// Failure domains.
+    pub host: String,
+    /// The rack of the host.
+    pub rack: String,
+    /// The zone of the rack.
+    pub zone: String,
+    /// Its data directories.
+    pub disks: Vec<DiskReport>,
+}
+
+/// What a dataserver reports of a disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// Its id; `None` for an empty directory, which becomes a new disk.
+    pub disk: Option<DiskId>,
+    /// The directory.
+    pub path: String,
+    /// The operator said that the disk that was at this path is gone for good.
+    pub replaces_lost: bool,
+    /// The open number of the start before this one.
+    pub previous_open: OpenNumber,
+    /// The open number of this start.
+    pub open_number: OpenNumber,
+    /// Bytes of its share of the file system.
+    pub total: u64,
+    /// Bytes free, trash included.
+    pub free: u64,
+    /// Chunks on it.
+    pub chunks: u64,
+    /// Why it does not serve, if it does not.
+    pub failed: Option<String>,
+}
+
+/// The reply to a registration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The id of each disk, in the order of the registration.
+    pub disks: Vec<DiskId>,
+    /// The keys it needs.
+    pub keys: Keys,
+}
+
+/// The secrets of a dataserver.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Keys {
+    /// Under which capabilities are made: all that may be in use.
+    pub capability: Vec<Key>,
+    /// Under which this dataserver signs receipts: the newest.
+    pub receipt: Option<Key>,
+}
+
+/// A dataserver's sign of life.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The epoch of its map.
+    pub epoch: Epoch,
+    /// Its disks.
+    pub disks: Vec<DiskReport>,
+}
+
+/// The reply to a heartbeat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    /// What changed in the map.
+    pub map: MapUpdate,
+    /// The keys it needs.
+    pub keys: Keys,
+}
+
+/// Health in one screen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The epoch of the map.
+    pub epoch: Epoch,
+    /// The metaserver that leads.
+    pub leader: ServerId,
+    /// All metaservers.
+    pub metaservers: Vec<(ServerId, String)>,
+    /// Dataservers.
+    pub servers: Vec<ServerStatus>,
+    /// Pools, with how many groups are clean, crowded, and have empty positions.
+    pub pools: Vec<(PoolId, Pool, PgCounts)>,
+    /// Bytes, files and directories of the namespace.
+    pub bytes: u64,
+    /// Everything but directories.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Sessions that are open.
+    pub sessions: u64,
+    /// Files without a name that wait to be emptied.
+    pub orphans: u64,
+    /// Chunks that nothing refers to.
+    pub unreferenced_chunks: u64,
+}
+
+/// Placement groups of a pool by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PgCounts {
+    /// Members are the target and all complete.
+    pub clean: u32,
+    /// Members in different disks of one host.
+    pub crowded: u32,
+    /// Positions without a disk.
+    pub degraded: u32,
+    /// Fewer members up than `min_members`: no writes now.
+    pub unwritable: u32,
+}
+
+/// A dataserver as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// The server.
+    pub server: ServerId,
+    /// Its address.
+    pub address: String,
+    /// Its failure domains.
+    pub host: String,
+    /// Milliseconds since its last heartbeat, if the leader has seen one.
+    pub heard_ms_ago: Option<u64>,
+    /// Its disks.
+    pub disks: Vec<DiskStatus>,
+}
+
+/// A disk as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// The disk.
+    pub disk: DiskId,
+    /// Whether it serves: it was reported healthy by a server that is up.
+    pub up: bool,
+    /// The placement groups it is a member of.
+    pub groups: u32,
+    /// The last report.
+    pub report: DiskReport,
+}
+
+/// A placement group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PgStatus {
+    /// The group.
+    pub pg: PgId,
+    /// The epoch of its row.
+    pub epoch: Epoch,
+    /// Its positions.
+    pub members: Vec<Option<(DiskId, MemberState)>>,
+    /// Whether members are the target and all complete.
+    pub clean: bool,
+}

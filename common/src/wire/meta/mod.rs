@@ -1,0 +1,121 @@
+//! Between clients or dataservers and the metaserver.
+
+pub mod admin;
+pub mod attr;
+pub mod op;
+pub mod read;
+
+pub use admin::{
+    AdminOp, DiskReport, DiskStatus, Heartbeat, HeartbeatReply, PgStatus, Registered, Registration,
+    ServerStatus, Status, User,
+};
+pub use attr::{Attr, FileKind, SetAttr, SetTime};
+pub use op::{
+    Caller, CloneRange, Contents, Expectation, NewExtent, NodeKind, Op, OpReply, Publish, Range,
+    RangeGrant, RenameMode, Source, XattrMode,
+};
+pub use read::{DirEntry, Extent, ExtentPage, ExtentSource, Page, Read, ReadReply, Resolved, View};
+
+use crate::ids::{Epoch, InodeId, RequestNumber, SessionId, ShardId, Version};
+use serde::{Deserialize, Serialize};
+
+/// A request on a `MetaRequests` stream. The answer is a [`MetaAnswer`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetaRequest {
+    /// The shard that it is for.
+    pub shard: ShardId,
+    /// The greatest version that the caller has seen: the shard goes beyond it before it applies.
+    pub seen: Version,
+    /// Whom an admin acts for; everybody else leaves it out.
+    pub act_as: Option<Caller>,
+    /// What is asked.
+    pub body: MetaBody,
+}
+
+/// What is asked of the metaserver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MetaBody {
+    /// Reads some state. Reply: `Read`.
+    Read(Read),
+    /// Changes the namespace exactly once. Reply: `Done`.
+    Mutate {
+        /// The session.
+        session: SessionId,
+        /// The number of this request, used once.
+        number: RequestNumber,
+        /// The caller has the answers to all numbers below this one.
+        answered_below: RequestNumber,
+        /// The change.
+        op: Op,
+    },
+    /// Opens a session. Reply: `Session`.
+    OpenSession,
+    /// Keeps a session alive. Reply: `Renewed`.
+    RenewSession(Renewal),
+    /// Ends a session: its unnamed inodes go. Reply: `Renewed`.
+    CloseSession(SessionId),
+    /// Fetches what changed in the cluster map. Reply: `Map`.
+    Map {
+        /// The epoch that the caller has.
+        since: Epoch,
+        /// The `next` of the page before.
+        from: Option<(crate::ids::PoolId, crate::ids::PgId)>,
+    },
+    /// An admin's request. Reply: `Admin`.
+    Admin(AdminOp),
+    /// From a dataserver that starts. Reply: `Registered`.
+    Register(Registration),
+    /// From a dataserver. Reply: `Heartbeat`.
+    Heartbeat(Heartbeat),
+}
+
+/// Keeps a session alive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Renewal {
+    /// The session.
+    pub session: SessionId,
+    /// Inodes it has open.
+    pub open: Vec<InodeId>,
+    /// Per range, in ascending order: chunks below this are committed or never will be,
+    /// except those named in `open_chunks` (DESIGN §5.4).
+    pub marks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    /// Chunks below a mark that are still to be committed.
+    pub open_chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
+}
+
+/// The answer to a [`MetaRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetaAnswer {
+    /// The version of the state that it was made from.
+    pub version: Version,
+    /// The epoch of the map: a caller with an older one fetches the difference.
+    pub epoch: Epoch,
+    /// The reply, or why there is none.
+    pub result: Result<MetaReply, crate::Error>,
+}
+
+/// What the metaserver replies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MetaReply {
+    /// To a read.
+    Read(ReadReply),
+    /// To a mutation.
+    Done(OpReply),
+    /// To `OpenSession`.
+    Session {
+        /// The session.
+        session: SessionId,
+        /// Renew well within so many milliseconds.
+        lease_ms: u32,
+    },
+    /// To `RenewSession` and `CloseSession`.
+    Renewed,
+    /// To `Map`.
+    Map(crate::map::MapUpdate),
+    /// To an admin's request.
+    Admin(admin::AdminReply),
+    /// To `Register`.
+    Registered(Registered),
+    /// To `Heartbeat`.
+    Heartbeat(HeartbeatReply),
+}
