@@ -1,1 +1,6 @@
 //! The agreed order of commands: Raft behind one small trait.
+
+mod apply;
+pub mod entry;
+
+pub use apply::Apply;
