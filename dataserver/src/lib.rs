@@ -1,1 +1,3 @@
-//! dataserver
+//! The dataserver: disks, the chunk store, the write pipeline, reads.
+
+pub mod disk;

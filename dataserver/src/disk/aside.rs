@@ -1,0 +1,84 @@
+//! Chunks that were set aside: bad copies, kept for a person to look at, never served again.
+//!
+//! A mark is a file in `aside/` named after the chunk, with the reason as text. The bytes of the chunk stay
+//! where they are. Marks are few: each is a damage that was found and is repaired from another holder.
+
+use super::data_file::sync_directory;
+use super::health::{Health, io_error};
+use super::name::ChunkName;
+use quarry_common::Result;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// The marks of a disk.
+pub struct Aside {
+    folder: PathBuf,
+    marks: Mutex<BTreeMap<ChunkName, String>>,
+}
+
+impl Aside {
+    /// Reads the marks in `folder`.
+    pub fn open(folder: &Path) -> Result<Aside> {
+        let mut marks = BTreeMap::new();
+        for item in fs::read_dir(folder).map_err(|error| io_error("list", folder, error))? {
+            let path = item
+                .map_err(|error| io_error("list", folder, error))?
+                .path();
+            let Some(name) = path
+                .file_name()
+                .and_then(|name| ChunkName::parse(name.to_str()?))
+            else {
+                tracing::warn!("{} is no mark of a chunk and is ignored", path.display());
+                continue;
+            };
+            // The name is what counts: a reason that a crash cut short changes nothing.
+            let reason = fs::read(&path).map_err(|error| io_error("read", &path, error))?;
+            marks.insert(name, String::from_utf8_lossy(&reason).into_owned());
+        }
+        Ok(Aside {
+            folder: folder.to_path_buf(),
+            marks: Mutex::new(marks),
+        })
+    }
+
+    /// Sets a chunk aside; durable when it returns.
+    pub fn put(&self, name: ChunkName, reason: &str, health: &Health) -> Result<()> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if marks.contains_key(&name) {
+            return Ok(());
+        }
+        let path = self.folder.join(name.file_name());
+        let mut file =
+            File::create(&path).map_err(|error| health.write_error("create", &path, error))?;
+        file.write_all(reason.as_bytes())
+            .map_err(|error| health.write_error("write", &path, error))?;
+        file.sync_all()
+            .map_err(|error| health.sync_error(&path, error))?;
+        sync_directory(&self.folder, health)?;
+        tracing::warn!("{name} was set aside: {reason}");
+        marks.insert(name, reason.to_owned());
+        Ok(())
+    }
+
+    /// Why a chunk was set aside, if it was.
+    pub fn reason(&self, name: ChunkName) -> Option<String> {
+        self.marks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&name)
+            .cloned()
+    }
+
+    /// Every chunk that was set aside.
+    pub fn names(&self) -> Vec<ChunkName> {
+        self.marks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .copied()
+            .collect()
+    }
+}

@@ -1,0 +1,409 @@
+//! The index of a disk: a RocksDB that says where each sealed chunk is.
+//!
+//! It is derived from the chunk files and segments, so it has no log of its own: what a crash takes from
+//! it is read again. Its keys, all in one column family:
+//!
+//! | key | value |
+//! | --- | --- |
+//! | `i` | the identity of the disk, with the format of the index |
+//! | `n` | counts of chunks and bytes |
+//! | `f` folder (1) pool (2) chunk (8), big-endian | [`Entry::File`] |
+//! | `s` folder (1) pool (2) chunk (8) | [`Entry::Small`] |
+//! | `p` segment (4) | up to where the segment has been read, 8 bytes; written with its entries |
+//!
+//! Files are ordered by folder so that a start compares them with a listing, folder by folder.
+
+use super::entry::Entry;
+use super::identity::DiskIdentity;
+use super::name::ChunkName;
+use super::segment_format::SegmentId;
+use quarry_common::ids::{ChunkId, PoolId};
+use quarry_common::{Code, Error, Result, codec};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, Direction, IteratorMode, LogLevel, Options, WriteBatch,
+    WriteOptions,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// The format of keys and values together; another one means: rebuild.
+const FORMAT: u8 = 1;
+
+const IDENTITY: &[u8] = b"i";
+const COUNTS: &[u8] = b"n";
+const FILE: u8 = b'f';
+const SMALL: u8 = b's';
+const POSITION: u8 = b'p';
+
+/// Entries in memory before they are written out: what a crash takes away and a start reads again, so
+/// not large; about a thousand chunk files or a hundred thousand small chunks.
+const WRITE_BUFFER_LEN: usize = 8 << 20;
+/// Memory for blocks that were read, a disk.
+const CACHE_LEN: usize = 32 << 20;
+
+/// How many sealed chunks a disk has, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Chunks with a file of their own.
+    pub files: u64,
+    /// Chunks in segments.
+    pub small: u64,
+    /// Bytes of all of them.
+    pub len: u64,
+}
+
+/// The index.
+pub struct Index {
+    db: DB,
+    write_options: WriteOptions,
+    /// Also the lock of every change: counts are stored with what they count.
+    counts: Mutex<Counts>,
+}
+
+fn key(kind: u8, name: ChunkName) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[0] = kind;
+    key[1] = name.folder();
+    key[2..4].copy_from_slice(&name.pool.0.to_be_bytes());
+    key[4..].copy_from_slice(&name.chunk.0.to_be_bytes());
+    key
+}
+
+fn parse_key(key: &[u8]) -> Option<ChunkName> {
+    let [_, _, p0, p1, chunk @ ..] = key.first_chunk::<12>()?;
+    Some(ChunkName {
+        pool: PoolId(u16::from_be_bytes([*p0, *p1])),
+        chunk: ChunkId(u64::from_be_bytes(*chunk)),
+    })
+}
+
+fn position_key(segment: SegmentId) -> [u8; 5] {
+    let mut key = [POSITION; 5];
+    key[1..].copy_from_slice(&segment.0.to_be_bytes());
+    key
+}
+
+fn kind_of(entry: &Entry) -> u8 {
+    match entry {
+        Entry::File { .. } => FILE,
+        Entry::Small { .. } => SMALL,
+    }
+}
+
+/// An error of the index: derived data, so the remedy is always the same.
+fn damaged(error: impl std::fmt::Display) -> Error {
+    Error::new(
+        Code::ChecksumMismatch,
+        format!(
+            "the index of the disk can not be used: {error}; restart the dataserver, which rebuilds a damaged index"
+        ),
+    )
+}
+
+impl Index {
+    /// Opens or creates the index in `folder` for the disk `identity`.
+    ///
+    /// An error means that it is to be moved away and rebuilt.
+    pub fn open(folder: &Path, identity: DiskIdentity) -> Result<Index> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_write_buffer_size(WRITE_BUFFER_LEN);
+        options.set_max_write_buffer_number(3);
+        options.set_max_open_files(256);
+        options.set_log_level(LogLevel::Warn);
+        options.set_keep_log_file_num(2);
+        options.set_max_background_jobs(2);
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&Cache::new_lru_cache(CACHE_LEN));
+        table.set_cache_index_and_filter_blocks(true);
+        // Every new chunk is looked up first and is not there.
+        table.set_bloom_filter(10.0, false);
+        options.set_block_based_table_factory(&table);
+        let db = DB::open(&options, folder).map_err(damaged)?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(true);
+        let expected = codec::encode_record(FORMAT, &identity);
+        match db.get(IDENTITY).map_err(damaged)? {
+            Some(found) if found == expected => {}
+            Some(_) => return Err(damaged("it is another disk's, or of another format")),
+            None if db.iterator(IteratorMode::Start).next().is_some() => {
+                return Err(damaged("it does not say whose it is"));
+            }
+            None => db
+                .put_opt(IDENTITY, expected, &write_options)
+                .map_err(damaged)?,
+        }
+        let counts = match db.get(COUNTS).map_err(damaged)? {
+            Some(bytes) => codec::decode("counts of a disk's index", &bytes).map_err(damaged)?,
+            None => Counts::default(),
+        };
+        Ok(Index {
+            db,
+            write_options,
+            counts: Mutex::new(counts),
+        })
+    }
+
+    /// The entry of a chunk.
+    pub fn get(&self, name: ChunkName) -> Result<Option<Entry>> {
+        for kind in [FILE, SMALL] {
+            if let Some(bytes) = self.db.get_pinned(key(kind, name)).map_err(damaged)? {
+                return Entry::decode(&bytes).map(Some).map_err(damaged);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether there is an entry.
+    pub fn contains(&self, name: ChunkName) -> Result<bool> {
+        for kind in [FILE, SMALL] {
+            if self
+                .db
+                .get_pinned(key(kind, name))
+                .map_err(damaged)?
+                .is_some()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Stores entries of chunks that have none.
+    pub fn put(&self, entries: &[(ChunkName, Entry)]) -> Result<()> {
+        self.write(entries, None)
+    }
+
+    /// Stores entries of chunks that have none, and that their segment has been read up to a position.
+    pub fn put_segment(
+        &self,
+        entries: &[(ChunkName, Entry)],
+        segment: SegmentId,
+        read_until: u64,
+    ) -> Result<()> {
+        self.write(entries, Some((segment, read_until)))
+    }
+
+    fn write(
+        &self,
+        entries: &[(ChunkName, Entry)],
+        position: Option<(SegmentId, u64)>,
+    ) -> Result<()> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = *counts;
+        let mut batch = WriteBatch::default();
+        for (name, entry) in entries {
+            match entry {
+                Entry::File { .. } => changed.files += 1,
+                Entry::Small { .. } => changed.small += 1,
+            }
+            changed.len += u64::from(entry.len());
+            batch.put(key(kind_of(entry), *name), entry.encode());
+        }
+        if let Some((segment, read_until)) = position {
+            batch.put(position_key(segment), read_until.to_be_bytes());
+        }
+        batch.put(COUNTS, codec::encode(&changed));
+        self.db
+            .write_opt(batch, &self.write_options)
+            .map_err(damaged)?;
+        *counts = changed;
+        Ok(())
+    }
+
+    /// Removes the entry of a chunk.
+    pub fn remove(&self, name: ChunkName) -> Result<()> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = self.get(name)? else {
+            return Ok(());
+        };
+        let mut changed = *counts;
+        match entry {
+            Entry::File { .. } => changed.files = changed.files.saturating_sub(1),
+            Entry::Small { .. } => changed.small = changed.small.saturating_sub(1),
+        }
+        changed.len = changed.len.saturating_sub(u64::from(entry.len()));
+        let mut batch = WriteBatch::default();
+        batch.delete(key(kind_of(&entry), name));
+        batch.put(COUNTS, codec::encode(&changed));
+        self.db
+            .write_opt(batch, &self.write_options)
+            .map_err(damaged)?;
+        *counts = changed;
+        Ok(())
+    }
+
+    /// Up to where each segment has been read.
+    pub fn positions(&self) -> Result<BTreeMap<SegmentId, u64>> {
+        let mut positions = BTreeMap::new();
+        for item in self
+            .db
+            .iterator(IteratorMode::From(&[POSITION], Direction::Forward))
+        {
+            let (key, value) = item.map_err(damaged)?;
+            let (Some([kind, segment @ ..]), Some(position)) =
+                (key.first_chunk::<5>(), value.first_chunk::<8>())
+            else {
+                return Err(damaged("a position is malformed"));
+            };
+            if *kind != POSITION {
+                break;
+            }
+            positions.insert(
+                SegmentId(u32::from_be_bytes(*segment)),
+                u64::from_be_bytes(*position),
+            );
+        }
+        Ok(positions)
+    }
+
+    /// The chunks with files in one folder, ordered by name.
+    pub fn files_in(&self, folder: u8) -> Result<Vec<ChunkName>> {
+        let prefix = [FILE, folder];
+        let mut names = Vec::new();
+        for item in self
+            .db
+            .iterator(IteratorMode::From(&prefix, Direction::Forward))
+        {
+            let (key, _) = item.map_err(damaged)?;
+            if !key.starts_with(&prefix) {
+                break;
+            }
+            names.push(parse_key(&key).ok_or_else(|| damaged("a key is malformed"))?);
+        }
+        Ok(names)
+    }
+
+    /// Every sealed chunk with its entry, in no order that means anything.
+    pub fn entries(&self) -> impl Iterator<Item = Result<(ChunkName, Entry)>> {
+        [FILE, SMALL].into_iter().flat_map(|kind| {
+            self.db
+                .iterator(IteratorMode::From(&[kind], Direction::Forward))
+                .take_while(move |item| {
+                    item.as_ref()
+                        .map_or(true, |(key, _)| key.first() == Some(&kind))
+                })
+                .map(|item| {
+                    let (key, value) = item.map_err(damaged)?;
+                    let name = parse_key(&key).ok_or_else(|| damaged("a key is malformed"))?;
+                    Ok((name, Entry::decode(&value).map_err(damaged)?))
+                })
+        })
+    }
+
+    /// How much there is.
+    pub fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes everything durable, so that the next start need not read it again.
+    pub fn flush(&self) -> Result<()> {
+        self.db.flush().map_err(damaged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_common::checksum::Crc;
+    use quarry_common::ids::{ClusterId, DiskId};
+
+    const IDENTITY_1: DiskIdentity = DiskIdentity {
+        cluster: ClusterId([1; 16]),
+        disk: DiskId(1),
+    };
+
+    fn name(chunk: u64) -> ChunkName {
+        ChunkName {
+            pool: PoolId(1),
+            chunk: ChunkId(chunk),
+        }
+    }
+
+    fn file(len: u32) -> Entry {
+        Entry::File {
+            len,
+            crc: Crc(1),
+            cuts: vec![],
+            blocks: vec![Crc(1)],
+        }
+    }
+
+    #[test]
+    fn entries_positions_and_counts_read_back_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = Entry::Small {
+            len: 7,
+            crc: Crc(2),
+            segment: SegmentId(4),
+            at: 8192,
+        };
+        {
+            let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+            index
+                .put(&[
+                    (name(0x102), file(5)),
+                    (name(2), file(6)),
+                    (name(3), file(1)),
+                ])
+                .unwrap();
+            index
+                .put_segment(&[(name(9), small.clone())], SegmentId(4), 12_288)
+                .unwrap();
+            index.remove(name(3)).unwrap();
+            index.remove(name(3)).unwrap();
+            index.flush().unwrap();
+        }
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        assert_eq!(index.get(name(9)).unwrap(), Some(small));
+        assert_eq!(index.files_in(2).unwrap(), [name(2), name(0x102)]);
+        assert_eq!(index.files_in(3).unwrap(), []);
+        assert_eq!(
+            index.positions().unwrap(),
+            BTreeMap::from([(SegmentId(4), 12_288)])
+        );
+        assert_eq!(
+            index.counts(),
+            Counts {
+                files: 2,
+                small: 1,
+                len: 18
+            }
+        );
+        assert_eq!(index.entries().count(), 3);
+        assert!(!index.contains(name(3)).unwrap());
+    }
+
+    #[test]
+    fn the_index_of_another_disk_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Index::open(dir.path(), IDENTITY_1).unwrap());
+        assert!(
+            Index::open(
+                dir.path(),
+                DiskIdentity {
+                    disk: DiskId(2),
+                    ..IDENTITY_1
+                }
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn keys_keep_their_parts() {
+        let name = ChunkName {
+            pool: PoolId(0xfffe),
+            chunk: ChunkId(0x1234_5678_9abc_def0),
+        };
+        assert_eq!(
+            key(FILE, name),
+            [
+                b'f', 0xf0, 0xff, 0xfe, 0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0
+            ]
+        );
+        assert_eq!(parse_key(&key(FILE, name)), Some(name));
+    }
+}

@@ -1,0 +1,502 @@
+//! A disk: one data directory, its chunks, and what survives of them (DESIGN §4.4).
+//!
+//! ```text
+//! identity    cluster, disk, format                         identity
+//! open        the numbers of the last two starts            identity
+//! lock        held by the running dataserver                identity
+//! chunks/XX/  a file for each large chunk                   chunk_format, layout, chunk_file, writer
+//! segments/   many small chunks in one file                 segment_format, segment
+//! index/      where each chunk is; derived                  index, entry, recovery
+//! aside/      marks of bad copies                           aside
+//! trash/      nobody's files                                trash
+//! ```
+//!
+//! Writes go through threads of their own and are acknowledged when they are durable. A failed write or
+//! sync is final: the disk refuses writes from then on, and reads go on.
+
+mod aside;
+mod chunk_file;
+mod chunk_format;
+mod claims;
+mod data_file;
+mod entry;
+mod frame;
+mod health;
+mod identity;
+mod index;
+mod layout;
+mod name;
+mod reading;
+mod recovery;
+mod segment;
+mod segment_format;
+mod shared;
+mod space;
+#[cfg(test)]
+mod tests;
+mod trash;
+mod writer;
+
+pub use identity::{DiskIdentity, State};
+pub use index::Counts;
+pub use name::ChunkName;
+pub use reading::ChunkData;
+pub use recovery::Report;
+pub use space::{CLIENT_FREE_PERCENT, Space};
+pub use writer::ChunkWriter;
+
+use aside::Aside;
+use bytes::Bytes;
+use claims::{Claim, Claims};
+use data_file::Buffers;
+use entry::Entry;
+use health::Health;
+use identity::Rooms;
+use quarry_common::checksum::Crc;
+use quarry_common::ids::{ChunkId, ClusterId, OpenNumber, PoolId};
+use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
+use quarry_common::{Code, Error, Result};
+use reading::ReadBuffers;
+use recovery::Recovery;
+use segment::{SegmentWriter, SmallWrite};
+use shared::Shared;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use trash::Trash;
+
+/// Large chunks that one disk writes at a time: each has a thread and a few MiB of memory.
+pub const OPEN_CHUNKS_MAX: usize = 256;
+
+/// How long a stop waits for writers that were let go to end.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// How a disk is used.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskOptions {
+    /// Write past the page cache. Where the file system refuses, the disk falls back with a warning.
+    pub direct_io: bool,
+    /// Client writes leave this many percent free; [`CLIENT_FREE_PERCENT`] but in tests.
+    pub free_percent: u8,
+}
+
+impl Default for DiskOptions {
+    fn default() -> DiskOptions {
+        DiskOptions {
+            direct_io: true,
+            free_percent: CLIENT_FREE_PERCENT,
+        }
+    }
+}
+
+/// How a chunk stands on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkState {
+    /// It is being written; length and CRC are those of its last flush.
+    Open,
+    /// It has its final length here.
+    Sealed,
+    /// A bad copy: not served, to be replaced.
+    SetAside,
+}
+
+/// How a chunk is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkKind {
+    /// In a file of its own.
+    File,
+    /// In a segment.
+    Small,
+}
+
+/// What a disk knows of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkInfo {
+    /// Durable length in bytes.
+    pub len: u32,
+    /// CRC of those bytes.
+    pub crc: Crc,
+    /// How it stands.
+    pub state: ChunkState,
+    /// How it is stored.
+    pub kind: ChunkKind,
+}
+
+impl ChunkInfo {
+    fn new(entry: Option<&Entry>, state: ChunkState) -> ChunkInfo {
+        let kind = match entry {
+            Some(Entry::Small { .. }) => ChunkKind::Small,
+            Some(Entry::File { .. }) | None => ChunkKind::File,
+        };
+        ChunkInfo {
+            len: entry.map_or(0, Entry::len),
+            crc: entry.map_or(Crc::default(), Entry::crc),
+            state,
+            kind,
+        }
+    }
+}
+
+/// An open disk; clones are the same one.
+#[derive(Clone)]
+pub struct Disk(Arc<Front>);
+
+/// What the handles of a disk share; its threads only know [`Shared`], so that they end with the last handle.
+struct Front {
+    shared: Arc<Shared>,
+    read_buffers: Arc<ReadBuffers>,
+    report: Report,
+    small_writes: Mutex<Option<mpsc::Sender<SmallWrite>>>,
+    segment_writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Disk {
+    /// What is at `path`; changes nothing.
+    ///
+    /// Errors: `NotDirectory` for a file, `AccessDenied`, `TooNew` for a newer format (with both numbers),
+    /// `ChecksumMismatch` for a damaged identity file; each text names the remedy.
+    pub fn inspect(path: &Path) -> Result<State> {
+        identity::inspect(path)
+    }
+
+    /// Makes the empty or missing directory `path` the disk `identity`; durable when it returns. Blocks.
+    ///
+    /// Errors: `NotEmpty`, those of [`Disk::inspect`], IO errors.
+    pub fn format(path: &Path, identity: DiskIdentity) -> Result<()> {
+        identity::format(path, identity)
+    }
+
+    /// Opens the disk at `path`, which must be one of `cluster`, and recovers what a crash left. Blocks: for
+    /// the listing of its chunk files, and as long as it takes to read what the index has not seen.
+    ///
+    /// Errors: `NotFound` where no disk is, `Configuration` for another cluster's, `Busy` for one in use,
+    /// `TooNew`, `AccessDenied`, `ReadOnly`, IO errors; each text names the remedy.
+    pub fn open(path: &Path, cluster: ClusterId, options: DiskOptions) -> Result<Disk> {
+        let identity = identity::expect(path, cluster)?;
+        let lock = identity::lock(path)?;
+        // 0 is what a disk has that was never opened.
+        let opens = identity::start(path, OpenNumber(rand::random::<u64>().max(1)))?;
+        let rooms = Rooms::of(path);
+        let direct_io = options.direct_io && data_file::takes_direct_io(path)?;
+        if options.direct_io && !direct_io {
+            tracing::warn!(
+                "the file system of {} takes no direct IO: writes go through the page cache",
+                path.display()
+            );
+        }
+        let buffers = Buffers::default();
+        let health = Health::default();
+        let aside = Aside::open(&rooms.aside)?;
+        let trash = Trash::open(&rooms.trash, opens.current)?;
+        let (index, next_segment, report) = Recovery {
+            rooms: &rooms,
+            identity,
+            direct_io,
+            buffers: &buffers,
+            health: &health,
+            aside: &aside,
+            trash: &trash,
+        }
+        .run()?;
+        let shared = Arc::new(Shared {
+            identity,
+            opens,
+            rooms,
+            direct_io,
+            free_percent: options.free_percent,
+            health,
+            index,
+            claims: Arc::new(Claims::default()),
+            aside,
+            trash,
+            buffers,
+            stopping: AtomicBool::new(false),
+            _lock: lock,
+        });
+        let (small_writes, queue) = mpsc::channel(segment::QUEUE_LEN);
+        let writer = SegmentWriter::new(Arc::clone(&shared), next_segment);
+        let thread = std::thread::Builder::new()
+            .name("segment-writer".into())
+            .spawn(move || writer.run(queue))
+            .map_err(|error| {
+                Error::new(Code::Overloaded, format!("can not start a thread: {error}"))
+            })?;
+        Ok(Disk(Arc::new(Front {
+            shared,
+            read_buffers: Arc::default(),
+            report,
+            small_writes: Mutex::new(Some(small_writes)),
+            segment_writer: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// Begins to write a large chunk of at most `capacity` bytes. Does not wait for the disk: the file is
+    /// created while the first data is received.
+    ///
+    /// Errors: `ChunkUsed` if the disk has the id in any state; `DiskFull`, `DiskFailed`, `Stopping`,
+    /// `Overloaded`; `Malformed` for an impossible capacity.
+    pub fn create_chunk(&self, pool: PoolId, chunk: ChunkId, capacity: u32) -> Result<ChunkWriter> {
+        if capacity == 0 || capacity > CHUNK_LEN_MAX {
+            return Err(Error::malformed(format!(
+                "a chunk can not have {capacity} bytes"
+            )));
+        }
+        if self.0.shared.claims.count() >= OPEN_CHUNKS_MAX + segment::QUEUE_LEN {
+            return Err(Error::new(
+                Code::Overloaded,
+                "too many chunks of this disk are being written",
+            ));
+        }
+        let claim = self.claim(ChunkName { pool, chunk })?;
+        self.0.shared.check_space(u64::from(capacity))?;
+        ChunkWriter::start(Arc::clone(&self.0.shared), claim, capacity)
+    }
+
+    /// Writes a small chunk; durable and readable when it returns. Shares its sync with all others that
+    /// wait. The caller has checked `crc`. If this is cancelled, the chunk may be written all the same.
+    ///
+    /// Errors: as [`Disk::create_chunk`].
+    pub async fn write_small(
+        &self,
+        pool: PoolId,
+        chunk: ChunkId,
+        data: Bytes,
+        crc: Crc,
+    ) -> Result<()> {
+        if data.len() > SMALL_CHUNK_LEN_MAX {
+            return Err(Error::malformed(format!(
+                "a small chunk can not have {} bytes",
+                data.len()
+            )));
+        }
+        let claim = self.claim(ChunkName { pool, chunk })?;
+        let queue = self
+            .0
+            .small_writes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let (reply, answer) = oneshot::channel();
+        queue
+            .ok_or_else(segment::stopped)?
+            .send(SmallWrite {
+                claim,
+                data,
+                crc,
+                reply,
+            })
+            .await
+            .map_err(|_| segment::stopped())?;
+        answer.await.unwrap_or_else(|_| Err(segment::stopped()))
+    }
+
+    /// Takes an id for a writer, if the disk takes writes at all.
+    fn claim(&self, name: ChunkName) -> Result<Claim> {
+        let shared = &self.0.shared;
+        shared.health.check()?;
+        if shared.stopping.load(Ordering::Acquire) {
+            return Err(segment::stopped());
+        }
+        let used = || {
+            Error::new(
+                Code::ChunkUsed,
+                format!(
+                    "{name} is or was on disk {}: take another id",
+                    shared.identity.disk
+                ),
+            )
+        };
+        // The claim comes first: whoever seals adds to the index before letting go.
+        let claim = shared.claims.claim(name).ok_or_else(used)?;
+        if shared.index.contains(name)? || shared.aside.reason(name).is_some() {
+            return Err(used());
+        }
+        Ok(claim)
+    }
+
+    /// Reads the blocks of a chunk that cover `offset..offset + len`, with their stored CRCs; the reader
+    /// checks them. Blocks; see [`Disk::read_async`].
+    ///
+    /// Errors: `ChunkMissing` if the chunk, or so much of it, is not here; `ChecksumMismatch` if it was set
+    /// aside, can not be read or is not what it should be; `Malformed` for an impossible range.
+    pub fn read(&self, pool: PoolId, chunk: ChunkId, offset: u32, len: u32) -> Result<ChunkData> {
+        reading::read(
+            &self.0.shared,
+            &self.0.read_buffers,
+            ChunkName { pool, chunk },
+            offset,
+            len,
+        )
+    }
+
+    /// [`Disk::read`] on a thread for blocking work.
+    pub async fn read_async(
+        &self,
+        pool: PoolId,
+        chunk: ChunkId,
+        offset: u32,
+        len: u32,
+    ) -> Result<ChunkData> {
+        let disk = self.clone();
+        tokio::task::spawn_blocking(move || disk.read(pool, chunk, offset, len))
+            .await
+            .unwrap_or_else(|error| Err(Error::bug(format!("a read was lost: {error}"))))
+    }
+
+    /// What the disk knows of a chunk: `None` if nothing.
+    pub fn stat(&self, pool: PoolId, chunk: ChunkId) -> Result<Option<ChunkInfo>> {
+        let name = ChunkName { pool, chunk };
+        let shared = &self.0.shared;
+        if let Some(durable) = shared.claims.get(name) {
+            return Ok(Some(ChunkInfo::new(durable.as_deref(), ChunkState::Open)));
+        }
+        let entry = shared.index.get(name)?;
+        if shared.aside.reason(name).is_some() {
+            return Ok(Some(ChunkInfo::new(entry.as_ref(), ChunkState::SetAside)));
+        }
+        Ok(entry.map(|entry| ChunkInfo::new(Some(&entry), ChunkState::Sealed)))
+    }
+
+    /// Every chunk of the disk, in no order that means anything: the open and the set-aside ones in memory,
+    /// the sealed ones as they were when this was called. Blocks.
+    pub fn chunks(&self) -> impl Iterator<Item = Result<(ChunkName, ChunkInfo)>> {
+        let shared = &self.0.shared;
+        let open =
+            shared.claims.all().into_iter().map(|(name, durable)| {
+                (name, ChunkInfo::new(durable.as_deref(), ChunkState::Open))
+            });
+        // Bad copies without an entry are known by their marks alone.
+        let aside =
+            shared
+                .aside
+                .names()
+                .into_iter()
+                .filter_map(|name| match shared.index.contains(name) {
+                    Ok(true) => None,
+                    Ok(false) => Some(Ok((name, ChunkInfo::new(None, ChunkState::SetAside)))),
+                    Err(error) => Some(Err(error)),
+                });
+        let sealed = shared.index.entries().map(|item| {
+            let (name, entry) = item?;
+            let state = if shared.aside.reason(name).is_some() {
+                ChunkState::SetAside
+            } else {
+                ChunkState::Sealed
+            };
+            Ok((name, ChunkInfo::new(Some(&entry), state)))
+        });
+        open.map(Ok).chain(aside).chain(sealed)
+    }
+
+    /// How many sealed chunks there are, and their bytes; kept, not counted.
+    pub fn counts(&self) -> Counts {
+        self.0.shared.index.counts()
+    }
+
+    /// How many chunks are being written now.
+    pub fn open_count(&self) -> usize {
+        self.0.shared.claims.count()
+    }
+
+    /// The room of the disk; trash counts as free.
+    pub fn space(&self) -> Result<Space> {
+        self.0.shared.space()
+    }
+
+    /// Marks a chunk as a bad copy: it is not served any more and its id stays refused. Durable when it
+    /// returns. Blocks.
+    ///
+    /// Errors: `ChunkMissing` if the disk does not have it sealed; `DiskFailed`.
+    pub fn set_aside(&self, pool: PoolId, chunk: ChunkId, reason: &str) -> Result<()> {
+        let name = ChunkName { pool, chunk };
+        let shared = &self.0.shared;
+        shared.health.check()?;
+        if !shared.index.contains(name)? {
+            return Err(Error::new(
+                Code::ChunkMissing,
+                format!("{name} is not on disk {}", shared.identity.disk),
+            ));
+        }
+        shared.aside.put(name, reason, &shared.health)
+    }
+
+    /// Which disk of which cluster this is.
+    pub fn identity(&self) -> DiskIdentity {
+        self.0.shared.identity
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0.shared.rooms.root
+    }
+
+    /// The number of this start.
+    pub fn open_number(&self) -> OpenNumber {
+        self.0.shared.opens.current
+    }
+
+    /// The number of the start before; 0 if there was none or it was lost.
+    pub fn previous_open_number(&self) -> OpenNumber {
+        self.0.shared.opens.previous
+    }
+
+    /// What this start found and did.
+    pub fn report(&self) -> Report {
+        self.0.report
+    }
+
+    /// Whether the disk failed and refuses writes.
+    pub fn is_failed(&self) -> bool {
+        self.failure().is_some()
+    }
+
+    /// Why the disk failed.
+    pub fn failure(&self) -> Option<&str> {
+        self.0.shared.health.failure()
+    }
+
+    /// Stops taking writes, ends those that wait, and makes the index durable, so that the next start is
+    /// quick. Writers of chunks that are still held are given a few seconds to end. The directory stays
+    /// locked until the last handle is gone. Blocks.
+    pub fn stop(&self) -> Result<()> {
+        self.0.shared.stopping.store(true, Ordering::Release);
+        self.0.end_segment_writer();
+        let until = Instant::now() + STOP_WAIT;
+        while self.0.shared.claims.count() > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.0.shared.index.flush()
+    }
+}
+
+impl Front {
+    fn end_segment_writer(&self) {
+        drop(
+            self.small_writes
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        if let Some(thread) = self
+            .segment_writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            && thread.join().is_err()
+        {
+            tracing::error!(
+                "the segment writer of {} panicked",
+                self.shared.rooms.root.display()
+            );
+        }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.end_segment_writer();
+    }
+}

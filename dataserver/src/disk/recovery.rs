@@ -1,0 +1,438 @@
+//! What a start does: brings the index up to what the disk holds.
+//!
+//! 1. Segments are read from where the index has read them.
+//! 2. Chunk files are compared with the index, folder by folder. A file without an entry is recovered: by
+//!    its footer if it was sealed, else by its longest flush record whose bytes verify. An entry without a
+//!    file is dropped.
+//!
+//! An index that can not be used, or that knows more than the disk holds, is moved away and built anew.
+
+use super::aside::Aside;
+use super::chunk_file::{ChunkFile, Prefix};
+use super::chunk_format::{FOOTER_LEN_MAX, FlushRecord, Footer, Header, Owner};
+use super::data_file::Buffers;
+use super::entry::Entry;
+use super::health::{Health, io_error};
+use super::identity::{DiskIdentity, Rooms};
+use super::index::Index;
+use super::layout::{self, SECTOR_LEN};
+use super::name::ChunkName;
+use super::segment_format::{BATCHES_AT, RecordHead, SegmentHeader, SegmentId};
+use super::shared::{chunk_path, owner, parse_segment, segment_path};
+use super::trash::Trash;
+use quarry_common::checksum::{self, Crc};
+use quarry_common::limits::{BLOCK_LEN, FLUSHES_MAX};
+use quarry_common::{Code, Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// What a start found and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The index was moved away and built anew.
+    pub index_rebuilt: bool,
+    /// Small chunks read from segments that the index did not have.
+    pub small_found: u64,
+    /// Sealed chunk files that the index did not have.
+    pub files_found: u64,
+    /// Open chunk files that were ended at their last flush.
+    pub files_finished: u64,
+    /// Chunk files without anything durable, moved to the trash.
+    pub files_trashed: u64,
+    /// Chunks whose bytes do not verify, set aside.
+    pub set_aside: u64,
+    /// Entries whose chunk is not there, dropped.
+    pub entries_dropped: u64,
+}
+
+/// What a start needs.
+pub struct Recovery<'a> {
+    pub rooms: &'a Rooms,
+    pub identity: DiskIdentity,
+    pub direct_io: bool,
+    pub buffers: &'a Buffers,
+    pub health: &'a Health,
+    pub aside: &'a Aside,
+    pub trash: &'a Trash,
+}
+
+impl Recovery<'_> {
+    /// Brings the index up to date; returns it with the next free segment.
+    pub fn run(&self) -> Result<(Index, SegmentId, Report)> {
+        let mut report = Report::default();
+        let attempt = Index::open(&self.rooms.index, self.identity).and_then(|index| {
+            let next = self.catch_up(&index, &mut report)?;
+            Ok((index, next))
+        });
+        let (index, next) = match attempt {
+            Ok(done) => done,
+            // Of the index alone: errors of the disk itself have other codes.
+            Err(error) if error.code == Code::ChecksumMismatch => {
+                tracing::warn!(
+                    "{error}; the index of {} is built anew",
+                    self.rooms.root.display()
+                );
+                report = Report {
+                    index_rebuilt: true,
+                    ..Report::default()
+                };
+                if self.rooms.index.exists() {
+                    self.trash.put(&self.rooms.index)?;
+                }
+                fs::create_dir_all(&self.rooms.index)
+                    .map_err(|error| io_error("create", &self.rooms.index, error))?;
+                let index = Index::open(&self.rooms.index, self.identity)?;
+                let next = self.catch_up(&index, &mut report)?;
+                (index, next)
+            }
+            Err(error) => return Err(error),
+        };
+        if report != Report::default() {
+            index.flush()?;
+            tracing::info!("{}: {report:?}", self.rooms.root.display());
+        }
+        Ok((index, next, report))
+    }
+
+    fn catch_up(&self, index: &Index, report: &mut Report) -> Result<SegmentId> {
+        let next = self.read_segments(index, report)?;
+        (0..=255).try_for_each(|folder| self.compare_folder(index, folder, report))?;
+        Ok(next)
+    }
+
+    fn read_segments(&self, index: &Index, report: &mut Report) -> Result<SegmentId> {
+        let folder = &self.rooms.segments;
+        let mut found = BTreeMap::new();
+        for item in fs::read_dir(folder).map_err(|error| io_error("list", folder, error))? {
+            let item = item.map_err(|error| io_error("list", folder, error))?;
+            let len = item
+                .metadata()
+                .map_err(|error| io_error("stat", &item.path(), error))?
+                .len();
+            match item.file_name().to_str().and_then(parse_segment) {
+                Some(segment) => drop(found.insert(segment, len)),
+                None => tracing::warn!("{} is no segment and is ignored", item.path().display()),
+            }
+        }
+        let positions = index.positions()?;
+        for (segment, position) in &positions {
+            if found.get(segment).is_none_or(|len| len < position) {
+                return Err(Error::new(
+                    Code::ChecksumMismatch,
+                    format!(
+                        "the index has read segment {:08x} up to {position}, and the disk has less of it",
+                        segment.0
+                    ),
+                ));
+            }
+        }
+        let last = found.keys().chain(positions.keys()).max().copied();
+        for (segment, len) in found {
+            let from = positions.get(&segment).copied().unwrap_or(0);
+            if from < len {
+                self.read_segment(index, segment, from, report)?;
+            }
+        }
+        Ok(SegmentId(last.map_or(0, |last| last.0 + 1)))
+    }
+
+    fn read_segment(
+        &self,
+        index: &Index,
+        segment: SegmentId,
+        from: u64,
+        report: &mut Report,
+    ) -> Result<()> {
+        let path = segment_path(&self.rooms, segment);
+        let failed = |error| io_error("read", &path, error);
+        let file = File::open(&path).map_err(failed)?;
+        let len = file.metadata().map_err(failed)?.len();
+        let mut front = vec![0; len.min(BATCHES_AT) as usize];
+        file.read_exact_at(&mut front, 0).map_err(failed)?;
+        let header = match SegmentHeader::decode(&front) {
+            Ok(header) if header.is(self.identity.cluster, self.identity.disk, segment) => header,
+            Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
+            other => {
+                // A crash before its first sync leaves this, and so does damage: then repair finds what is missing.
+                let why = other.err().map_or_else(
+                    || "it is another disk's or another segment's".to_owned(),
+                    |error| error.text,
+                );
+                tracing::warn!("{} holds nothing that can be read: {why}", path.display());
+                return index.put_segment(&[], segment, len);
+            }
+        };
+        let from = from.max(BATCHES_AT);
+        let mut bytes = vec![0; len.saturating_sub(from) as usize];
+        file.read_exact_at(&mut bytes, from).map_err(failed)?;
+        let scan = scan(&bytes, header.nonce, from);
+        let mut entries = Vec::with_capacity(scan.len());
+        let mut seen = BTreeSet::new();
+        for Found { head, verifies } in scan {
+            let name = ChunkName {
+                pool: head.pool,
+                chunk: head.chunk,
+            };
+            if !seen.insert(name) || index.contains(name)? {
+                tracing::warn!(
+                    "{name} is in segment {:08x} and elsewhere: the first one counts",
+                    segment.0
+                );
+                continue;
+            }
+            entries.push((
+                name,
+                Entry::Small {
+                    len: head.len,
+                    crc: head.crc,
+                    segment,
+                    at: head.at,
+                },
+            ));
+            report.small_found += 1;
+            if !verifies && self.aside.reason(name).is_none() {
+                self.aside
+                    .put(name, "its record in a segment does not verify", self.health)?;
+                report.set_aside += 1;
+            }
+        }
+        // The whole file: nothing is ever added to a segment of an earlier start.
+        index.put_segment(&entries, segment, len)
+    }
+
+    fn compare_folder(&self, index: &Index, folder: u8, report: &mut Report) -> Result<()> {
+        let path = self.rooms.folder(folder);
+        let mut files = BTreeSet::new();
+        for item in fs::read_dir(&path).map_err(|error| io_error("list", &path, error))? {
+            let item = item.map_err(|error| io_error("list", &path, error))?;
+            match item.file_name().to_str().and_then(ChunkName::parse) {
+                Some(name) if name.folder() == folder => drop(files.insert(name)),
+                _ => tracing::warn!("{} is no chunk file and is ignored", item.path().display()),
+            }
+        }
+        let indexed = index.files_in(folder)?;
+        for name in &indexed {
+            if !files.remove(name) {
+                tracing::warn!("the file of {name} is gone");
+                index.remove(*name)?;
+                report.entries_dropped += 1;
+            }
+        }
+        for name in files {
+            if let Some(entry) = self.recover(name, report)? {
+                index.put(&[(name, entry)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out what a chunk file without an entry is; a bad one is set aside, a useless one thrown away.
+    fn recover(&self, name: ChunkName, report: &mut Report) -> Result<Option<Entry>> {
+        if self.aside.reason(name).is_some() {
+            return Ok(None);
+        }
+        let path = chunk_path(self.rooms, name);
+        let owner = owner(self.identity, name);
+        let finding = match examine(&path, owner) {
+            // One bad sector does not take the disk away.
+            Err(error) if error.code == Code::Io => Finding::Damaged(error.text),
+            finding => finding?,
+        };
+        match finding {
+            Finding::Sealed(entry) => {
+                report.files_found += 1;
+                Ok(Some(entry))
+            }
+            Finding::Open(prefix) => {
+                let mut file = ChunkFile::resume(
+                    &path,
+                    owner,
+                    prefix,
+                    self.direct_io,
+                    self.buffers,
+                    self.health,
+                )?;
+                let entry = file.finish_at_flush(self.health)?;
+                file.close(self.buffers);
+                // Its name may never have been made durable by the start that a crash ended.
+                super::data_file::sync_directory(&self.rooms.folder(name.folder()), self.health)?;
+                report.files_finished += 1;
+                Ok(entry)
+            }
+            Finding::Nothing => {
+                self.trash.put(&path)?;
+                report.files_trashed += 1;
+                Ok(None)
+            }
+            Finding::Damaged(why) => {
+                self.aside.put(name, &why, self.health)?;
+                report.set_aside += 1;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What a chunk file turned out to be.
+enum Finding {
+    /// Sealed.
+    Sealed(Entry),
+    /// Not sealed, and this much verifies.
+    Open(Prefix),
+    /// Nothing of it was ever durable.
+    Nothing,
+    /// Something of it may have been acknowledged, and can not be read.
+    Damaged(String),
+}
+
+fn examine(path: &Path, owner: Owner) -> Result<Finding> {
+    let failed = |error| io_error("read", path, error);
+    let file = File::open(path).map_err(failed)?;
+    let file_len = file.metadata().map_err(failed)?.len();
+    let mut end = vec![0; file_len.min(FOOTER_LEN_MAX as u64) as usize];
+    let end_at = file_len - end.len() as u64;
+    file.read_exact_at(&mut end, end_at).map_err(failed)?;
+    let mut front = vec![0; file_len.min(layout::DATA_AT) as usize];
+    file.read_exact_at(&mut front, 0).map_err(failed)?;
+
+    match Footer::decode_end(&end) {
+        Ok((footer, footer_len)) => {
+            if footer.owner != owner {
+                return Ok(Finding::Damaged(format!(
+                    "the file is that of {:?}",
+                    footer.owner
+                )));
+            }
+            let Footer {
+                len,
+                crc,
+                cuts,
+                blocks,
+                ..
+            } = footer;
+            if layout::data_end(&cuts, len) + footer_len as u64 != file_len
+                || checksum::whole(&blocks, u64::from(len)) != crc
+            {
+                return Ok(Finding::Damaged(
+                    "its length is not what its footer says".into(),
+                ));
+            }
+            return Ok(Finding::Sealed(Entry::File {
+                len,
+                crc,
+                cuts,
+                blocks,
+            }));
+        }
+        Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
+        Err(_) => {}
+    }
+
+    let mut records: Vec<FlushRecord> = Vec::new();
+    for sequence in 0..FLUSHES_MAX {
+        let at = layout::flush_record_at(sequence) as usize;
+        let Some(sector) = front.get(at..at + SECTOR_LEN) else {
+            break;
+        };
+        match FlushRecord::decode(sector) {
+            Ok(record) if record.owner != owner => {
+                return Ok(Finding::Damaged(format!(
+                    "the file is that of {:?}",
+                    record.owner
+                )));
+            }
+            Ok(record) if record.sequence == sequence => records.push(record),
+            Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    records.sort_by_key(|record| std::cmp::Reverse(record.len));
+    for record in &records {
+        if let Some(prefix) = verify(&file, record).map_err(failed)? {
+            return Ok(Finding::Open(prefix));
+        }
+    }
+    if !records.is_empty() {
+        return Ok(Finding::Damaged(
+            "the bytes of none of its flushes verify".into(),
+        ));
+    }
+    match Header::decode(&front) {
+        Ok(header) if header.owner != owner => Ok(Finding::Damaged(format!(
+            "the file is that of {:?}",
+            header.owner
+        ))),
+        Err(error) if error.code == Code::TooNew => Err(error.context(path.display())),
+        _ if Footer::is_hinted(&end) => Ok(Finding::Damaged("its footer is damaged".into())),
+        _ => Ok(Finding::Nothing),
+    }
+}
+
+/// The prefix that a flush record names, if the bytes are still those.
+fn verify(file: &File, record: &FlushRecord) -> std::io::Result<Option<Prefix>> {
+    let mut blocks = Vec::new();
+    let mut block = vec![0; BLOCK_LEN];
+    let mut from = 0;
+    while from < record.len {
+        let len = (record.len - from).min(BLOCK_LEN as u32);
+        let mut rest = &mut block[..len as usize];
+        for run in layout::runs(&record.cuts, from, len) {
+            let (part, after) = rest.split_at_mut(run.len as usize);
+            match file.read_exact_at(part, run.file_at) {
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+                result => result?,
+            }
+            rest = after;
+        }
+        blocks.push(Crc::of(&block[..len as usize]));
+        from += len;
+    }
+    let right = checksum::whole(&blocks, u64::from(record.len)) == record.crc;
+    Ok(right.then(|| Prefix {
+        len: record.len,
+        crc: record.crc,
+        blocks,
+        cuts: record.cuts.clone(),
+    }))
+}
+
+/// A record that was found in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    head: RecordHead,
+    /// Whether the data has the head's CRC.
+    verifies: bool,
+}
+
+/// The records in `bytes`, those of a segment from the batch at `from` on.
+///
+/// A record whose data does not verify is torn if no whole one follows, and then left out: it was never
+/// acknowledged. Otherwise it was, and is damaged.
+fn scan(bytes: &[u8], nonce: u64, from: u64) -> Vec<Found> {
+    let mut found: Vec<Found> = Vec::new();
+    let mut at = 0;
+    while at + RecordHead::LEN <= bytes.len() {
+        match RecordHead::decode(&bytes[at..], nonce, from + at as u64) {
+            Some(head) => {
+                let data_at = at + RecordHead::LEN;
+                let data = bytes.get(data_at..data_at + head.len as usize);
+                found.push(Found {
+                    head,
+                    verifies: data.is_some_and(|data| Crc::of(data) == head.crc),
+                });
+                at += head.record_len();
+            }
+            // Zeros at the end of a batch, or a damaged head: the next one is somewhere further on.
+            None => at += RecordHead::ALIGN,
+        }
+    }
+    found.truncate(
+        found
+            .iter()
+            .rposition(|record| record.verifies)
+            .map_or(0, |last| last + 1),
+    );
+    found
+}

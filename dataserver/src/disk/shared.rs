@@ -1,0 +1,117 @@
+//! What the threads of a disk share.
+
+use super::aside::Aside;
+use super::chunk_format::Owner;
+use super::claims::Claims;
+use super::data_file::Buffers;
+use super::entry::Entry;
+use super::health::Health;
+use super::identity::{DiskIdentity, Opens, Rooms};
+use super::index::Index;
+use super::name::ChunkName;
+use super::segment_format::SegmentId;
+use super::space::Space;
+use super::trash::Trash;
+use quarry_common::{Error, Result};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// The parts of an open disk.
+pub struct Shared {
+    pub identity: DiskIdentity,
+    pub opens: Opens,
+    pub rooms: Rooms,
+    /// Whether data is written past the page cache.
+    pub direct_io: bool,
+    /// Percent that client writes leave free.
+    pub free_percent: u8,
+    pub health: Health,
+    pub index: Index,
+    pub claims: Arc<Claims>,
+    pub aside: Aside,
+    pub trash: Trash,
+    pub buffers: Buffers,
+    pub stopping: AtomicBool,
+    /// Held while anything of the disk lives.
+    pub _lock: File,
+}
+
+impl Shared {
+    /// Where the file of a chunk is.
+    pub fn chunk_path(&self, name: ChunkName) -> PathBuf {
+        chunk_path(&self.rooms, name)
+    }
+
+    /// Where a segment is.
+    pub fn segment_path(&self, segment: SegmentId) -> PathBuf {
+        segment_path(&self.rooms, segment)
+    }
+
+    /// What the records of a chunk must say.
+    pub fn owner(&self, name: ChunkName) -> Owner {
+        owner(self.identity, name)
+    }
+
+    /// Makes a durable chunk readable. The index is derived, but without an entry the chunk could not be
+    /// found until the next start: so the disk fails.
+    pub fn add_to_index(&self, name: ChunkName, entry: Entry) -> Result<()> {
+        self.index
+            .put(&[(name, entry)])
+            .map_err(|error| self.index_failed(&error))
+    }
+
+    /// The index could not be written.
+    pub fn index_failed(&self, error: &Error) -> Error {
+        self.health.fail(error.text.clone())
+    }
+
+    /// The room of the disk; trash counts as free.
+    pub fn space(&self) -> Result<Space> {
+        let space = Space::of(&self.rooms.root)?;
+        Ok(Space {
+            free: (space.free + self.trash.len()).min(space.total),
+            ..space
+        })
+    }
+
+    /// `DiskFull` if a client may not write `len` bytes more.
+    pub fn check_space(&self, len: u64) -> Result<()> {
+        let space = Space::of(&self.rooms.root)?;
+        if space
+            .check(self.free_percent, len, &self.rooms.root)
+            .is_ok()
+        {
+            return Ok(());
+        }
+        self.trash.empty()?;
+        Space::of(&self.rooms.root)?.check(self.free_percent, len, &self.rooms.root)
+    }
+}
+
+/// Where the file of a chunk is.
+pub fn chunk_path(rooms: &Rooms, name: ChunkName) -> PathBuf {
+    rooms.folder(name.folder()).join(name.file_name())
+}
+
+/// Where a segment is.
+pub fn segment_path(rooms: &Rooms, segment: SegmentId) -> PathBuf {
+    rooms.segments.join(format!("{:08x}", segment.0))
+}
+
+/// The segment of a file name; exactly what [`segment_path`] writes.
+pub fn parse_segment(text: &str) -> Option<SegmentId> {
+    let segment = u32::from_str_radix(text, 16).ok()?;
+    (format!("{segment:08x}") == text).then_some(SegmentId(segment))
+}
+
+/// What the records of a chunk on a disk must say.
+pub fn owner(identity: DiskIdentity, name: ChunkName) -> Owner {
+    Owner {
+        cluster: identity.cluster,
+        disk: identity.disk,
+        pool: name.pool,
+        chunk: name.chunk,
+    }
+}

@@ -1,0 +1,67 @@
+//! How much room a disk has.
+
+use super::health::io_error;
+use quarry_common::{Code, Error, Result};
+use std::path::Path;
+
+/// Clients stop writing when less than this many percent are free: what is left is for repair (down to
+/// 2 %) and for compaction and deletion (down to 0.5 %), without which a full disk stays full (DESIGN §4.4).
+pub const CLIENT_FREE_PERCENT: u8 = 5;
+
+/// The room of a disk in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Of its file system.
+    pub total: u64,
+    /// Free for the dataserver's user; trash counts as free.
+    pub free: u64,
+}
+
+impl Space {
+    /// That of the file system of `path`, without trash.
+    pub fn of(path: &Path) -> Result<Space> {
+        let found = rustix::fs::statvfs(path)
+            .map_err(|error| io_error("look at the free space of", path, error.into()))?;
+        // Root's reserve is not ours: what it holds back counts as used.
+        Ok(Space {
+            total: found.f_blocks * found.f_frsize,
+            free: found.f_bavail * found.f_frsize,
+        })
+    }
+
+    /// `DiskFull` if less than `percent` would be free after `len` more bytes.
+    pub fn check(&self, percent: u8, len: u64, path: &Path) -> Result<()> {
+        let reserve = self.total / 100 * u64::from(percent);
+        if self.free >= reserve.saturating_add(len) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::DiskFull,
+            format!(
+                "{} is full: {} MiB of {} MiB are free, and {percent} % are kept for repair; other disks may have room",
+                path.display(),
+                self.free >> 20,
+                self.total >> 20
+            ),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_kept() {
+        let space = Space {
+            total: 1000,
+            free: 60,
+        };
+        assert!(space.check(5, 10, Path::new("d")).is_ok());
+        let error = space.check(5, 11, Path::new("/d")).unwrap_err();
+        assert!(
+            error.code == Code::DiskFull && error.text.contains("/d is full"),
+            "{error}"
+        );
+    }
+}

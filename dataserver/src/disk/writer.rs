@@ -1,0 +1,273 @@
+//! The writer of one large chunk: a bounded queue, and a thread that writes what comes out of it.
+//!
+//! A thread of its own per open chunk: direct writes block, and creating the file overlaps with
+//! receiving the first data.
+
+use super::chunk_file::ChunkFile;
+use super::chunk_format::Owner;
+use super::claims::Claim;
+use super::data_file::sync_directory;
+use super::shared::Shared;
+use bytes::Bytes;
+use quarry_common::checksum::Crc;
+use quarry_common::limits::FRAME_LEN_MAX;
+use quarry_common::{Code, Error, Result};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{mpsc, oneshot};
+
+/// Frames that wait for the disk, each up to a MiB: enough to overlap receiving and writing, little
+/// enough that a slow disk is felt by the client at once.
+const QUEUE_LEN: usize = 4;
+
+enum Command {
+    Append {
+        pieces: Vec<Bytes>,
+        crcs: Vec<Crc>,
+    },
+    Flush {
+        len: u32,
+        crc: Crc,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Seal {
+        len: u32,
+        crc: Crc,
+        reply: oneshot::Sender<Result<()>>,
+    },
+}
+
+/// The handle of a chunk that is being written; from [`super::Disk::create_chunk`].
+///
+/// Dropped without a seal, the chunk is sealed at its last flush; without a flush it is thrown away, and
+/// its id stays refused.
+pub struct ChunkWriter {
+    commands: mpsc::Sender<Command>,
+    failure: Arc<OnceLock<Error>>,
+}
+
+impl ChunkWriter {
+    /// Starts the writer of a claimed chunk. Returns at once; a failure to create the file is the answer of
+    /// the first call that notices it.
+    pub(super) fn start(shared: Arc<Shared>, claim: Claim, capacity: u32) -> Result<ChunkWriter> {
+        let (commands, queue) = mpsc::channel(QUEUE_LEN);
+        let failure = Arc::new(OnceLock::new());
+        let task = Task {
+            shared,
+            claim,
+            capacity,
+        };
+        let outcome = Arc::clone(&failure);
+        std::thread::Builder::new()
+            .name("chunk-writer".into())
+            .spawn(move || task.run(queue, &outcome))
+            .map_err(|error| {
+                Error::new(
+                    Code::Overloaded,
+                    format!("can not start a thread: {error}; too many chunks are written at once"),
+                )
+            })?;
+        Ok(ChunkWriter { commands, failure })
+    }
+
+    /// Hands over the next bytes, which the caller has checked; waits while the queue is full.
+    ///
+    /// `crcs` are those of the bytes cut at each end of a block *of the chunk* and at their last byte, so
+    /// after a flush in the middle of a block the first one covers the rest of that block. That the bytes
+    /// were taken says nothing about durability; a failure may be reported by a later call.
+    ///
+    /// Errors: `Malformed` for more than a frame; whatever failed the chunk earlier. Cancel-safe: nothing
+    /// was taken.
+    pub async fn append(&self, pieces: Vec<Bytes>, crcs: &[Crc]) -> Result<()> {
+        if pieces.iter().map(Bytes::len).sum::<usize>() > FRAME_LEN_MAX {
+            return Err(Error::malformed(format!(
+                "a frame has more than {FRAME_LEN_MAX} bytes"
+            )));
+        }
+        self.send(Command::Append {
+            pieces,
+            crcs: crcs.to_vec(),
+        })
+        .await
+    }
+
+    /// Makes everything so far durable: the bytes, a record of it and the file's name. `len` and `crc` are
+    /// those of the chunk so far.
+    ///
+    /// Errors: `Malformed` if they are not; `FlushesUsedUp` after `FLUSHES_MAX`, which leaves the chunk as it
+    /// is; `DiskFull`, `DiskFailed`.
+    pub async fn flush(&self, len: u32, crc: Crc) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Flush { len, crc, reply }).await?;
+        answer.await.unwrap_or_else(|_| Err(self.failure()))
+    }
+
+    /// Ends the chunk at `len` bytes with CRC `crc`, durably; it can be read when this returns.
+    ///
+    /// Errors: as [`ChunkWriter::flush`].
+    pub async fn seal(self, len: u32, crc: Crc) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Seal { len, crc, reply }).await?;
+        answer.await.unwrap_or_else(|_| Err(self.failure()))
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| self.failure())
+    }
+
+    fn failure(&self) -> Error {
+        self.failure
+            .get()
+            .cloned()
+            .unwrap_or_else(|| Error::new(Code::Stopping, "the writer of the chunk has ended"))
+    }
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    claim: Claim,
+    capacity: u32,
+}
+
+impl Task {
+    fn run(self, queue: mpsc::Receiver<Command>, outcome: &OnceLock<Error>) {
+        let name = self.claim.name();
+        let path = self.shared.chunk_path(name);
+        let created = self.create();
+        let mut file = match created {
+            Ok(file) => file,
+            Err(error) => {
+                self.record(outcome, error);
+                if path.exists() {
+                    self.throw_away(&path);
+                }
+                return;
+            }
+        };
+        let sealed = self.serve(&mut file, queue, outcome);
+        if !sealed {
+            self.give_up(file, &path);
+        } else {
+            file.close(&self.shared.buffers);
+        }
+    }
+
+    fn create(&self) -> Result<ChunkFile> {
+        let name = self.claim.name();
+        let shared = &self.shared;
+        let owner: Owner = shared.owner(name);
+        let file = ChunkFile::create(
+            &shared.chunk_path(name),
+            owner,
+            self.capacity,
+            shared.direct_io,
+            &shared.buffers,
+            &shared.health,
+        )?;
+        // Now, while the first data is still being received, and not at the first flush.
+        sync_directory(&shared.rooms.folder(name.folder()), &shared.health)?;
+        Ok(file)
+    }
+
+    /// Carries out commands until the chunk is sealed (true), given up or failed (false).
+    fn serve(
+        &self,
+        file: &mut ChunkFile,
+        mut queue: mpsc::Receiver<Command>,
+        outcome: &OnceLock<Error>,
+    ) -> bool {
+        let health = &self.shared.health;
+        while let Some(command) = queue.blocking_recv() {
+            let usable = health.check();
+            match command {
+                Command::Append { pieces, crcs } => {
+                    if let Err(error) = usable.and_then(|()| file.append(&pieces, &crcs, health)) {
+                        self.record(outcome, error);
+                        return false;
+                    }
+                }
+                Command::Flush { len, crc, reply } => {
+                    let result = usable.and_then(|()| file.flush(len, crc, health));
+                    match &result {
+                        Ok(()) => {
+                            if let Some(durable) = file.durable() {
+                                self.claim.set_durable(durable.entry());
+                            }
+                        }
+                        Err(error) if error.code == Code::FlushesUsedUp => {}
+                        Err(error) => self.record(outcome, error.clone()),
+                    }
+                    let failed = outcome.get().is_some();
+                    answer(reply, result);
+                    if failed {
+                        return false;
+                    }
+                }
+                Command::Seal { len, crc, reply } => {
+                    let result = usable
+                        .and_then(|()| file.seal(len, crc, health))
+                        .and_then(|entry| self.shared.add_to_index(self.claim.name(), entry));
+                    let sealed = result.is_ok();
+                    if let Err(error) = &result {
+                        self.record(outcome, error.clone());
+                    }
+                    answer(reply, result);
+                    return sealed;
+                }
+            }
+        }
+        false
+    }
+
+    fn record(&self, outcome: &OnceLock<Error>, error: Error) {
+        if error.code != Code::Malformed {
+            tracing::warn!("writing {} failed: {error}", self.claim.name());
+        }
+        // The first failure is the one that explains the others.
+        outcome.get_or_init(|| error);
+    }
+
+    /// The chunk ends without a seal: at its last flush, or nowhere.
+    fn give_up(self, mut file: ChunkFile, path: &std::path::Path) {
+        let shared = Arc::clone(&self.shared);
+        if shared.health.check().is_err() {
+            // Nothing that this disk says counts any more; the next start decides by what it finds.
+            self.claim.spend();
+            return;
+        }
+        let name = self.claim.name();
+        let finished = file
+            .finish_at_flush(&shared.health)
+            .and_then(|entry| match entry {
+                Some(entry) => shared.add_to_index(name, entry).map(|()| true),
+                None => file.free_reserved(&shared.health).map(|()| false),
+            });
+        file.close(&shared.buffers);
+        match finished {
+            Ok(true) => {}
+            Ok(false) => self.throw_away(path),
+            Err(error) => {
+                tracing::warn!(
+                    "{name} could not be ended at its last flush: {error}; the next start does it"
+                );
+                self.claim.spend();
+            }
+        }
+    }
+
+    fn throw_away(self, path: &std::path::Path) {
+        if let Err(error) = self.shared.trash.put(path) {
+            tracing::warn!("{error}; the next start does it");
+        }
+        self.claim.spend();
+    }
+}
+
+/// Answers a caller who may have gone away; what was done stays done.
+fn answer(reply: oneshot::Sender<Result<()>>, result: Result<()>) {
+    if reply.send(result).is_err() {
+        tracing::debug!("nobody waits for this answer any more");
+    }
+}
