@@ -29,12 +29,20 @@ impl Batch {
 
     /// Sets `key` to `value`.
     pub fn put(&mut self, family: Family, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.changes.push(Change { family, key: key.into(), value: Some(value.into()) });
+        self.changes.push(Change {
+            family,
+            key: key.into(),
+            value: Some(value.into()),
+        });
     }
 
     /// Removes `key`, which need not exist.
     pub fn delete(&mut self, family: Family, key: impl Into<Bytes>) {
-        self.changes.push(Change { family, key: key.into(), value: None });
+        self.changes.push(Change {
+            family,
+            key: key.into(),
+            value: None,
+        });
     }
 
     /// Adds the changes of `later` after these.

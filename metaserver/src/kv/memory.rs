@@ -37,12 +37,22 @@ impl Memory {
 
     /// What would be found after a power cut: the state as of the last flush.
     pub fn after_power_cut(&self) -> Memory {
-        let flushed = self.flushed.read().unwrap_or_else(PoisonError::into_inner).clone();
-        Memory { now: RwLock::new(flushed.clone()), flushed: RwLock::new(flushed) }
+        let flushed = self
+            .flushed
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Memory {
+            now: RwLock::new(flushed.clone()),
+            flushed: RwLock::new(flushed),
+        }
     }
 
     fn image(&self) -> Image {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.now
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -56,7 +66,8 @@ impl KvRead for Image {
         if is_empty_range(from, until) {
             return Ok(());
         }
-        for (key, value) in self.0[family.index()].range::<[u8], _>((Bound::Included(from), until)) {
+        for (key, value) in self.0[family.index()].range::<[u8], _>((Bound::Included(from), until))
+        {
             if visit(key, value).is_break() {
                 break;
             }
@@ -74,13 +85,18 @@ impl KvRead for Image {
             return Ok(None);
         }
         let mut range = self.0[family.index()].range::<[u8], _>((Bound::Included(low), high));
-        Ok(range.next_back().map(|(key, value)| (key.clone(), value.clone())))
+        Ok(range
+            .next_back()
+            .map(|(key, value)| (key.clone(), value.clone())))
     }
 }
 
 impl KvRead for Memory {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>> {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).get(family, key)
+        self.now
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(family, key)
     }
 
     fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: Visit<'_>) -> Result<()> {
@@ -94,7 +110,10 @@ impl KvRead for Memory {
         low: &[u8],
         high: Bound<&[u8]>,
     ) -> Result<Option<(Bytes, Bytes)>> {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).last_before(family, low, high)
+        self.now
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .last_before(family, low, high)
     }
 }
 
@@ -131,7 +150,12 @@ impl Kv for Memory {
         let mut bytes = vec![DUMP_VERSION];
         bytes.extend_from_slice(&Crc::of(&body).0.to_le_bytes());
         bytes.extend_from_slice(&body);
-        let failed = |error| io(format!("the copy {} can not be written", to.display()), error);
+        let failed = |error| {
+            io(
+                format!("the copy {} can not be written", to.display()),
+                error,
+            )
+        };
         std::fs::create_dir(to).map_err(failed)?;
         std::fs::write(to.join(DUMP), bytes).map_err(failed)
     }
@@ -139,16 +163,22 @@ impl Kv for Memory {
     fn import(&self, from: &Path) -> Result<()> {
         let path = from.join(DUMP);
         let name = format!("the copy {}", path.display());
-        let bytes = std::fs::read(&path).map_err(|error| io(format!("{name} can not be read"), error))?;
-        let damaged = |why: &str| Error::new(Code::ChecksumMismatch, format!("{name} is damaged: {why}"));
-        let Some((&version, rest)) = bytes.split_first() else { return Err(damaged("it is empty")) };
+        let bytes =
+            std::fs::read(&path).map_err(|error| io(format!("{name} can not be read"), error))?;
+        let damaged =
+            |why: &str| Error::new(Code::ChecksumMismatch, format!("{name} is damaged: {why}"));
+        let Some((&version, rest)) = bytes.split_first() else {
+            return Err(damaged("it is empty"));
+        };
         if version != DUMP_VERSION {
             return Err(Error::new(
                 Code::TooNew,
                 format!("{name} has format {version}, this program knows {DUMP_VERSION}"),
             ));
         }
-        let Some((crc, body)) = rest.split_first_chunk::<4>() else { return Err(damaged("it is too short")) };
+        let Some((crc, body)) = rest.split_first_chunk::<4>() else {
+            return Err(damaged("it is too short"));
+        };
         if Crc(u32::from_le_bytes(*crc)) != Crc::of(body) {
             return Err(damaged("its checksum is wrong"));
         }
@@ -156,7 +186,9 @@ impl Kv for Memory {
         let mut image = Image::default();
         for (family, entries) in families {
             let known = Family::ALL.iter().find(|known| known.name() == family);
-            let Some(known) = known else { return Err(damaged("it has a family that is not known")) };
+            let Some(known) = known else {
+                return Err(damaged("it has a family that is not known"));
+            };
             image.0[known.index()] = Arc::new(entries.into_iter().collect());
         }
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = image.clone();

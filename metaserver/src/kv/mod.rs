@@ -20,6 +20,7 @@ pub use family::Family;
 pub use memory::Memory;
 pub use overlay::{Mark, Overlay};
 pub use rocks::{Rocks, RocksOptions};
+pub(crate) use rocks::{copy_dir, rocks_error};
 
 use bytes::Bytes;
 use quarry_common::Result;

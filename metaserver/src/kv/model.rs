@@ -43,11 +43,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn collect(kv: &dyn KvRead, family: Family, from: &[u8], to: Option<&[u8]>, most: usize) -> Vec<Entry> {
+fn collect(
+    kv: &dyn KvRead,
+    family: Family,
+    from: &[u8],
+    to: Option<&[u8]>,
+    most: usize,
+) -> Vec<Entry> {
     let mut found = Vec::new();
     kv.scan(family, from, to, &mut |key, value| {
         found.push((key.to_vec(), value.to_vec()));
-        if found.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if found.len() == most {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     })
     .unwrap();
     found
@@ -68,11 +78,28 @@ fn expected(model: &Model, family: Family, from: &[u8], high: Bound<&[u8]>) -> V
 
 fn check(kv: &dyn KvRead, model: &Model, family: Family, from: &[u8], to: Option<&[u8]>) {
     let value = model.get(&(family, from.to_vec())).cloned();
-    assert_eq!(kv.get(family, from).unwrap().map(|v| v.to_vec()), value, "get {from:?}");
-    let all = expected(model, family, from, to.map_or(Bound::Unbounded, Bound::Excluded));
-    assert_eq!(collect(kv, family, from, to, usize::MAX), all, "scan {from:?} to {to:?}");
+    assert_eq!(
+        kv.get(family, from).unwrap().map(|v| v.to_vec()),
+        value,
+        "get {from:?}"
+    );
+    let all = expected(
+        model,
+        family,
+        from,
+        to.map_or(Bound::Unbounded, Bound::Excluded),
+    );
+    assert_eq!(
+        collect(kv, family, from, to, usize::MAX),
+        all,
+        "scan {from:?} to {to:?}"
+    );
     let two = all.iter().take(2).cloned().collect::<Vec<_>>();
-    assert_eq!(collect(kv, family, from, to, 2), two, "scan of two {from:?} to {to:?}");
+    assert_eq!(
+        collect(kv, family, from, to, 2),
+        two,
+        "scan of two {from:?} to {to:?}"
+    );
     let highs = match to {
         Some(to) => vec![Bound::Included(to), Bound::Excluded(to)],
         None => vec![Bound::Unbounded],
@@ -148,7 +175,11 @@ fn play(kv: &dyn Kv, steps: &[Step]) {
 }
 
 fn play_random(kv: &dyn Kv, cases: u32) {
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    });
     runner
         .run(&prop::collection::vec(step(), 0..60), |steps| {
             play(kv, &steps);
@@ -206,7 +237,9 @@ fn an_imported_copy_replaces_everything_and_views_keep_what_they_saw() {
         kv.flush().unwrap();
     }
     drop(rocks);
-    let left: Vec<_> = std::fs::read_dir(dir.path().join("rocks")).unwrap().collect();
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("rocks"))
+        .unwrap()
+        .collect();
     assert_eq!(left.len(), 1, "replaced generations are removed: {left:?}");
     let rocks = Rocks::open(&dir.path().join("rocks"), RocksOptions::default()).unwrap();
     assert_eq!(value(&rocks, Family::Inodes, "a").unwrap(), "three");
@@ -232,12 +265,21 @@ fn a_damaged_copy_is_refused_and_the_old_state_stays() {
 
 /// Flips a byte where the data of a copy is: the first bytes of a table file or the end of a dump.
 fn flip_data_byte(copy: &std::path::Path) {
-    let mut paths: Vec<_> = std::fs::read_dir(copy).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = std::fs::read_dir(copy)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     paths.sort();
-    let is_data = |path: &&std::path::PathBuf| path.extension().is_some_and(|e| e == "sst") || path.ends_with("dump");
+    let is_data = |path: &&std::path::PathBuf| {
+        path.extension().is_some_and(|e| e == "sst") || path.ends_with("dump")
+    };
     let path = paths.iter().find(is_data).unwrap();
     let mut bytes = std::fs::read(path).unwrap();
-    let at = if path.ends_with("dump") { bytes.len() - 1 } else { 3 };
+    let at = if path.ends_with("dump") {
+        bytes.len() - 1
+    } else {
+        3
+    };
     bytes[at] ^= 1;
     // A new file: table files of a copy are linked to those of the state.
     std::fs::remove_file(path).unwrap();
@@ -258,7 +300,9 @@ fn rocks_without_one_of_its_files_does_not_start() {
         .find(|path| path.extension().is_some_and(|extension| extension == "sst"))
         .unwrap();
     std::fs::remove_file(table).unwrap();
-    let error = Rocks::open(dir.path(), RocksOptions::default()).err().expect("it opened");
+    let error = Rocks::open(dir.path(), RocksOptions::default())
+        .err()
+        .expect("it opened");
     assert!(error.text.contains("00000001"), "{error}");
 }
 
@@ -275,7 +319,10 @@ fn a_power_cut_takes_memory_back_to_its_flush() {
     sample(&kv, "one");
     kv.flush().unwrap();
     sample(&kv, "two");
-    assert_eq!(value(&kv.after_power_cut(), Family::Inodes, "a").unwrap(), "one");
+    assert_eq!(
+        value(&kv.after_power_cut(), Family::Inodes, "a").unwrap(),
+        "one"
+    );
 }
 
 #[test]

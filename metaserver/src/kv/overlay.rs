@@ -24,7 +24,11 @@ pub struct Mark(usize);
 impl<'a> Overlay<'a> {
     /// An empty layer over `base`.
     pub fn new(base: &'a dyn KvRead) -> Overlay<'a> {
-        Overlay { base, families: Default::default(), undo: Vec::new() }
+        Overlay {
+            base,
+            families: Default::default(),
+            undo: Vec::new(),
+        }
     }
 
     /// Sets `key` to `value`.
@@ -50,7 +54,9 @@ impl<'a> Overlay<'a> {
     /// Takes back every write since `mark`.
     pub fn roll_back(&mut self, mark: Mark) {
         while self.undo.len() > mark.0 {
-            let Some((family, key, before)) = self.undo.pop() else { return };
+            let Some((family, key, before)) = self.undo.pop() else {
+                return;
+            };
             let writes = &mut self.families[family.index()];
             match before {
                 Some(value) => writes.insert(key, value),
@@ -73,9 +79,11 @@ impl<'a> Overlay<'a> {
     pub fn into_batch(self) -> Batch {
         let mut changes = Vec::with_capacity(self.families.iter().map(BTreeMap::len).sum());
         for (family, writes) in Family::ALL.iter().zip(self.families) {
-            changes.extend(
-                writes.into_iter().map(|(key, value)| Change { family: *family, key, value }),
-            );
+            changes.extend(writes.into_iter().map(|(key, value)| Change {
+                family: *family,
+                key,
+                value,
+            }));
         }
         Batch { changes }
     }
@@ -95,7 +103,9 @@ impl KvRead for Overlay<'_> {
         }
         let writes = &self.families[family.index()];
         let until = to.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut own = writes.range::<[u8], _>((Bound::Included(from), until)).peekable();
+        let mut own = writes
+            .range::<[u8], _>((Bound::Included(from), until))
+            .peekable();
         if own.peek().is_none() {
             return self.base.scan(family, from, to, visit);
         }
@@ -134,7 +144,10 @@ impl KvRead for Overlay<'_> {
         if is_empty_range(low, high) {
             return Ok(None);
         }
-        let mut own = writes.range::<[u8], _>((Bound::Included(low), high)).rev().peekable();
+        let mut own = writes
+            .range::<[u8], _>((Bound::Included(low), high))
+            .rev()
+            .peekable();
         // The base is asked again only below a key that it holds and this layer removed.
         let mut below = high;
         loop {

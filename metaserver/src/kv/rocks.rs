@@ -7,6 +7,7 @@
 
 use super::{Batch, Family, Kv, KvRead, Visit};
 use bytes::Bytes;
+use quarry_common::durable::sync_directory;
 use quarry_common::{Code, Error, Result};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -32,7 +33,10 @@ pub struct RocksOptions {
 impl Default for RocksOptions {
     /// 256 MiB of cache, 128 MiB of writes: about a million files are served from memory.
     fn default() -> RocksOptions {
-        RocksOptions { cache_len: 256 << 20, write_buffer_len: 128 << 20 }
+        RocksOptions {
+            cache_len: 256 << 20,
+            write_buffer_len: 128 << 20,
+        }
     }
 }
 
@@ -79,7 +83,10 @@ impl Rocks {
         let mut generations = Vec::new();
         for entry in fs::read_dir(dir).map_err(|error| failed(dir, "can not be listed", error))? {
             let entry = entry.map_err(|error| failed(dir, "can not be listed", error))?;
-            let number = entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok());
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u64>().ok());
             generations.push((number, entry.path()));
         }
         generations.sort();
@@ -116,7 +123,14 @@ impl Generation {
     fn open(dir: &Path, number: u64, options: &RocksOptions) -> Result<Generation> {
         let path = dir.join(format!("{number:08}"));
         let db = open_db(&path, options)?;
-        Ok(Generation { db, dir: GenerationDir { path, number, replaced: AtomicBool::new(false) } })
+        Ok(Generation {
+            db,
+            dir: GenerationDir {
+                path,
+                number,
+                replaced: AtomicBool::new(false),
+            },
+        })
     }
 
     fn family(&self, family: Family) -> Result<&ColumnFamily> {
@@ -126,7 +140,11 @@ impl Generation {
     }
 
     fn error(&self, doing: &str, error: rocksdb::Error) -> Error {
-        rocks_error(&format!("the state {}", self.dir.path.display()), doing, error)
+        rocks_error(
+            &format!("the state {}", self.dir.path.display()),
+            doing,
+            error,
+        )
     }
 }
 
@@ -165,8 +183,13 @@ fn open_db(path: &Path, options: &RocksOptions) -> Result<DB> {
         .iter()
         .map(|name| ColumnFamilyDescriptor::new(name.name(), family.clone()))
         .chain([ColumnFamilyDescriptor::new("default", family.clone())]);
-    DB::open_cf_descriptors(&db, path, families)
-        .map_err(|error| rocks_error(&format!("the state {}", path.display()), "can not be opened", error))
+    DB::open_cf_descriptors(&db, path, families).map_err(|error| {
+        rocks_error(
+            &format!("the state {}", path.display()),
+            "can not be opened",
+            error,
+        )
+    })
 }
 
 /// Where reads come from: the present state or a snapshot of it.
@@ -177,7 +200,9 @@ trait Source {
 
 impl Source for DB {
     fn value(&self, family: &ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, rocksdb::Error> {
-        Ok(self.get_pinned_cf(family, key)?.map(|value| Bytes::copy_from_slice(&value)))
+        Ok(self
+            .get_pinned_cf(family, key)?
+            .map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn iterator(&self, family: &ColumnFamily, options: ReadOptions) -> DBRawIterator<'_> {
@@ -187,7 +212,9 @@ impl Source for DB {
 
 impl Source for Snapshot<'_> {
     fn value(&self, family: &ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, rocksdb::Error> {
-        Ok(self.get_pinned_cf(family, key)?.map(|value| Bytes::copy_from_slice(&value)))
+        Ok(self
+            .get_pinned_cf(family, key)?
+            .map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn iterator(&self, family: &ColumnFamily, options: ReadOptions) -> DBRawIterator<'_> {
@@ -226,7 +253,9 @@ impl Generation {
             iterator.next();
         }
         // An iterator that met damage looks like one that met the end.
-        iterator.status().map_err(|error| self.error("can not be scanned", error))
+        iterator
+            .status()
+            .map_err(|error| self.error("can not be scanned", error))
     }
 
     fn last_before(
@@ -277,7 +306,9 @@ impl Generation {
     /// Reads everything once, so that damage shows.
     fn verify(&self) -> Result<()> {
         for family in Family::ALL {
-            self.scan(&self.db, *family, &[], None, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+            self.scan(&self.db, *family, &[], None, &mut |_, _| {
+                std::ops::ControlFlow::Continue(())
+            })?;
         }
         Ok(())
     }
@@ -340,7 +371,9 @@ impl Kv for Rocks {
         current.flush()?;
         Checkpoint::new(&current.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(to))
-            .map_err(|error| current.error(&format!("can not be copied to {}", to.display()), error))?;
+            .map_err(|error| {
+                current.error(&format!("can not be copied to {}", to.display()), error)
+            })?;
         sync_parent(to)
     }
 
@@ -348,7 +381,11 @@ impl Kv for Rocks {
         let building = self.dir.join(IMPORTING);
         match fs::remove_dir_all(&building) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed(&building, "is left over and can not be removed", error));
+                return Err(failed(
+                    &building,
+                    "is left over and can not be removed",
+                    error,
+                ));
             }
             _ => {}
         }
@@ -356,7 +393,11 @@ impl Kv for Rocks {
         // Opened once where it is built, and read in full: a damaged copy never replaces a state.
         let check = Generation {
             db: open_db(&building, &self.options)?,
-            dir: GenerationDir { path: building.clone(), number: 0, replaced: AtomicBool::new(false) },
+            dir: GenerationDir {
+                path: building.clone(),
+                number: 0,
+                replaced: AtomicBool::new(false),
+            },
         };
         check.verify()?;
         drop(check);
@@ -377,7 +418,10 @@ impl Kv for Rocks {
         let current = self.current();
         let sum = Family::ALL.iter().filter_map(|family| {
             let family = current.db.cf_handle(family.name())?;
-            current.db.property_int_value_cf(family, "rocksdb.total-sst-files-size").ok()?
+            current
+                .db
+                .property_int_value_cf(family, "rocksdb.total-sst-files-size")
+                .ok()?
         });
         sum.sum()
     }
@@ -395,7 +439,10 @@ impl View {
         // SAFETY: the database lives in the allocation of the Arc, which does not move and which
         // this view keeps alive; the field order drops the snapshot before the Arc.
         let db: &'static DB = unsafe { &*db };
-        View { snapshot: db.snapshot(), generation }
+        View {
+            snapshot: db.snapshot(),
+            generation,
+        }
     }
 }
 
@@ -405,7 +452,8 @@ impl KvRead for View {
     }
 
     fn scan(&self, family: Family, from: &[u8], to: Option<&[u8]>, visit: Visit<'_>) -> Result<()> {
-        self.generation.scan(&self.snapshot, family, from, to, visit)
+        self.generation
+            .scan(&self.snapshot, family, from, to, visit)
     }
 
     fn last_before(
@@ -414,21 +462,24 @@ impl KvRead for View {
         low: &[u8],
         high: Bound<&[u8]>,
     ) -> Result<Option<(Bytes, Bytes)>> {
-        self.generation.last_before(&self.snapshot, family, low, high)
+        self.generation
+            .last_before(&self.snapshot, family, low, high)
     }
 }
 
 /// Copies the files of `from` into the new directory `to` and makes them durable. Table files
 /// never change, so they are linked when both are on one file system.
-fn copy_dir(from: &Path, to: &Path) -> Result<()> {
-    let name = |path: &Path| path.to_owned();
-    fs::create_dir_all(to).map_err(|error| failed(&name(to), "can not be made", error))?;
+pub(crate) fn copy_dir(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).map_err(|error| failed(to, "can not be made", error))?;
     for entry in fs::read_dir(from).map_err(|error| failed(from, "can not be listed", error))? {
         let entry = entry.map_err(|error| failed(from, "can not be listed", error))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let is_table = source.extension().is_some_and(|extension| extension == "sst");
+        let is_table = source
+            .extension()
+            .is_some_and(|extension| extension == "sst");
         if !is_table || fs::hard_link(&source, &target).is_err() {
-            fs::copy(&source, &target).map_err(|error| failed(&target, "can not be written", error))?;
+            fs::copy(&source, &target)
+                .map_err(|error| failed(&target, "can not be written", error))?;
             fs::File::open(&target)
                 .and_then(|file| file.sync_all())
                 .map_err(|error| failed(&target, "can not be synced", error))?;
@@ -438,9 +489,7 @@ fn copy_dir(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {
-    fs::File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|error| failed(dir, "can not be synced", error))
+    sync_directory(dir).map_err(|error| failed(dir, "can not be synced", error))
 }
 
 fn sync_parent(path: &Path) -> Result<()> {

@@ -55,17 +55,27 @@ mod tests {
     fn a_full_entry_stays_within_its_limit() {
         let share = COMMAND_LEN_MAX / ENTRY_COMMANDS_MAX;
         let commands = vec![Bytes::from(vec![1; share]); ENTRY_COMMANDS_MAX];
-        let entry = Entry { time_us: u64::MAX, commands };
+        let entry = Entry {
+            time_us: u64::MAX,
+            commands,
+        };
         let bytes = entry.encode();
         assert!(bytes.len() <= RAFT_ENTRY_LEN_MAX);
         assert_eq!(Entry::decode(&bytes).unwrap(), entry);
-        let alone = Entry { time_us: u64::MAX, commands: vec![Bytes::from(vec![1; COMMAND_LEN_MAX])] };
+        let alone = Entry {
+            time_us: u64::MAX,
+            commands: vec![Bytes::from(vec![1; COMMAND_LEN_MAX])],
+        };
         assert!(alone.encode().len() <= RAFT_ENTRY_LEN_MAX);
     }
 
     #[test]
     fn answers_keep_their_order() {
-        let answers = vec![Bytes::from_static(b"a"), Bytes::new(), Bytes::from_static(b"c")];
+        let answers = vec![
+            Bytes::from_static(b"a"),
+            Bytes::new(),
+            Bytes::from_static(b"c"),
+        ];
         assert_eq!(decode_answers(&encode_answers(&answers)).unwrap(), answers);
     }
 }

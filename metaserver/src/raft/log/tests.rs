@@ -1,0 +1,182 @@
+//! Promises of the log on disk.
+
+use super::*;
+use bytes::Bytes;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+use openraft::{CommittedLeaderId, EntryPayload};
+use std::fs;
+use std::path::PathBuf;
+
+const OWNER: (ServerId, ShardId) = (ServerId(1), ShardId::FIRST);
+
+fn id(index: u64) -> LogId {
+    openraft::LogId::new(CommittedLeaderId::new(1, 1), index)
+}
+
+fn entry(index: u64) -> LogEntry {
+    let payload = EntryPayload::Normal(Bytes::from(format!("the payload of entry {index}")));
+    LogEntry {
+        log_id: id(index),
+        payload,
+    }
+}
+
+fn open(dir: &Path) -> Result<LogStore> {
+    let fatal: Fatal = Arc::new(|error| panic!("{error:?}"));
+    LogStore::open(
+        dir,
+        OWNER,
+        Arc::default(),
+        Arc::new(Growth::new(u64::MAX)),
+        fatal,
+    )
+}
+
+async fn append(log: &mut LogStore, indices: std::ops::Range<u64>) {
+    log.blocking_append(indices.map(entry)).await.unwrap();
+}
+
+/// The files as a kill leaves them, while the log is open.
+fn killed(dir: &Path, name: &str) -> PathBuf {
+    let to = dir.with_file_name(name);
+    fs::create_dir(&to).unwrap();
+    for file in fs::read_dir(dir).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    to
+}
+
+/// RocksDB's own log, where the newest entries are.
+fn wal(dir: &Path) -> PathBuf {
+    let files = fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    logs.max().unwrap()
+}
+
+#[tokio::test]
+async fn what_was_appended_and_voted_is_there_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = open(&path).unwrap();
+    let vote = Vote::new(3, 1);
+    log.save_vote(&vote).await.unwrap();
+    append(&mut log, 0..10).await;
+    append(&mut log, 10..20).await;
+    log.truncate(id(15)).await.unwrap();
+    append(&mut log, 15..17).await;
+    log.shared.flushed.advance(Some(id(4)));
+    log.purge(id(4)).await.unwrap();
+
+    let mut found = open(&killed(&path, "killed")).unwrap();
+    assert_eq!(found.read_vote().await.unwrap(), Some(vote));
+    let state = found.get_log_state().await.unwrap();
+    assert_eq!(
+        (state.last_purged_log_id, state.last_log_id),
+        (Some(id(4)), Some(id(16)))
+    );
+    let entries = found.try_get_log_entries(..).await.unwrap();
+    assert_eq!(entries, (5..17).map(entry).collect::<Vec<_>>());
+    assert_eq!(
+        log.try_get_log_entries(..).await.unwrap(),
+        entries,
+        "memory and disk agree"
+    );
+    assert_eq!(
+        log.try_get_log_entries(8..=9).await.unwrap(),
+        [entry(8), entry(9)]
+    );
+}
+
+#[tokio::test]
+async fn a_purge_beyond_the_flushed_state_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(&dir.path().join("log")).unwrap();
+    append(&mut log, 0..10).await;
+    log.shared.flushed.advance(Some(id(3)));
+    assert!(log.purge(id(4)).await.is_err());
+    assert_eq!(log.try_get_log_entries(0..10).await.unwrap().len(), 10);
+    log.purge(id(3)).await.unwrap();
+    assert_eq!(log.try_get_log_entries(0..10).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn a_flipped_bit_anywhere_in_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = open(&path).unwrap();
+    for index in 0..20 {
+        append(&mut log, index..index + 1).await;
+    }
+    let sound = killed(&path, "sound");
+    assert!(open(&sound).is_ok());
+    for index in [0, 10, 19] {
+        let damaged = killed(&path, &format!("damaged-{index}"));
+        let wal = wal(&damaged);
+        let mut bytes = fs::read(&wal).unwrap();
+        let text = format!("payload of entry {index}");
+        let at = bytes
+            .windows(text.len())
+            .position(|window| window == text.as_bytes())
+            .unwrap();
+        bytes[at] ^= 4;
+        fs::write(&wal, bytes).unwrap();
+        let error = open(&damaged).err().expect("a damaged log was opened");
+        assert_eq!(error.code, Code::ChecksumMismatch, "{error}");
+        assert!(
+            error.text.contains("must not vote") && error.text.contains("damaged-"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_sound_for_rocksdb_and_not_for_us_is_refused() {
+    for (name, index, value) in [
+        ("swapped", 3, record::encode(&entry(4))),
+        ("short", 5, vec![1, 2]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        let mut log = open(&path).unwrap();
+        append(&mut log, 0..10).await;
+        let entries = column(&log.shared.db, ENTRIES).unwrap();
+        log.shared
+            .db
+            .put_cf(entries, record::key(index), value)
+            .unwrap();
+        drop(log);
+        let error = open(&path).err().expect("a damaged log was opened");
+        assert_eq!(error.code, Code::ChecksumMismatch, "{error}");
+        assert!(error.text.contains(&format!("entry {index}")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_hole_in_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = open(&path).unwrap();
+    append(&mut log, 0..10).await;
+    let entries = column(&log.shared.db, ENTRIES).unwrap();
+    log.shared.db.delete_cf(entries, record::key(6)).unwrap();
+    drop(log);
+    let error = open(&path).err().expect("a log with a hole was opened");
+    assert!(
+        error.text.contains("entry 7 follows where entry 6 must be"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_record_cut_short_by_a_crash_is_dropped_since_it_was_never_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = open(&path).unwrap();
+    append(&mut log, 0..5).await;
+    append(&mut log, 5..6).await;
+    let cut = killed(&path, "cut");
+    let wal = fs::OpenOptions::new().write(true).open(wal(&cut)).unwrap();
+    wal.set_len(wal.metadata().unwrap().len() - 9).unwrap();
+    assert_eq!(open(&cut).unwrap().last(), Some(id(4)));
+}

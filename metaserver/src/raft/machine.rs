@@ -1,0 +1,253 @@
+//! The state machine as Raft sees it: applies entries through [`Apply`], keeps the applied index
+//! and the membership in the same batch, makes and installs snapshots.
+
+use super::Apply;
+use super::log::{Flushed, Growth};
+use super::snapshot::{SnapshotCopy, Snapshots, as_raft, copy_state};
+use super::types::{
+    Fatal, LogEntry, LogId, Membership, NodeId, SnapshotMeta, StorageError, Types, any, blocking,
+    state_failed,
+};
+use crate::kv::{Batch, Family, Kv, KvRead};
+use bytes::Bytes;
+use openraft::storage::RaftStateMachine;
+use openraft::{BasicNode, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
+use quarry_common::{Code, Error, Result, codec};
+use serde::{Serialize, de::DeserializeOwned};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const VERSION: u8 = 1;
+/// Key in [`Family::System`]: the id of the last applied entry.
+const APPLIED: &[u8] = b"raft/applied";
+/// Key in [`Family::System`]: the members as of the applied index.
+const MEMBERSHIP: &[u8] = b"raft/membership";
+
+/// The state machine; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    kv: Arc<dyn Kv>,
+    apply: Arc<dyn Apply>,
+    snapshots: Snapshots,
+    /// Held while an entry is applied and while a copy is made of a state that stands still.
+    applying: Mutex<()>,
+    flushed: Arc<Flushed>,
+    growth: Arc<Growth>,
+    fatal: Fatal,
+}
+
+impl Machine {
+    /// A state machine over `kv`. If a snapshot is newer than the state, its installation was
+    /// interrupted and is completed. Everything that `kv` holds must be flushed, as after opening it.
+    pub(crate) fn open(
+        kv: Arc<dyn Kv>,
+        apply: Arc<dyn Apply>,
+        snapshots: Snapshots,
+        flushed: Arc<Flushed>,
+        growth: Arc<Growth>,
+        fatal: Fatal,
+    ) -> Result<Machine> {
+        let applied = read_applied(kv.as_ref())?;
+        if let Some((meta, copy)) = snapshots.current()
+            && meta.last_log_id > applied
+        {
+            kv.import(&copy.copy_dir())?;
+            apply.reset();
+        }
+        flushed.advance(read_applied(kv.as_ref())?);
+        let shared = Shared {
+            kv,
+            apply,
+            snapshots,
+            applying: Mutex::new(()),
+            flushed,
+            growth,
+            fatal,
+        };
+        Ok(Machine {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The last entry whose effects are in the state.
+    pub(crate) fn applied(&self) -> Result<Option<LogId>> {
+        read_applied(self.shared.kv.as_ref())
+    }
+
+    /// The members as of the applied index.
+    pub(crate) fn membership(&self) -> Result<Membership> {
+        read_membership(self.shared.kv.as_ref())
+    }
+
+    /// The last entry in the newest snapshot.
+    pub(crate) fn snapshot_end(&self) -> Option<LogId> {
+        self.shared
+            .snapshots
+            .current()
+            .and_then(|(meta, _)| meta.last_log_id)
+    }
+
+    /// Makes the state durable, so that the next start replays little.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let applied = self.applied()?;
+        self.shared.kv.flush()?;
+        self.shared.flushed.advance(applied);
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn apply(&self, entry: LogEntry) -> Result<Bytes> {
+        let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut batch, answer) = match &entry.payload {
+            EntryPayload::Blank => (Batch::new(), Bytes::new()),
+            EntryPayload::Normal(bytes) => self.apply.apply(self.kv.as_ref(), bytes)?,
+            EntryPayload::Membership(members) => {
+                let members = Membership::new(Some(entry.log_id), members.clone());
+                let mut batch = Batch::new();
+                batch.put(
+                    Family::System,
+                    MEMBERSHIP,
+                    codec::encode_record(VERSION, &members),
+                );
+                (batch, Bytes::new())
+            }
+        };
+        batch.put(
+            Family::System,
+            APPLIED,
+            codec::encode_record(VERSION, &entry.log_id),
+        );
+        self.kv.write(batch)?;
+        Ok(answer)
+    }
+
+    fn build(&self) -> Result<openraft::Snapshot<Types>> {
+        self.growth.restart();
+        // Most of the writing happens here, while entries are applied.
+        self.kv.flush()?;
+        let made = self.snapshots.make(|to| {
+            let _still = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+            copy_state(self.kv.as_ref(), to)?;
+            let last_log_id = read_applied(self.kv.as_ref())?;
+            let last_membership = read_membership(self.kv.as_ref())?;
+            Ok(SnapshotMeta {
+                last_log_id,
+                last_membership,
+                snapshot_id: String::new(),
+            })
+        })?;
+        self.flushed.advance(made.0.last_log_id);
+        Ok(as_raft(made))
+    }
+
+    fn install(&self, meta: &SnapshotMeta, received: &SnapshotCopy) -> Result<()> {
+        let _still = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        // First the snapshot, then the state: if this is interrupted, the next start sees a
+        // snapshot newer than the state and completes it.
+        let copy = self.snapshots.adopt(meta, received)?;
+        if let Err(error) = self.kv.import(&copy.copy_dir()) {
+            self.snapshots.discard_current();
+            return Err(error);
+        }
+        self.apply.reset();
+        let applied = read_applied(self.kv.as_ref())?;
+        if applied != meta.last_log_id {
+            return Err(Error::new(
+                Code::ChecksumMismatch,
+                format!(
+                    "a snapshot up to {:?} was received as one up to {:?}",
+                    applied, meta.last_log_id
+                ),
+            ));
+        }
+        self.flushed.advance(applied);
+        Ok(())
+    }
+}
+
+fn read<T: DeserializeOwned + Serialize>(kv: &dyn KvRead, key: &[u8]) -> Result<Option<T>> {
+    match kv.get(Family::System, key)? {
+        Some(record) => {
+            let what = String::from_utf8_lossy(key);
+            let (value, _) = codec::decode_record(&what, VERSION, &record)?;
+            Ok(Some(value))
+        }
+        None => Ok(None),
+    }
+}
+
+fn read_applied(kv: &dyn KvRead) -> Result<Option<LogId>> {
+    read(kv, APPLIED)
+}
+
+fn read_membership(kv: &dyn KvRead) -> Result<Membership> {
+    Ok(read(kv, MEMBERSHIP)?.unwrap_or_default())
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = Machine;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId>, openraft::StoredMembership<NodeId, BasicNode>), StorageError> {
+        let read = || Ok((self.applied()?, self.membership()?));
+        read().map_err(|error| StorageIOError::read_state_machine(any(error)).into())
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Bytes>, StorageError>
+    where
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<LogEntry> = entries.into_iter().collect();
+        blocking(|| {
+            let mut answers = Vec::with_capacity(entries.len());
+            for entry in entries {
+                let log_id = entry.log_id;
+                let answer = self.shared.apply(entry).map_err(|error| {
+                    let error = error.context(format!("entry {} can not be applied", log_id.index));
+                    (self.shared.fatal)(&error);
+                    StorageError::from(StorageIOError::apply(log_id, any(error)))
+                })?;
+                answers.push(answer);
+            }
+            Ok(answers)
+        })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Machine {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotCopy>, StorageError> {
+        let receiving = self.shared.snapshots.receive().map_err(state_failed)?;
+        Ok(Box::new(receiving))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<SnapshotCopy>,
+    ) -> Result<(), StorageError> {
+        blocking(|| self.shared.install(meta, &snapshot)).map_err(|error| {
+            StorageIOError::write_snapshot(Some(meta.signature()), any(error)).into()
+        })
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<openraft::Snapshot<Types>>, StorageError> {
+        Ok(self.shared.snapshots.current().map(as_raft))
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Machine {
+    async fn build_snapshot(&mut self) -> Result<openraft::Snapshot<Types>, StorageError> {
+        blocking(|| self.shared.build())
+            .map_err(|error| StorageIOError::write_snapshot(None, any(error)).into())
+    }
+}

@@ -1,0 +1,70 @@
+//! The types with which openraft is used here, and how its failures become ours.
+
+use super::snapshot::SnapshotCopy;
+use bytes::Bytes;
+use openraft::StorageIOError;
+use quarry_common::Error;
+use quarry_common::ids::ServerId;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+openraft::declare_raft_types!(
+    /// An entry is an encoded [`super::entry::Entry`], its answer the encoded answers of its commands; a
+    /// node is the number of a metaserver.
+    pub(crate) Types: D = Bytes, R = Bytes, SnapshotData = SnapshotCopy
+);
+
+pub(crate) type NodeId = u64;
+pub(crate) type LogId = openraft::LogId<NodeId>;
+pub(crate) type LogEntry = openraft::Entry<Types>;
+pub(crate) type Membership = openraft::StoredMembership<NodeId, openraft::BasicNode>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<NodeId, openraft::BasicNode>;
+pub(crate) type StorageError = openraft::StorageError<NodeId>;
+
+/// A boxed future of something that may fail: what an async method of an object-safe trait returns.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = quarry_common::Result<T>> + Send + 'a>>;
+
+/// Called with the reason when this metaserver must not go on: its log can not be written or
+/// its state can not be applied. Does not return outside tests.
+pub type Fatal = Arc<dyn Fn(&Error) + Send + Sync>;
+
+/// Ends the process at once, without any clean-up: what is in memory may be wrong, and what is
+/// on disk is as after a crash.
+pub fn end_process() -> Fatal {
+    Arc::new(|error| {
+        tracing::error!(%error, "this metaserver can not go on");
+        eprintln!("quarry: this metaserver can not go on: {error:?}");
+        std::process::abort();
+    })
+}
+
+/// The number by which openraft knows a metaserver.
+pub(crate) fn node_id(server: ServerId) -> NodeId {
+    NodeId::from(server.0)
+}
+
+/// The metaserver that openraft knows by a number. Numbers are only made by [`node_id`]; another
+/// one is shown as the greatest.
+pub(crate) fn server_id(node: NodeId) -> ServerId {
+    ServerId(u32::try_from(node).unwrap_or(u32::MAX))
+}
+
+/// An error of ours as openraft wants it.
+pub(crate) fn any(error: Error) -> openraft::AnyError {
+    openraft::AnyError::new(&error)
+}
+
+pub(crate) fn state_failed(error: Error) -> StorageError {
+    StorageIOError::write_state_machine(any(error)).into()
+}
+
+/// Runs work that waits for a disk, without stopping the other tasks of this thread where the
+/// runtime has others.
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
