@@ -19,8 +19,12 @@ use std::collections::BTreeMap;
 ///
 /// The hash is pinned for ever: XXH3-64, seed 0, of the eight big-endian bytes of the chunk id.
 pub fn pg_of(chunk: ChunkId, pg_count: u32) -> PgId {
-    let hash = xxhash_rust::xxh3::xxh3_64(&chunk.0.to_be_bytes());
-    PgId((hash & u64::from(pg_count - 1)) as u32)
+    PgId((hash_of(chunk) & u64::from(pg_count - 1)) as u32)
+}
+
+/// The hash of which [`pg_of`] takes the low bits.
+pub fn hash_of(chunk: ChunkId) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(&chunk.0.to_be_bytes())
 }
 
 /// Everything a client or a dataserver knows of the cluster at one epoch.

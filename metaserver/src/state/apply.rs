@@ -1,0 +1,123 @@
+//! Applies entries of the log: one command after the other, each as a whole or not at all.
+
+use super::command::{Action, Answer, Command, Reply};
+use super::keys::SystemKey;
+use super::ops;
+use super::session::{self, Admission};
+use super::stop::{OpResult, Stop};
+use super::txn::{Txn, Who};
+use crate::kv::{Batch, KvRead};
+use crate::raft::Apply;
+use crate::raft::entry::{Entry, encode_answers};
+use bytes::Bytes;
+use quarry_common::ids::{RequestNumber, SessionId, Version};
+use quarry_common::wire::meta::{Caller, Op};
+use quarry_common::{Code, Error, Result, codec};
+
+/// How far a command's version goes ahead of the time because its asker has seen a greater one:
+/// an hour. Clocks of shards differ by less; a greater one is a lie that would use versions up.
+const SEEN_AHEAD_MAX: u64 = 3_600_000_000;
+
+/// The state machine. It keeps nothing in memory between entries.
+#[derive(Debug, Default)]
+pub struct Machine;
+
+impl Machine {
+    /// A state machine.
+    pub fn new() -> Machine {
+        Machine
+    }
+}
+
+impl Apply for Machine {
+    fn apply(&self, base: &dyn KvRead, entry: &[u8]) -> Result<(Batch, Bytes)> {
+        let entry = Entry::decode(entry)?;
+        let mut txn = Txn::new(base);
+        let mut last = Version(txn.number(SystemKey::LastVersion)?);
+        let mut answers = Vec::with_capacity(entry.commands.len());
+        for bytes in &entry.commands {
+            // An entry is proposed by a leader that encoded its commands itself, so one that can
+            // not be decoded is damage or a newer program's: not an answer.
+            let command: Command = codec::decode("a command", bytes)?;
+            last = next_version(last, entry.time_us, command.seen);
+            txn.begin(last);
+            answers.push(run(&mut txn, command.action)?);
+        }
+        txn.set_number(SystemKey::LastVersion, last.0);
+        Ok((txn.into_batch()?, encode_answers(&answers)))
+    }
+
+    fn reset(&self) {}
+}
+
+/// The version of a command: beyond its predecessor and what its asker has seen, and not
+/// before the entry's time.
+fn next_version(last: Version, time_us: u64, seen: Version) -> Version {
+    let beyond_last = last.0.saturating_add(1).max(time_us);
+    let beyond_seen = seen.0.saturating_add(1).min(beyond_last.saturating_add(SEEN_AHEAD_MAX));
+    Version(beyond_last.max(beyond_seen))
+}
+
+/// Runs one command; its encoded answer.
+fn run(txn: &mut Txn<'_>, action: Action) -> Result<Bytes> {
+    match action {
+        Action::Mutate { session, number, answered_below, caller, op } => {
+            let request = Request { session, number, answered_below };
+            mutate(txn, request, &caller, &op)
+        }
+        action => {
+            let result = whole(txn, |txn| act(txn, action))?;
+            Ok(encode_answer(&result))
+        }
+    }
+}
+
+/// Who asks for a mutation.
+struct Request {
+    session: SessionId,
+    number: RequestNumber,
+    answered_below: RequestNumber,
+}
+
+/// A mutation is run once; the same request again gets the answer that was recorded.
+fn mutate(txn: &mut Txn<'_>, request: Request, caller: &Caller, op: &Op) -> Result<Bytes> {
+    let Request { session, number, answered_below } = request;
+    let body_hash = xxhash_rust::xxh3::xxh3_64(&codec::encode(op));
+    match session::admit(txn, session, number, answered_below, body_hash)? {
+        Admission::New => {}
+        Admission::Answered(answer) => return Ok(answer),
+        Admission::Refused(error) => return Ok(encode_answer(&Err(error))),
+    }
+    let who = Who { caller, session };
+    let result = whole(txn, |txn| Ok(Reply::Op(ops::run(txn, &who, op)?)))?;
+    let answer = encode_answer(&result);
+    session::record(txn, session, number, body_hash, &answer)?;
+    Ok(answer)
+}
+
+/// Runs something that changes all or nothing. Its refusal is a value; the error of this
+/// function is that of the state.
+fn whole<T>(
+    txn: &mut Txn<'_>,
+    change: impl FnOnce(&mut Txn<'_>) -> OpResult<T>,
+) -> Result<Result<T>> {
+    let mark = txn.mark();
+    match change(txn) {
+        Ok(value) => Ok(Ok(value)),
+        Err(Stop::Refused(error)) => {
+            txn.roll_back(mark);
+            Ok(Err(error))
+        }
+        Err(Stop::Broken(error)) => Err(error),
+    }
+}
+
+/// Everything but mutations.
+fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
+    let _not_yet = txn;
+    Err(Error::new(Code::NotSupported, format!("{action:?} is not built yet")).into())
+}
+
+fn encode_answer(answer: &Answer) -> Bytes {
+    codec::encode(answer).into()
+}

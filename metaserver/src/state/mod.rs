@@ -1,0 +1,17 @@
+//! The namespace: a deterministic state machine over the key-value state (DESIGN §5).
+//!
+//! [`apply`] takes entries of the log, `ops` has one file for each operation, [`read`] answers
+//! reads. What both need: [`keys`] and [`records`] (the formats), [`txn`] (the state during an
+//! entry), [`access`] (permissions).
+
+pub mod access;
+pub mod apply;
+pub mod command;
+pub mod keys;
+pub mod ops;
+pub mod records;
+pub mod session;
+pub mod stop;
+pub mod text;
+pub mod txn;
+pub mod usage;
