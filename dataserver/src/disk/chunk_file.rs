@@ -195,11 +195,11 @@ impl ChunkFile {
                 ),
             ));
         }
-        self.end_data(health)?;
-        if !(len as usize).is_multiple_of(SECTOR_LEN) {
+        if !self.buffer.len().is_multiple_of(SECTOR_LEN) {
             // The rest of this sector stays empty: it holds acknowledged bytes from now on.
             self.received.cuts.push(len);
         }
+        self.end_data(health)?;
         let record = FlushRecord {
             owner: self.owner,
             sequence: self.flushes,
@@ -207,6 +207,7 @@ impl ChunkFile {
             crc,
             cuts: self.received.cuts.clone(),
         };
+        self.write_out(health)?;
         let data_at = self.buffer_at;
         self.write_sector(
             layout::flush_record_at(self.flushes),

@@ -1,6 +1,6 @@
 //! Where the bytes of a chunk stand in its file.
 //!
-//! Data starts at [`DATA_AT`]. After a flush at a length that fills no whole sector, the data goes on
+//! Data starts at [`DATA_AT`]. After a flush that fills no whole sector, the data goes on
 //! in the next sector: a sector that holds acknowledged bytes is never written again, so no torn
 //! write can damage it (DESIGN §4.4). Such a length is a *cut*; there are at most as many as flushes.
 
@@ -37,9 +37,7 @@ pub struct Run {
 pub fn cuts_are_valid(cuts: &[u32], len: u32) -> bool {
     len <= CHUNK_LEN_MAX
         && cuts.len() <= FLUSHES_MAX as usize
-        && cuts
-            .iter()
-            .all(|cut| *cut > 0 && *cut <= len && !(*cut as usize).is_multiple_of(SECTOR_LEN))
+        && cuts.iter().all(|cut| *cut > 0 && *cut <= len)
         && cuts.is_sorted_by(|a, b| a < b)
 }
 
@@ -142,7 +140,6 @@ mod tests {
         assert!(!cuts_are_valid(&[7, 5], 10));
         assert!(!cuts_are_valid(&[11], 10));
         assert!(!cuts_are_valid(&[0], 10));
-        assert!(!cuts_are_valid(&[4096], 10_000));
         assert!(!cuts_are_valid(&[], CHUNK_LEN_MAX + 1));
         assert!(!cuts_are_valid(&(1..=16).collect::<Vec<_>>(), 100));
     }

@@ -230,9 +230,6 @@ impl Recovery<'_> {
 
     /// Finds out what a chunk file without an entry is; a bad one is set aside, a useless one thrown away.
     fn recover(&self, name: ChunkName, report: &mut Report) -> Result<Option<Entry>> {
-        if self.aside.reason(name).is_some() {
-            return Ok(None);
-        }
         let path = chunk_path(self.rooms, name);
         let owner = owner(self.identity, name);
         let finding = match examine(&path, owner) {
@@ -241,6 +238,9 @@ impl Recovery<'_> {
             finding => finding?,
         };
         match finding {
+            // Marked before: its entry is wanted for lists, its bytes are left alone.
+            Finding::Sealed(entry) if self.aside.reason(name).is_some() => Ok(Some(entry)),
+            _ if self.aside.reason(name).is_some() => Ok(None),
             Finding::Sealed(entry) => {
                 report.files_found += 1;
                 Ok(Some(entry))
@@ -435,4 +435,87 @@ fn scan(bytes: &[u8], nonce: u64, from: u64) -> Vec<Found> {
             .map_or(0, |last| last + 1),
     );
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_common::ids::{ChunkId, PoolId};
+
+    const NONCE: u64 = 0x1234_5678_9abc_def0;
+
+    /// Batches of records, as the segment writer makes them; with where each record ends.
+    fn segment(batches: &[&[usize]]) -> (Vec<u8>, Vec<usize>) {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for batch in batches {
+            for len in *batch {
+                let data = vec![bytes.len() as u8 | 1; *len];
+                let head = RecordHead {
+                    pool: PoolId(1),
+                    nonce: NONCE,
+                    chunk: ChunkId(ends.len() as u64),
+                    at: (BATCHES_AT as usize + bytes.len()) as u32,
+                    len: *len as u32,
+                    crc: Crc::of(&data),
+                };
+                bytes.extend_from_slice(&head.encode());
+                bytes.extend_from_slice(&data);
+                ends.push(bytes.len());
+                bytes.resize(bytes.len().next_multiple_of(RecordHead::ALIGN), 0);
+            }
+            bytes.resize(bytes.len().next_multiple_of(SECTOR_LEN), 0);
+        }
+        (bytes, ends)
+    }
+
+    fn found(bytes: &[u8]) -> Vec<(u64, bool)> {
+        scan(bytes, NONCE, BATCHES_AT)
+            .iter()
+            .map(|found| (found.head.chunk.0, found.verifies))
+            .collect()
+    }
+
+    #[test]
+    fn a_segment_cut_at_every_byte_keeps_the_records_before() {
+        let (bytes, ends) = segment(&[&[100, 5], &[4096], &[1, 70, 3]]);
+        for cut in 0..bytes.len() {
+            let whole: Vec<_> = (0..ends.len() as u64)
+                .zip(&ends)
+                .filter(|(_, end)| **end <= cut)
+                .map(|(chunk, _)| (chunk, true))
+                .collect();
+            assert_eq!(found(&bytes[..cut]), whole, "cut at {cut}");
+            let mut zeroed = bytes.clone();
+            zeroed[cut..].fill(0);
+            assert_eq!(found(&zeroed), whole, "zeros from {cut}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_takes_no_other_record_with_it() {
+        let (bytes, ends) = segment(&[&[100, 5], &[200], &[1, 70, 3]]);
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let wrong: Vec<_> = (0..ends.len() as u64)
+                .filter(|chunk| !found(&flipped).contains(&(*chunk, true)))
+                .collect();
+            assert!(wrong.len() <= 1, "bit {bit} damaged {wrong:?}");
+            assert!(scan(&flipped, NONCE, BATCHES_AT).iter().all(|found| {
+                let data_at = found.head.at as usize - BATCHES_AT as usize + RecordHead::LEN;
+                !found.verifies
+                    || flipped[data_at..data_at + found.head.len as usize]
+                        == bytes[data_at..data_at + found.head.len as usize]
+            }));
+        }
+    }
+
+    #[test]
+    fn records_of_an_older_use_are_none() {
+        let (mut bytes, _) = segment(&[&[100], &[100]]);
+        assert_eq!(scan(&bytes, NONCE ^ 1, BATCHES_AT), []);
+        // The second batch copied over the first: right nonce, wrong place.
+        bytes.copy_within(SECTOR_LEN.., 0);
+        assert_eq!(found(&bytes), [(1, true)]);
+    }
 }

@@ -146,11 +146,14 @@ impl Task {
                 return;
             }
         };
-        let sealed = self.serve(&mut file, queue, outcome);
-        if !sealed {
-            self.give_up(file, &path);
-        } else {
-            file.close(&self.shared.buffers);
+        match self.serve(&mut file, queue, outcome) {
+            Some(reply) => {
+                file.close(&self.shared.buffers);
+                // Before the answer: whoever got it sees the chunk sealed.
+                drop(self.claim);
+                answer(reply, Ok(()));
+            }
+            None => self.give_up(file, &path),
         }
     }
 
@@ -171,13 +174,14 @@ impl Task {
         Ok(file)
     }
 
-    /// Carries out commands until the chunk is sealed (true), given up or failed (false).
+    /// Carries out commands until the chunk is sealed, and returns who is to be told; `None` if it was given
+    /// up or failed.
     fn serve(
         &self,
         file: &mut ChunkFile,
         mut queue: mpsc::Receiver<Command>,
         outcome: &OnceLock<Error>,
-    ) -> bool {
+    ) -> Option<oneshot::Sender<Result<()>>> {
         let health = &self.shared.health;
         while let Some(command) = queue.blocking_recv() {
             let usable = health.check();
@@ -185,7 +189,7 @@ impl Task {
                 Command::Append { pieces, crcs } => {
                     if let Err(error) = usable.and_then(|()| file.append(&pieces, &crcs, health)) {
                         self.record(outcome, error);
-                        return false;
+                        return None;
                     }
                 }
                 Command::Flush { len, crc, reply } => {
@@ -202,23 +206,25 @@ impl Task {
                     let failed = outcome.get().is_some();
                     answer(reply, result);
                     if failed {
-                        return false;
+                        return None;
                     }
                 }
                 Command::Seal { len, crc, reply } => {
                     let result = usable
                         .and_then(|()| file.seal(len, crc, health))
                         .and_then(|entry| self.shared.add_to_index(self.claim.name(), entry));
-                    let sealed = result.is_ok();
-                    if let Err(error) = &result {
-                        self.record(outcome, error.clone());
+                    match result {
+                        Ok(()) => return Some(reply),
+                        Err(error) => {
+                            self.record(outcome, error.clone());
+                            answer(reply, Err(error));
+                            return None;
+                        }
                     }
-                    answer(reply, result);
-                    return sealed;
                 }
             }
         }
-        false
+        None
     }
 
     fn record(&self, outcome: &OnceLock<Error>, error: Error) {
