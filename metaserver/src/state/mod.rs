@@ -6,8 +6,12 @@
 
 pub mod access;
 pub mod apply;
+pub mod chunks;
 pub mod command;
+pub mod data_records;
+pub mod extents;
 pub mod keys;
+pub mod map_state;
 pub mod ops;
 pub mod records;
 pub mod session;

@@ -10,10 +10,12 @@ use super::usage::UsageChanges;
 use crate::kv::{Batch, Family, KvRead, Mark, Overlay};
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, InodeId, SessionId, Slot, Version};
+use quarry_common::map::Topology;
 use quarry_common::time::Nanos;
 use quarry_common::wire::meta::{Attr, Caller};
 use quarry_common::{Code, Error, Result};
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 /// The first sequence of inodes that is given out; those below are the root and its like.
 pub const FIRST_INODE_SEQUENCE: u64 = 16;
@@ -36,6 +38,8 @@ pub struct Txn<'a> {
     version: Version,
     time: Nanos,
     usage: UsageChanges,
+    /// The topology as it is after the changes so far, once it was needed: see [`super::map_state`].
+    pub(super) topology: Option<Arc<Topology>>,
 }
 
 /// A point to roll a [`Txn`] back to.
@@ -73,6 +77,7 @@ impl<'a> Txn<'a> {
             version: Version(0),
             time: Nanos(0),
             usage: UsageChanges::default(),
+            topology: None,
         }
     }
 
@@ -102,6 +107,7 @@ impl<'a> Txn<'a> {
     pub fn roll_back(&mut self, mark: TxnMark) {
         self.state.roll_back(mark.state);
         self.usage.roll_back(mark.usage);
+        self.topology = None;
     }
 
     /// Everything that was written, with the sums of usage settled.

@@ -1,0 +1,70 @@
+//! The count of what refers to each chunk: kept exactly, since collection trusts it.
+
+use super::keys::{self, SystemKey};
+use super::records::ChunkRecord;
+use super::stop::{OpResult, Stop};
+use super::txn::Txn;
+use crate::kv::Family;
+use quarry_common::checksum::Crc;
+use quarry_common::ids::{ChunkId, PoolId};
+use quarry_common::{Code, Error};
+
+/// What the state knows of a chunk, if it was ever committed.
+pub fn find(txn: &Txn<'_>, pool: PoolId, chunk: ChunkId) -> OpResult<Option<ChunkRecord>> {
+    txn.get(Family::Chunks, &keys::chunk(pool, chunk))
+}
+
+/// Takes over that so many bytes of a chunk are durable. A chunk that is known may have grown since; a
+/// shorter length is an older word of the same bytes.
+///
+/// # Errors
+/// `BadReceipt` if the same length had another CRC: then they are not the bytes that were committed.
+pub fn commit(txn: &mut Txn<'_>, pool: PoolId, chunk: ChunkId, len: u32, crc: Crc) -> OpResult<()> {
+    let record = match find(txn, pool, chunk)? {
+        None => {
+            count_unreferenced(txn, 1)?;
+            ChunkRecord { references: 0, len, crc, referenced: 0 }
+        }
+        Some(known) if known.len == len && known.crc != crc => {
+            let text = format!(
+                "the receipt for chunk {chunk} of pool {pool} says CRC {crc:?} over {len} bytes, committed were bytes with {:?}: write them again to another chunk",
+                known.crc
+            );
+            return Err(Error::new(Code::BadReceipt, text).into());
+        }
+        Some(known) if known.len >= len => return Ok(()),
+        Some(known) => ChunkRecord { len, crc, ..known },
+    };
+    txn.put(Family::Chunks, keys::chunk(pool, chunk), &record);
+    Ok(())
+}
+
+/// Extents came and went: so many more references (fewer, if negative), so many more bytes referred to.
+pub fn refer(txn: &mut Txn<'_>, pool: PoolId, chunk: ChunkId, references: i64, bytes: i64) -> OpResult<()> {
+    if references == 0 && bytes == 0 {
+        return Ok(());
+    }
+    let damaged = |what: &str| {
+        let text = format!("chunk {chunk} of pool {pool} {what}: the counts in the state are wrong");
+        Stop::Broken(Error::bug(text))
+    };
+    let mut record = find(txn, pool, chunk)?.ok_or_else(|| damaged("is referred to and not known"))?;
+    let before = record.references;
+    record.references = before.checked_add_signed(references).ok_or_else(|| damaged("has fewer references than were removed"))?;
+    record.referenced = record.referenced.checked_add_signed(bytes).ok_or_else(|| damaged("has fewer bytes than were removed"))?;
+    match (before, record.references) {
+        (0, after) if after > 0 => count_unreferenced(txn, -1)?,
+        (before, 0) if before > 0 => count_unreferenced(txn, 1)?,
+        _ => {}
+    }
+    txn.put(Family::Chunks, keys::chunk(pool, chunk), &record);
+    Ok(())
+}
+
+fn count_unreferenced(txn: &mut Txn<'_>, change: i64) -> OpResult<()> {
+    let count = txn.number(SystemKey::UnreferencedChunks)?;
+    let wrong = || Stop::Broken(Error::bug("there are fewer unreferenced chunks than none"));
+    let count = count.checked_add_signed(change).ok_or_else(wrong)?;
+    txn.set_number(SystemKey::UnreferencedChunks, count);
+    Ok(())
+}
