@@ -10,6 +10,25 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Makes a directory and its missing parents durably: each name is synced in its parent. One that
+/// exists already is left as it is.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_directory(parent)?;
+    match fs::create_dir(path) {
+        // Somebody else made it at the same time.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made?,
+    }
+    sync_directory(parent)
+}
+
 /// Replaces a small file so that after a crash it holds either its old bytes or `bytes`, and holds
 /// `bytes` once this has returned. There must be no two callers at a time for one file.
 ///
@@ -71,5 +90,16 @@ mod tests {
         fs::write(dir.path().join("f.new"), b"half").unwrap();
         replace_private(&dir.path().join("f"), b"whole").unwrap();
         assert_eq!(fs::read(dir.path().join("f")).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn a_directory_is_made_with_its_parents_and_twice_is_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        create_directory(&path).unwrap();
+        create_directory(&path).unwrap();
+        assert!(path.is_dir());
+        fs::write(dir.path().join("f"), b"").unwrap();
+        assert!(create_directory(&dir.path().join("f")).is_err());
     }
 }

@@ -1,1 +1,45 @@
-//! telemetry
+//! Logs, to stderr.
+
+use std::io::IsTerminal;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// The environment variable that says what is logged, as in `info,quarry_common::net=debug`.
+pub const LOG_VARIABLE: &str = "QUARRY_LOG";
+
+/// Starts logging, once for a process: `info` and above unless `QUARRY_LOG` says otherwise. With
+/// `json` a line is an object; else it is for people, with colours on a terminal only. Later calls
+/// change nothing.
+pub fn init(json: bool) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .with_env_var(LOG_VARIABLE)
+        .from_env();
+    let (filter, problem) = match filter {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
+    let logger = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(!json && std::io::stderr().is_terminal());
+    let started = match json {
+        true => logger.json().try_init(),
+        false => logger.try_init(),
+    };
+    if started.is_err() {
+        return;
+    }
+    if let Some(error) = problem {
+        tracing::warn!("{LOG_VARIABLE} is not understood ({error}): logging info and above");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn starting_twice_is_harmless() {
+        super::init(false);
+        super::init(true);
+    }
+}

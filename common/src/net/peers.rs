@@ -1,0 +1,158 @@
+//! Connections to the peers of a process, made when first needed and kept.
+
+use super::connection::{Connection, StreamType};
+use super::endpoint::Endpoint;
+use super::request::Requests;
+use crate::error::{Error, Result};
+use crate::identity::{PeerName, Role};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Mutex as WaitingMutex;
+use tokio::time::Instant;
+
+/// After a failure the peer is not dialled again for this long: all who ask get the same answer.
+const BACK_OFF: Duration = Duration::from_millis(200);
+
+/// A peer that is connected. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// For streams of their own.
+    pub connection: Connection,
+    /// For requests.
+    pub requests: Requests,
+}
+
+impl Peer {
+    /// Whether the connection or its request stream has ended.
+    pub fn is_closed(&self) -> bool {
+        self.connection.is_closed() || self.requests.is_closed()
+    }
+}
+
+/// A cache of peers. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    kind: Option<StreamType>,
+    slots: Mutex<HashMap<PeerName, Arc<Slot>>>,
+}
+
+/// One peer. The lock is held while it is dialled: that is how the others wait for it.
+#[derive(Default)]
+struct Slot(WaitingMutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Unknown,
+    Connected(Peer),
+    Failed {
+        error: Error,
+        address: SocketAddr,
+        at: Instant,
+    },
+}
+
+impl Peers {
+    /// Dials with `endpoint`; request streams are those for the peer's role.
+    pub fn new(endpoint: Endpoint) -> Peers {
+        Peers::with(endpoint, None)
+    }
+
+    /// As [`Peers::new`], but request streams are of the given kind: Raft has its own.
+    pub fn with_stream(endpoint: Endpoint, kind: StreamType) -> Peers {
+        Peers::with(endpoint, Some(kind))
+    }
+
+    fn with(endpoint: Endpoint, kind: Option<StreamType>) -> Peers {
+        Peers {
+            inner: Arc::new(Inner {
+                endpoint,
+                kind,
+                slots: Mutex::default(),
+            }),
+        }
+    }
+
+    /// The endpoint that dials.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    /// The peer of that name, dialled at `address` if it is not connected. All who ask at the same
+    /// time wait for one attempt; for 200 ms after a failure they get its error.
+    ///
+    /// Cancel-safe: if the caller that dials goes away, the next one dials.
+    ///
+    /// # Errors
+    /// As [`Endpoint::connect`].
+    pub async fn get(&self, name: &PeerName, address: SocketAddr) -> Result<Peer> {
+        let slot = self.slot(name);
+        let mut state = slot.0.lock().await;
+        match &*state {
+            State::Connected(peer) if !peer.is_closed() => return Ok(peer.clone()),
+            State::Failed {
+                error,
+                address: failed_at,
+                at,
+            } if *failed_at == address && at.elapsed() < BACK_OFF => return Err(error.clone()),
+            State::Connected(_) | State::Failed { .. } | State::Unknown => {}
+        }
+        match self.inner.endpoint.connect(address, name).await {
+            Ok(connection) => {
+                let kind = self.inner.kind.unwrap_or(match name.role {
+                    Role::Metaserver => StreamType::MetaRequests,
+                    Role::Dataserver => StreamType::DataRequests,
+                    Role::User | Role::Join => StreamType::Push,
+                });
+                let peer = Peer {
+                    requests: Requests::new(&connection, kind),
+                    connection,
+                };
+                *state = State::Connected(peer.clone());
+                Ok(peer)
+            }
+            Err(error) => {
+                *state = State::Failed {
+                    error: error.clone(),
+                    address,
+                    at: Instant::now(),
+                };
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets a peer: it is dialled again when it is next needed. Those who have it keep it.
+    pub fn forget(&self, name: &PeerName) {
+        self.slots().remove(name);
+    }
+
+    fn slot(&self, name: &PeerName) -> Arc<Slot> {
+        let mut slots = self.slots();
+        match slots.get(name) {
+            Some(slot) => slot.clone(),
+            None => slots.entry(name.clone()).or_default().clone(),
+        }
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<PeerName, Arc<Slot>>> {
+        self.inner
+            .slots
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Peers({} known)", self.slots().len())
+    }
+}
