@@ -52,7 +52,9 @@ async fn main() -> Result<()> {
                     let mut done = 0u64;
                     while Instant::now() < until {
                         let mut command = vec![0; 200];
-                        let key = next.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                        let key = next
+                            .fetch_add(1, Ordering::Relaxed)
+                            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
                         command[..8].copy_from_slice(&key.to_be_bytes());
                         raft.propose(command.into()).await?;
                         done += 1;
@@ -65,7 +67,8 @@ async fn main() -> Result<()> {
         for task in tasks {
             done += task.await.expect("a caller panicked")?;
         }
-        let wait = Duration::from_secs(3) * callers / u32::try_from(done.max(1)).unwrap_or(u32::MAX);
+        let wait =
+            Duration::from_secs(3) * callers / u32::try_from(done.max(1)).unwrap_or(u32::MAX);
         println!("{callers:7}  {:11}  {wait:?}", done / 3);
     }
     let begun = Instant::now();
@@ -78,7 +81,10 @@ async fn main() -> Result<()> {
     raft.stop().await?;
     drop(raft);
     std::fs::remove_dir_all(&dir).map_err(|error| {
-        quarry_common::Error::new(quarry_common::Code::Io, format!("{} was not removed", dir.display()))
-            .with_source(error)
+        quarry_common::Error::new(
+            quarry_common::Code::Io,
+            format!("{} was not removed", dir.display()),
+        )
+        .with_source(error)
     })
 }

@@ -6,7 +6,9 @@ use super::log::{Flushed, Growth, LogStore};
 use super::machine::Machine;
 use super::network::NoPeers;
 use super::snapshot::Snapshots;
-use super::types::{Fatal, NodeId, Pending, Types, blocking, end_process, node_id, server_id};
+use super::types::{
+    Fatal, LogId, NodeId, Pending, Types, blocking, end_process, node_id, server_id,
+};
 use super::{Apply, Consensus, Leader, Metrics};
 use crate::kv::Kv;
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// How a Raft group runs on this metaserver.
@@ -71,15 +74,18 @@ pub struct Raft {
     /// Taken away by `stop`.
     batcher: Mutex<Option<Arc<Batcher>>>,
     barrier: Barrier,
-    machine: Machine,
     growth: Arc<Growth>,
     server: ServerId,
     /// This metaserver is the only member. There is no way yet to add others; one must clear
     /// this before it proposes the change.
     alone: AtomicBool,
+    /// The last entry of the log when it was opened.
+    end_at_start: Option<LogId>,
     stopped: CancellationToken,
-    /// Keeps the log open; taken away by `stop`.
-    log: Mutex<Option<LogStore>>,
+    /// Taken away by `stop`.
+    machine: Mutex<Option<Machine>>,
+    /// Ends when openraft's tasks have let go of log and state; taken away by `stop`.
+    closed: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 impl Raft {
@@ -95,6 +101,7 @@ impl Raft {
     ) -> Result<Raft> {
         let flushed = Arc::new(Flushed::default());
         let growth = Arc::new(Growth::new(options.snapshot_len));
+        let (open, closed) = mpsc::channel(1);
         let (log, machine) = blocking(|| {
             let snapshots = Snapshots::open(&options.dir.join("snapshots"))?;
             let machine = Machine::open(
@@ -104,6 +111,7 @@ impl Raft {
                 Arc::clone(&flushed),
                 Arc::clone(&growth),
                 Arc::clone(&options.fatal),
+                open.clone(),
             )?;
             let log = LogStore::open(
                 &options.dir.join("log"),
@@ -111,10 +119,12 @@ impl Raft {
                 flushed,
                 Arc::clone(&growth),
                 Arc::clone(&options.fatal),
+                open,
             )?;
             Ok::<_, Error>((log, machine))
         })?;
         check_ends(&log, &machine, &options.dir)?;
+        let end_at_start = log.last();
 
         let config = openraft::Config {
             cluster_name: format!("shard-{}", options.shard),
@@ -134,7 +144,7 @@ impl Raft {
             )
         })?;
         let id = node_id(options.server);
-        let inner = Inner::new(id, Arc::new(config), NoPeers, log.clone(), machine.clone())
+        let inner = Inner::new(id, Arc::new(config), NoPeers, log, machine.clone())
             .await
             .map_err(failed)?;
         let alone = machine.membership()?.membership().voter_ids().eq([id]);
@@ -166,12 +176,13 @@ impl Raft {
         Ok(Raft {
             batcher: Mutex::new(Some(Arc::new(Batcher::start(proposals, options.clock)))),
             barrier,
-            machine,
             growth,
             server: options.server,
             alone: AtomicBool::new(alone),
+            end_at_start,
             stopped,
-            log: Mutex::new(Some(log)),
+            machine: Mutex::new(Some(machine)),
+            closed: Mutex::new(Some(closed)),
             inner,
         })
     }
@@ -206,7 +217,9 @@ impl Raft {
     /// Returns when this metaserver can serve as the leader; `Unreachable` after `timeout`.
     pub async fn wait_until_leading(&self, timeout: Duration) -> Result<()> {
         let mut metrics = self.inner.metrics();
-        let leading = metrics.wait_for(|metrics| leads(metrics) || metrics.running_state.is_err());
+        let leading = metrics.wait_for(|metrics| {
+            leads(metrics, self.end_at_start) || metrics.running_state.is_err()
+        });
         match tokio::time::timeout(timeout, leading).await {
             Ok(Ok(metrics)) => metrics.running_state.clone().map_err(failed),
             Ok(Err(_)) => Err(stopping()),
@@ -235,8 +248,15 @@ impl Raft {
         take(&self.batcher);
         let joined = self.inner.shutdown().await;
         joined.map_err(|error| Error::bug(format!("Raft panicked: {error}")))?;
-        take(&self.log);
-        blocking(|| self.machine.flush())
+        if let Some(machine) = take(&self.machine) {
+            blocking(|| machine.flush())?;
+        }
+        let closed = take(&self.closed);
+        if let Some(mut closed) = closed {
+            // Nothing is ever sent.
+            closed.recv().await;
+        }
+        Ok(())
     }
 }
 
@@ -252,9 +272,8 @@ fn check_ends(log: &LogStore, machine: &Machine, dir: &Path) -> Result<()> {
     if log.last() >= applied || machine.snapshot_end() >= applied {
         return Ok(());
     }
-    let index = |id: Option<super::types::LogId>| {
-        id.map_or("nothing".to_owned(), |id| format!("entry {}", id.index))
-    };
+    let index =
+        |id: Option<LogId>| id.map_or("nothing".to_owned(), |id| format!("entry {}", id.index));
     Err(Error::new(
         Code::ChecksumMismatch,
         format!(
@@ -312,12 +331,15 @@ impl Propose for Proposals {
     }
 }
 
-/// Whether this node leads and has applied an entry of its own term, and with it all earlier ones.
-fn leads(metrics: &RaftMetrics<NodeId, BasicNode>) -> bool {
+/// Whether this node leads and has applied everything that was agreed before: an entry of its own
+/// term. After a restart openraft may resume the term in which it led before, and the state
+/// may hold entries of that term while others wait to be replayed: so the end of the log
+/// at the start must be reached as well.
+fn leads(metrics: &RaftMetrics<NodeId, BasicNode>, end_at_start: Option<LogId>) -> bool {
+    let is_own = |applied: LogId| applied.leader_id.term == metrics.current_term;
     metrics.state == ServerState::Leader
-        && metrics
-            .last_applied
-            .is_some_and(|applied| applied.leader_id.term == metrics.current_term)
+        && metrics.last_applied.is_some_and(is_own)
+        && metrics.last_applied >= end_at_start
 }
 
 fn not_leader(to: &ForwardToLeader<NodeId, BasicNode>) -> Error {
@@ -397,7 +419,7 @@ impl Consensus for Raft {
     }
 
     fn is_leader(&self) -> bool {
-        leads(&self.inner.metrics().borrow())
+        leads(&self.inner.metrics().borrow(), self.end_at_start)
     }
 
     fn snapshot(&self) -> Pending<'_, ()> {
@@ -414,7 +436,7 @@ impl Consensus for Raft {
         Metrics {
             term: metrics.current_term,
             leader: metrics.current_leader.map(server_id),
-            is_leader: leads(&metrics),
+            is_leader: leads(&metrics, self.end_at_start),
             last_log: metrics.last_log_index,
             applied: metrics.last_applied.map(|id| id.index),
             snapshot: metrics.snapshot.map(|id| id.index),

@@ -5,8 +5,8 @@ use super::Apply;
 use super::log::{Flushed, Growth};
 use super::snapshot::{SnapshotCopy, Snapshots, as_raft, copy_state};
 use super::types::{
-    Fatal, LogEntry, LogId, Membership, NodeId, SnapshotMeta, StorageError, Types, any, blocking,
-    state_failed,
+    Fatal, LogEntry, LogId, Membership, NodeId, Open, SnapshotMeta, StorageError, Types, any,
+    blocking, state_failed,
 };
 use crate::kv::{Batch, Family, Kv, KvRead};
 use bytes::Bytes;
@@ -37,6 +37,8 @@ struct Shared {
     flushed: Arc<Flushed>,
     growth: Arc<Growth>,
     fatal: Fatal,
+    /// Dropped last, when the state is not used any more.
+    _open: Open,
 }
 
 impl Machine {
@@ -49,6 +51,7 @@ impl Machine {
         flushed: Arc<Flushed>,
         growth: Arc<Growth>,
         fatal: Fatal,
+        open: Open,
     ) -> Result<Machine> {
         let applied = read_applied(kv.as_ref())?;
         if let Some((meta, copy)) = snapshots.current()
@@ -66,6 +69,7 @@ impl Machine {
             flushed,
             growth,
             fatal,
+            _open: open,
         };
         Ok(Machine {
             shared: Arc::new(shared),
@@ -204,19 +208,18 @@ impl RaftStateMachine<Types> for Machine {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
-        blocking(|| {
-            let mut answers = Vec::with_capacity(entries.len());
-            for entry in entries {
-                let log_id = entry.log_id;
-                let answer = self.shared.apply(entry).map_err(|error| {
-                    let error = error.context(format!("entry {} can not be applied", log_id.index));
-                    (self.shared.fatal)(&error);
-                    StorageError::from(StorageIOError::apply(log_id, any(error)))
-                })?;
-                answers.push(answer);
-            }
-            Ok(answers)
-        })
+        let mut answers = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let log_id = entry.log_id;
+            let applied = blocking(|| self.shared.apply(entry));
+            let answer = applied.map_err(|error| {
+                let error = error.context(format!("entry {} can not be applied", log_id.index));
+                (self.shared.fatal)(&error);
+                StorageIOError::apply(log_id, any(error))
+            })?;
+            answers.push(answer);
+        }
+        Ok(answers)
     }
 
     async fn get_snapshot_builder(&mut self) -> Machine {

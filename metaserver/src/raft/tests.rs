@@ -24,10 +24,12 @@ const SERVER: ServerId = ServerId(7);
 #[derive(Default)]
 struct Counting {
     resets: AtomicUsize,
+    slowness: Duration,
 }
 
 impl Apply for Counting {
     fn apply(&self, base: &dyn KvRead, entry: &[u8]) -> Result<(Batch, Bytes)> {
+        std::thread::sleep(self.slowness);
         let entry = Entry::decode(entry)?;
         let mut overlay = Overlay::new(base);
         let mut answers = Vec::new();
@@ -128,6 +130,7 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Stores {
             true => rocks(&dir.path().join("state")),
             false => Arc::new(Memory::new()),
         };
+        let (open, _) = tokio::sync::mpsc::channel(1);
         // The suite purges without a state.
         let flushed = Arc::new(Flushed::default());
         let all = openraft::LogId::new(openraft::CommittedLeaderId::new(0, 0), u64::MAX - 1);
@@ -140,11 +143,12 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Stores {
             Arc::clone(&flushed),
             Arc::clone(&growth),
             Arc::clone(&fatal),
+            open.clone(),
         )
         .unwrap();
         let snapshots = Snapshots::open(&dir.path().join("snapshots")).unwrap();
         let apply = Arc::new(Counting::default());
-        let machine = Machine::open(kv, apply, snapshots, flushed, growth, fatal).unwrap();
+        let machine = Machine::open(kv, apply, snapshots, flushed, growth, fatal, open).unwrap();
         Ok((dir, log, machine))
     }
 }
@@ -187,6 +191,38 @@ async fn what_was_answered_survives_a_kill_though_the_state_was_never_flushed() 
         (3, 2)
     );
     assert_eq!(propose(&raft, "f3").await, 4, "each was applied once");
+    raft.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_leader_serves_nothing_before_it_has_replayed_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, killed) = (dir.path().join("live"), dir.path().join("killed"));
+    let kv = Arc::new(Memory::new());
+    let raft = start(options(&live), kv.clone()).await;
+    propose(&raft, "x").await;
+    // The state holds entries of the term that a restart may resume, and not the rest of them.
+    kv.flush().unwrap();
+    for _ in 0..40 {
+        propose(&raft, "x").await;
+    }
+    copy_as_killed(&live, &killed);
+    let kv = Arc::new(kv.after_power_cut());
+    raft.stop().await.unwrap();
+
+    assert_eq!(count(kv.as_ref(), "x"), 1);
+    let slow = Counting {
+        slowness: Duration::from_millis(2),
+        ..Counting::default()
+    };
+    let raft = Raft::start(options(&killed), kv.clone(), Arc::new(slow))
+        .await
+        .unwrap();
+    while !raft.is_leader() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    raft.read_barrier().await.unwrap();
+    assert_eq!(count(kv.as_ref(), "x"), 41);
     raft.stop().await.unwrap();
 }
 
@@ -399,6 +435,7 @@ async fn a_snapshot_that_was_installed_replaces_the_state_and_its_caches() {
             Arc::default(),
             Arc::new(Growth::new(u64::MAX)),
             Arc::new(|error| panic!("{error:?}")),
+            tokio::sync::mpsc::channel(1).0,
         );
         (kv, apply, machine.unwrap())
     };
@@ -478,6 +515,7 @@ fn an_interrupted_installation_is_completed_at_the_next_start() {
         flushed,
         Arc::new(Growth::new(u64::MAX)),
         Arc::new(|error| panic!("{error:?}")),
+        tokio::sync::mpsc::channel(1).0,
     );
     assert_eq!(machine.unwrap().applied().unwrap(), Some(applied));
     assert_eq!(count(empty.as_ref(), "x"), 5);

@@ -39,6 +39,9 @@ pub fn end_process() -> Fatal {
     })
 }
 
+/// Held by whoever uses a log or a state; its receiver ends when nobody does any more.
+pub(crate) type Open = tokio::sync::mpsc::Sender<()>;
+
 /// The number by which openraft knows a metaserver.
 pub(crate) fn node_id(server: ServerId) -> NodeId {
     NodeId::from(server.0)

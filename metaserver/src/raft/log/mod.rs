@@ -10,7 +10,7 @@ mod tail;
 mod tests;
 mod writer;
 
-use super::types::{Fatal, LogEntry, LogId, NodeId, StorageError, Types, any, blocking};
+use super::types::{Fatal, LogEntry, LogId, NodeId, Open, StorageError, Types, any, blocking};
 use crate::kv::rocks_error;
 use openraft::storage::LogFlushed;
 use openraft::{LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
@@ -103,6 +103,8 @@ struct Shared {
     tail: Mutex<Tail>,
     flushed: Arc<Flushed>,
     growth: Arc<Growth>,
+    /// Dropped last, when the log is closed.
+    _open: Open,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,6 +125,7 @@ impl LogStore {
         flushed: Arc<Flushed>,
         growth: Arc<Growth>,
         fatal: Fatal,
+        open: Open,
     ) -> Result<LogStore> {
         let name = format!("the Raft log {}", dir.display());
         let db = open_db(dir)
@@ -138,6 +141,7 @@ impl LogStore {
             tail: Mutex::default(),
             flushed,
             growth,
+            _open: open,
         };
         Ok(LogStore {
             shared: Arc::new(shared),
@@ -299,7 +303,7 @@ impl Shared {
         Ok(found)
     }
 
-    fn entries(&self, from: u64, to: u64, len_max: usize) -> Result<Vec<LogEntry>, StorageError> {
+    fn entries(&self, from: u64, to: u64, len_max: usize) -> Result<Vec<LogEntry>> {
         if from >= to {
             return Ok(Vec::new());
         }
@@ -307,8 +311,11 @@ impl Shared {
             return Ok(found);
         }
         blocking(|| self.read(from, to, len_max))
-            .map_err(|error| StorageIOError::read_log_at_index(from, any(error)).into())
     }
+}
+
+fn read_failed(error: Error) -> StorageError {
+    StorageIOError::read_logs(any(error)).into()
 }
 
 impl RaftLogReader<Types> for LogStore {
@@ -326,7 +333,9 @@ impl RaftLogReader<Types> for LogStore {
             Bound::Excluded(to) => *to,
             Bound::Unbounded => u64::MAX,
         };
-        self.shared.entries(from, to, usize::MAX)
+        self.shared
+            .entries(from, to, usize::MAX)
+            .map_err(read_failed)
     }
 
     async fn limited_get_log_entries(
@@ -334,7 +343,9 @@ impl RaftLogReader<Types> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<LogEntry>, StorageError> {
-        self.shared.entries(start, end, RAFT_ENTRY_LEN_MAX)
+        self.shared
+            .entries(start, end, RAFT_ENTRY_LEN_MAX)
+            .map_err(read_failed)
     }
 }
 
@@ -411,7 +422,10 @@ impl openraft::storage::RaftLogStorage<Types> for LogStore {
         written.map_err(|error| StorageIOError::write_logs(any(error)))?;
         self.shared.tail().truncate(log_id.index);
         let before = match log_id.index.checked_sub(1) {
-            Some(before) => self.shared.entries(before, log_id.index, usize::MAX)?.pop(),
+            Some(before) => {
+                let found = self.shared.entries(before, log_id.index, usize::MAX);
+                found.map_err(read_failed)?.pop()
+            }
             None => None,
         };
         let mut ends = self.shared.ends();

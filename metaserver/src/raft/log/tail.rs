@@ -39,8 +39,14 @@ impl Tail {
 
     /// Forgets the entries from `index` on.
     pub(super) fn truncate(&mut self, index: u64) {
-        while let Some(last) = self.entries.pop_back_if(|last| last.log_id.index >= index) {
-            self.len -= len(&last);
+        while self
+            .entries
+            .back()
+            .is_some_and(|last| last.log_id.index >= index)
+        {
+            if let Some(last) = self.entries.pop_back() {
+                self.len -= len(&last);
+            }
         }
     }
 

@@ -23,12 +23,14 @@ fn entry(index: u64) -> LogEntry {
 
 fn open(dir: &Path) -> Result<LogStore> {
     let fatal: Fatal = Arc::new(|error| panic!("{error:?}"));
+    let (open, _) = tokio::sync::mpsc::channel(1);
     LogStore::open(
         dir,
         OWNER,
         Arc::default(),
         Arc::new(Growth::new(u64::MAX)),
         fatal,
+        open,
     )
 }
 
@@ -179,4 +181,27 @@ async fn a_record_cut_short_by_a_crash_is_dropped_since_it_was_never_acknowledge
     let wal = fs::OpenOptions::new().write(true).open(wal(&cut)).unwrap();
     wal.set_len(wal.metadata().unwrap().len() - 9).unwrap();
     assert_eq!(open(&cut).unwrap().last(), Some(id(4)));
+}
+
+#[tokio::test]
+async fn a_log_that_can_not_be_written_ends_the_process_and_answers_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    drop(open(&path).unwrap());
+    let families = [ENTRIES, META, "default"];
+    let db = DB::open_cf_for_read_only(&Options::default(), &path, families, false).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let fatal: Fatal = {
+        let seen = Arc::clone(&seen);
+        Arc::new(move |error| seen.lock().unwrap().push(error.text.clone()))
+    };
+    let writer = Writer::start(Arc::new(db), "the Raft log".to_owned(), fatal).unwrap();
+    let vote = || vec![put_meta(VOTE, &Vote::new(1, 1))];
+    assert_eq!(writer.write(vote()).await.unwrap_err().code, Code::Io);
+    assert_eq!(writer.write(vote()).await.unwrap_err().code, Code::Stopping);
+    let seen = seen.lock().unwrap();
+    assert!(
+        seen.len() == 1 && seen[0].contains("the Raft log can not be written"),
+        "{seen:?}"
+    );
 }
