@@ -1,0 +1,70 @@
+//! How a metaserver is set up: what stands in its TOML file, and what a new cluster begins with.
+
+use quarry_common::ids::{ClusterId, PoolId, ServerId};
+use quarry_common::limits::CHUNK_LEN_MAX;
+use quarry_common::map::{FailureDomain, Pool, Redundancy};
+use quarry_common::wire::meta::User;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The settings of a metaserver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetaserverConfig {
+    /// Where it listens, UDP.
+    pub listen: SocketAddr,
+    /// `host:port` at which others reach it; the address it listens on if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// Its directory: state, log, snapshots.
+    pub dir: PathBuf,
+    /// Memory for the state's block cache, in MiB.
+    #[serde(default = "default_cache_mib")]
+    pub cache_mib: u64,
+}
+
+fn default_cache_mib() -> u64 {
+    256
+}
+
+/// What a new cluster begins with; used when the state is empty.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSeed {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Whole copies of every chunk.
+    pub replicas: u8,
+    /// A placement group takes writes with at least so many members.
+    pub min_members: u8,
+    /// Placement groups of the first pool, a power of two.
+    pub pg_count: u32,
+    /// Chunks are given out only after so many dataservers have registered once, so that the
+    /// first placement is made over all of them.
+    pub dataservers: u32,
+    /// The metaservers and their addresses.
+    pub metaservers: Vec<(ServerId, String)>,
+    /// The first users.
+    pub users: Vec<User>,
+}
+
+impl ClusterSeed {
+    /// The first pool.
+    pub fn pool(&self) -> (PoolId, Pool) {
+        let pool = Pool {
+            name: "main".into(),
+            redundancy: Redundancy::Replicated {
+                replicas: self.replicas,
+                min_members: self.min_members,
+            },
+            failure_domain: FailureDomain::Host,
+            pg_count: self.pg_count,
+            chunk_len_max: CHUNK_LEN_MAX,
+            in_use: false,
+            exceptions: BTreeMap::new(),
+        };
+        (PoolId(1), pool)
+    }
+}
