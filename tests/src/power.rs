@@ -1,0 +1,89 @@
+//! A power cut: a file system of its own on a loop device that forgets what was not synced.
+//!
+//! SIGKILL proves nothing about syncs, since the page cache survives it. `shutdown` of the
+//! file system drops everything that did not reach the device, names included.
+
+use crate::run::tool;
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// An ext4 on a loop device, unmounted when dropped.
+#[derive(Debug)]
+pub struct LoopDisk {
+    image: PathBuf,
+    mount: PathBuf,
+}
+
+impl LoopDisk {
+    /// Makes one of `len` bytes below the folder `at`; the image is sparse.
+    pub fn new(at: &Path, name: &str, len: u64) -> Result<LoopDisk> {
+        let disk = LoopDisk {
+            image: at.join(format!("{name}.img")),
+            mount: at.join(name),
+        };
+        fs::File::create(&disk.image)?.set_len(len)?;
+        fs::create_dir(&disk.mount)?;
+        tool(
+            "mkfs.ext4",
+            [
+                text("-q"),
+                text("-F"),
+                text("-m"),
+                text("0"),
+                disk.image.as_os_str().into(),
+            ],
+        )?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+
+    fn mount(&self) -> Result<()> {
+        let args = [
+            text("-o"),
+            text("loop"),
+            self.image.as_os_str().into(),
+            self.mount.as_os_str().into(),
+        ];
+        tool("mount", args).map(drop)
+    }
+
+    /// Drops everything that was not synced. All processes that used it must be dead.
+    ///
+    /// Fails if the cut did not take effect: a file that was written just before, and never
+    /// synced, must be gone.
+    pub fn cut_power(&self) -> Result<()> {
+        let witness = self.mount.join("not synced");
+        fs::write(&witness, b"this must be lost")?;
+        tool(
+            "xfs_io",
+            [
+                text("-x"),
+                text("-c"),
+                text("shutdown"),
+                self.mount.as_os_str().into(),
+            ],
+        )?;
+        tool("umount", [&self.mount])?;
+        self.mount()?;
+        ensure!(!witness.exists(), "the power cut lost nothing: it was none");
+        Ok(())
+    }
+}
+
+fn text(word: &str) -> std::ffi::OsString {
+    word.into()
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        if let Err(error) = tool("umount", [&self.mount]).context("unmount a loop disk") {
+            eprintln!("{error:#}");
+        }
+    }
+}
