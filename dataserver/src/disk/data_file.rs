@@ -3,7 +3,7 @@
 use super::health::Health;
 use super::layout::SECTOR_LEN;
 use quarry_common::limits::FRAME_LEN_MAX;
-use quarry_common::{Error, Result};
+use quarry_common::{Code, Error, Result};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -102,12 +102,18 @@ pub struct DataFile {
 }
 
 impl DataFile {
-    /// Creates a file that must not exist.
+    /// Creates a file that must not exist; `ChunkUsed` if it does.
     pub fn create(path: &Path, direct_io: bool, health: &Health) -> Result<DataFile> {
         let file = options(direct_io)
             .create_new(true)
             .open(path)
-            .map_err(|error| health.write_error("create", path, error))?;
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => Error::new(
+                    Code::ChunkUsed,
+                    format!("{} is there already: take another id", path.display()),
+                ),
+                _ => health.write_error("create", path, error),
+            })?;
         Ok(DataFile {
             file,
             path: path.to_path_buf(),

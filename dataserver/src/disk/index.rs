@@ -14,6 +14,7 @@
 //! Files are ordered by folder so that a start compares them with a listing, folder by folder.
 
 use super::entry::Entry;
+use super::health::io_error;
 use super::identity::DiskIdentity;
 use super::name::ChunkName;
 use super::segment_format::SegmentId;
@@ -25,7 +26,7 @@ use rocksdb::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// The format of keys and values together; another one means: rebuild.
@@ -58,6 +59,8 @@ pub struct Counts {
 pub struct Index {
     db: DB,
     write_options: WriteOptions,
+    /// Made when the index turns out to be damaged: the next start does not trust it.
+    mark: PathBuf,
     /// Also the lock of every change: counts are stored with what they count.
     counts: Mutex<Counts>,
 }
@@ -102,11 +105,19 @@ fn damaged(error: impl std::fmt::Display) -> Error {
     )
 }
 
+/// Where the mark of a damaged index is: beside it.
+fn mark_path(folder: &Path) -> PathBuf {
+    folder.with_extension("damaged")
+}
+
 impl Index {
     /// Opens or creates the index in `folder` for the disk `identity`.
     ///
     /// An error means that it is to be moved away and rebuilt.
     pub fn open(folder: &Path, identity: DiskIdentity) -> Result<Index> {
+        if mark_path(folder).exists() {
+            return Err(damaged("it was found damaged while it was in use"));
+        }
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_write_buffer_size(WRITE_BUFFER_LEN);
@@ -142,15 +153,44 @@ impl Index {
         Ok(Index {
             db,
             write_options,
+            mark: mark_path(folder),
             counts: Mutex::new(counts),
         })
+    }
+
+    /// Forgets that an index in `folder` was damaged, once it was moved away.
+    pub fn clear_mark(folder: &Path) -> Result<()> {
+        match std::fs::remove_file(mark_path(folder)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(io_error("remove", &mark_path(folder), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An error of the index in use: the next start rebuilds it.
+    fn damaged(&self, error: impl std::fmt::Display) -> Error {
+        let error = damaged(error);
+        if let Err(unmarked) = std::fs::write(&self.mark, &error.text) {
+            tracing::error!(
+                "{}: {unmarked}; remove the index by hand before the next start",
+                self.mark.display()
+            );
+        }
+        error
     }
 
     /// The entry of a chunk.
     pub fn get(&self, name: ChunkName) -> Result<Option<Entry>> {
         for kind in [FILE, SMALL] {
-            if let Some(bytes) = self.db.get_pinned(key(kind, name)).map_err(damaged)? {
-                return Entry::decode(&bytes).map(Some).map_err(damaged);
+            if let Some(bytes) = self
+                .db
+                .get_pinned(key(kind, name))
+                .map_err(|error| self.damaged(error))?
+            {
+                return Entry::decode(&bytes)
+                    .map(Some)
+                    .map_err(|error| self.damaged(error));
             }
         }
         Ok(None)
@@ -162,7 +202,7 @@ impl Index {
             if self
                 .db
                 .get_pinned(key(kind, name))
-                .map_err(damaged)?
+                .map_err(|error| self.damaged(error))?
                 .is_some()
             {
                 return Ok(true);
@@ -208,7 +248,7 @@ impl Index {
         batch.put(COUNTS, codec::encode(&changed));
         self.db
             .write_opt(batch, &self.write_options)
-            .map_err(damaged)?;
+            .map_err(|error| self.damaged(error))?;
         *counts = changed;
         Ok(())
     }
@@ -230,7 +270,7 @@ impl Index {
         batch.put(COUNTS, codec::encode(&changed));
         self.db
             .write_opt(batch, &self.write_options)
-            .map_err(damaged)?;
+            .map_err(|error| self.damaged(error))?;
         *counts = changed;
         Ok(())
     }
@@ -242,11 +282,11 @@ impl Index {
             .db
             .iterator(IteratorMode::From(&[POSITION], Direction::Forward))
         {
-            let (key, value) = item.map_err(damaged)?;
+            let (key, value) = item.map_err(|error| self.damaged(error))?;
             let (Some([kind, segment @ ..]), Some(position)) =
                 (key.first_chunk::<5>(), value.first_chunk::<8>())
             else {
-                return Err(damaged("a position is malformed"));
+                return Err(self.damaged("a position is malformed"));
             };
             if *kind != POSITION {
                 break;
@@ -267,28 +307,31 @@ impl Index {
             .db
             .iterator(IteratorMode::From(&prefix, Direction::Forward))
         {
-            let (key, _) = item.map_err(damaged)?;
+            let (key, _) = item.map_err(|error| self.damaged(error))?;
             if !key.starts_with(&prefix) {
                 break;
             }
-            names.push(parse_key(&key).ok_or_else(|| damaged("a key is malformed"))?);
+            names.push(parse_key(&key).ok_or_else(|| self.damaged("a key is malformed"))?);
         }
         Ok(names)
     }
 
     /// Every sealed chunk with its entry, in no order that means anything.
     pub fn entries(&self) -> impl Iterator<Item = Result<(ChunkName, Entry)>> {
-        [FILE, SMALL].into_iter().flat_map(|kind| {
+        [FILE, SMALL].into_iter().flat_map(move |kind| {
             self.db
                 .iterator(IteratorMode::From(&[kind], Direction::Forward))
                 .take_while(move |item| {
                     item.as_ref()
                         .map_or(true, |(key, _)| key.first() == Some(&kind))
                 })
-                .map(|item| {
-                    let (key, value) = item.map_err(damaged)?;
-                    let name = parse_key(&key).ok_or_else(|| damaged("a key is malformed"))?;
-                    Ok((name, Entry::decode(&value).map_err(damaged)?))
+                .map(move |item| {
+                    let (key, value) = item.map_err(|error| self.damaged(error))?;
+                    let name = parse_key(&key).ok_or_else(|| self.damaged("a key is malformed"))?;
+                    Ok((
+                        name,
+                        Entry::decode(&value).map_err(|error| self.damaged(error))?,
+                    ))
                 })
         })
     }
@@ -300,7 +343,7 @@ impl Index {
 
     /// Makes everything durable, so that the next start need not read it again.
     pub fn flush(&self) -> Result<()> {
-        self.db.flush().map_err(damaged)
+        self.db.flush().map_err(|error| self.damaged(error))
     }
 }
 

@@ -81,6 +81,7 @@ impl Recovery<'_> {
                 if self.rooms.index.exists() {
                     self.trash.put(&self.rooms.index)?;
                 }
+                Index::clear_mark(&self.rooms.index)?;
                 fs::create_dir_all(&self.rooms.index)
                     .map_err(|error| io_error("create", &self.rooms.index, error))?;
                 let index = Index::open(&self.rooms.index, self.identity)?;
@@ -90,6 +91,11 @@ impl Recovery<'_> {
             Err(error) => return Err(error),
         };
         if report != Report::default() {
+            // What was found may be in the page cache alone, left by a process that died before its sync.
+            let root = File::open(&self.rooms.root)
+                .map_err(|error| io_error("open", &self.rooms.root, error))?;
+            rustix::fs::syncfs(&root)
+                .map_err(|error| self.health.sync_error(&self.rooms.root, error.into()))?;
             index.flush()?;
             tracing::info!("{}: {report:?}", self.rooms.root.display());
         }

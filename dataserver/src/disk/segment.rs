@@ -176,13 +176,13 @@ impl Active {
             let mut zeros = shared.buffers.take();
             zeros.push(&[0; SECTOR_LEN]);
             zeros.pad_to(BUFFER_LEN);
-            let until = self.zeroed_until + AHEAD_LEN;
+            let until = (self.zeroed_until + AHEAD_LEN).min(SEGMENT_LEN_MAX);
             let mut result = Ok(());
             while self.zeroed_until < until && result.is_ok() {
-                result = self
-                    .file
-                    .write(self.zeroed_until, zeros.bytes(), &shared.health);
-                self.zeroed_until += BUFFER_LEN as u64;
+                let len = (until - self.zeroed_until).min(BUFFER_LEN as u64);
+                let bytes = &zeros.bytes()[..len as usize];
+                result = self.file.write(self.zeroed_until, bytes, &shared.health);
+                self.zeroed_until += len;
             }
             shared.buffers.give(zeros);
             result?;

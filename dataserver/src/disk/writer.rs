@@ -139,8 +139,11 @@ impl Task {
         let mut file = match created {
             Ok(file) => file,
             Err(error) => {
+                // A file that was there before is not ours to throw away, and a failed disk is left as it is.
+                let ours =
+                    !matches!(error.code, Code::ChunkUsed | Code::DiskFailed) && path.exists();
                 self.record(outcome, error);
-                if path.exists() {
+                if ours {
                     self.throw_away(&path);
                 }
                 return;

@@ -3,6 +3,7 @@
 mod chunks;
 mod model;
 mod opening;
+mod power;
 mod recovery;
 mod small;
 mod speed;

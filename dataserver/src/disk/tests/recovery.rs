@@ -397,3 +397,42 @@ async fn strangers_in_the_folders_are_left_alone() {
         assert_eq!(fs::read(dir.path().join(path)).unwrap(), b"mine");
     }
 }
+
+#[tokio::test]
+async fn an_index_that_turns_out_damaged_in_use_is_rebuilt_at_the_next_start() {
+    let dir = filled().await;
+    for item in fs::read_dir(dir.path().join("index")).unwrap() {
+        let path = item.unwrap().path();
+        if path.extension().is_some_and(|end| end == "sst") {
+            (0..200).step_by(10).for_each(|at| flip(&path, at));
+        }
+    }
+    let attempt = Disk::open(dir.path(), CLUSTER, OPTIONS);
+    if let Ok(disk) = &attempt
+        && !disk.report().index_rebuilt
+    {
+        let codes: Vec<_> = (10..20)
+            .filter_map(|chunk| read(disk, chunk).err())
+            .map(|error| error.code)
+            .collect();
+        assert!(
+            !codes.is_empty() && codes.iter().all(|code| *code == Code::ChecksumMismatch),
+            "{codes:?}"
+        );
+    }
+    let rebuilt = attempt.unwrap().report().index_rebuilt;
+    let disk = open(&dir);
+    assert!(rebuilt || disk.report().index_rebuilt);
+    check_filled(&disk);
+}
+
+#[tokio::test]
+async fn a_file_that_is_in_the_way_is_neither_overwritten_nor_thrown_away() {
+    let dir = formatted();
+    let disk = open(&dir);
+    fs::write(chunk_path(&dir, 1), "somebody's").unwrap();
+    assert_eq!(code(write(&disk, 1, &bytes(1, 100)).await), Code::ChunkUsed);
+    assert!(!disk.is_failed());
+    assert_eq!(fs::read(chunk_path(&dir, 1)).unwrap(), b"somebody's");
+    write(&disk, 2, &bytes(2, 100)).await.unwrap();
+}

@@ -116,3 +116,29 @@ async fn a_stopped_disk_takes_no_writes() {
     assert_eq!(code(write(&disk, 3, &bytes(1, 100)).await), Code::Stopping);
     same(read(&disk, 1).unwrap(), bytes(1, 100));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_segment_is_followed_by_the_next() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(0, 65_536);
+    for from in (0..4_200).step_by(200) {
+        let writes: Vec<_> = (from..from + 200)
+            .map(|chunk| (disk.clone(), data.clone(), chunk))
+            .map(|(disk, data, chunk)| {
+                tokio::spawn(async move { write_small(&disk, chunk, &data).await })
+            })
+            .collect();
+        for write in writes {
+            write.await.unwrap().unwrap();
+        }
+    }
+    assert!(fs::metadata(segment_path(&dir, 0)).unwrap().len() <= segment_format::SEGMENT_LEN_MAX);
+    assert!(segment_path(&dir, 1).exists());
+    disk.stop().unwrap();
+    drop(disk);
+    remove_index(&dir);
+    let disk = open(&dir);
+    assert_eq!(disk.counts().small, 4_200);
+    same(read(&disk, 4_199).unwrap(), &data);
+}

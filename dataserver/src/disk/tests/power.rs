@@ -1,0 +1,75 @@
+//! A power cut, on a file system of its own. Needs root, a loop device and xfs_io:
+//! `cargo test --release -p quarry-dataserver power_cut -- --ignored`.
+
+use super::*;
+use std::process::Command;
+
+fn run(command: &str) {
+    let status = Command::new("sh").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root and a loop device"]
+async fn a_power_cut_loses_nothing_that_was_acknowledged() {
+    let place = tempfile::tempdir().unwrap();
+    let image = place.path().join("image");
+    let mount = place.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    fs::File::create(&image).unwrap().set_len(2 << 30).unwrap();
+    let (image, mount) = (image.display(), mount.display());
+    run(&format!(
+        "mkfs.ext4 -q -F {image} && mount -o loop {image} {mount}"
+    ));
+    let root = PathBuf::from(format!("{mount}/disk"));
+    Disk::format(&root, IDENTITY).unwrap();
+    let mut kept: Vec<(u64, Bytes)> = Vec::new();
+    let mut lost = 0;
+    for round in 0..4u64 {
+        let disk = Disk::open(&root, CLUSTER, OPTIONS).unwrap();
+        for (chunk, data) in &kept {
+            same(read(&disk, *chunk).unwrap(), data);
+        }
+        let mut writers = Vec::new();
+        let unsynced = PathBuf::from(format!("{mount}/unsynced-{round}"));
+        for i in 0..40 {
+            let chunk = round * 1000 + i;
+            let data = bytes(chunk, 40_000 * (i as usize + 1));
+            match i % 4 {
+                0 => write(&disk, chunk, &data).await.unwrap(),
+                1 => write_small(&disk, chunk, &data.slice(..5000))
+                    .await
+                    .unwrap(),
+                _ => {
+                    let writer = disk
+                        .create_chunk(POOL, ChunkId(chunk), data.len() as u32)
+                        .unwrap();
+                    append(&writer, 0, data.slice(..30_001)).await.unwrap();
+                    writer
+                        .flush(30_001, Crc::of(&data[..30_001]))
+                        .await
+                        .unwrap();
+                    append(&writer, 30_001, data.slice(30_001..)).await.unwrap();
+                    writers.push(writer);
+                }
+            }
+            let len = [data.len(), 5000, 30_001, 30_001][i as usize % 4];
+            kept.push((chunk, data.slice(..len)));
+        }
+        fs::write(&unsynced, "x").unwrap();
+        run(&format!("xfs_io -x -c shutdown {mount}"));
+        // They end on a dead file system.
+        drop(writers);
+        settled(&disk).await;
+        drop(disk);
+        run(&format!("umount {mount} && mount -o loop {image} {mount}"));
+        lost += usize::from(!unsynced.exists());
+    }
+    assert!(lost > 0, "the cut was none");
+    let disk = Disk::open(&root, CLUSTER, OPTIONS).unwrap();
+    for (chunk, data) in &kept {
+        same(read(&disk, *chunk).unwrap(), data);
+    }
+    drop(disk);
+    run(&format!("umount {mount}"));
+}
