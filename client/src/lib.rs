@@ -1,1 +1,27 @@
-//! client
+//! The client library of Quarry: sessions, the namespace, files, readers, writers, trees.
+//!
+//! A [`Client`] is made from a [`ClientFile`]. Everything rides out outages of seconds: a request
+//! without an answer is sent again (mutations exactly once), a chunk whose members fail goes on
+//! in another one, a replica that is wrong or late is read from elsewhere.
+
+mod admin;
+mod backoff;
+mod client;
+mod client_file;
+mod data;
+mod dir;
+mod file;
+mod health;
+mod map_cache;
+mod meta;
+mod namespace;
+mod progress;
+mod session;
+pub mod transport;
+
+pub use client::{Client, Options};
+pub use client_file::{CLUSTER_VARIABLE, ClientFile, MetaAddress};
+pub use dir::Dir;
+pub use file::PublishOptions;
+pub use namespace::Usage;
+pub use progress::Progress;

@@ -1,0 +1,83 @@
+//! Health, placement groups and users.
+
+use crate::client::Client;
+use crate::client_file::{ClientFile, MetaAddress};
+use crate::meta::unexpected;
+use quarry_common::error::Result;
+use quarry_common::ids::{PgId, PoolId};
+use quarry_common::wire::meta::admin::AdminReply;
+use quarry_common::wire::meta::{AdminOp, PgStatus, Status, User};
+
+impl Client {
+    /// Health in one screen.
+    ///
+    /// # Errors
+    /// As any call to the metaservers.
+    pub async fn status(&self) -> Result<Status> {
+        match self.admin(AdminOp::Status).await? {
+            AdminReply::Status(status) => Ok(*status),
+            _ => Err(unexpected("the status")),
+        }
+    }
+
+    /// A page of placement groups from `from` on, at most 4,096.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown pool.
+    pub async fn pgs(&self, pool: PoolId, from: PgId) -> Result<Vec<PgStatus>> {
+        match self.admin(AdminOp::Pgs { pool, from }).await? {
+            AdminReply::Pgs(pgs) => Ok(pgs),
+            _ => Err(unexpected("placement groups")),
+        }
+    }
+
+    /// All placement groups of a pool.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown pool.
+    pub async fn all_pgs(&self, pool: PoolId) -> Result<Vec<PgStatus>> {
+        let mut all: Vec<PgStatus> = Vec::new();
+        loop {
+            let from = all.last().map_or(PgId(0), |last| PgId(last.pg.0 + 1));
+            let page = self.pgs(pool, from).await?;
+            let pg_count = self.map().pool(pool).map_or(0, |pool| pool.pg_count);
+            let done = page.is_empty();
+            all.extend(page);
+            let last = all.last().map_or(0, |last| last.pg.0 + 1);
+            if done || last >= pg_count {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Adds a user; returns its client file.
+    ///
+    /// # Errors
+    /// `Exists`; `NotPermitted` for anybody but an admin.
+    pub async fn add_user(&self, user: User) -> Result<ClientFile> {
+        let name = user.name.clone();
+        match self.admin(AdminOp::AddUser(user)).await? {
+            AdminReply::Identity { pem, metaservers } => Ok(ClientFile {
+                cluster: self.file().cluster,
+                metaservers: metaservers
+                    .into_iter()
+                    .map(|(id, address)| MetaAddress { id, address })
+                    .collect(),
+                identity: pem,
+                user: name,
+            }),
+            _ => Err(unexpected("an identity")),
+        }
+    }
+
+    /// All users.
+    ///
+    /// # Errors
+    /// As any call to the metaservers.
+    pub async fn users(&self) -> Result<Vec<User>> {
+        match self.admin(AdminOp::Users).await? {
+            AdminReply::Users(users) => Ok(users),
+            _ => Err(unexpected("users")),
+        }
+    }
+}

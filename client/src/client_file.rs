@@ -1,0 +1,202 @@
+//! The client file: what a program needs to reach a cluster as one user. TOML; it holds the
+//! user's private key, so it is written readable by its owner alone.
+
+use quarry_common::durable;
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::{ClusterId, ServerId};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The environment variable that names the client file.
+pub const CLUSTER_VARIABLE: &str = "QUARRY_CLUSTER";
+
+/// Where a cluster is, and as whom to speak to it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientFile {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its metaservers; which of them leads is found by asking.
+    pub metaservers: Vec<MetaAddress>,
+    /// Certificate, key and CA, in PEM.
+    pub identity: String,
+    /// The user's name in the cluster, for people; the certificate is what counts.
+    pub user: String,
+}
+
+/// One metaserver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetaAddress {
+    /// Its number, as in its certificate.
+    pub id: ServerId,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// The fields as they stand in the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Layout {
+    cluster: String,
+    user: String,
+    identity: String,
+    metaservers: Vec<MetaAddress>,
+}
+
+impl std::fmt::Debug for ClientFile {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientFile")
+            .field("cluster", &self.cluster)
+            .field("user", &self.user)
+            .field("metaservers", &self.metaservers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientFile {
+    /// The client file to use and where it was found: `explicit`, else what `QUARRY_CLUSTER`
+    /// names, else [`ClientFile::default_path`].
+    ///
+    /// # Errors
+    /// `Configuration`: there is none (the text says how to get one), or it can not be used.
+    pub fn find(explicit: Option<&Path>) -> Result<(PathBuf, ClientFile)> {
+        let named = std::env::var_os(CLUSTER_VARIABLE).filter(|value| !value.is_empty());
+        let path = match (explicit, named) {
+            (Some(path), _) => path.to_path_buf(),
+            (None, Some(path)) => PathBuf::from(path),
+            (None, None) => ClientFile::default_path()?,
+        };
+        let file = ClientFile::load(&path)?;
+        Ok((path, file))
+    }
+
+    /// `$XDG_CONFIG_HOME/quarry/client.toml`, or the same under `~/.config`.
+    ///
+    /// # Errors
+    /// `Configuration` when neither `XDG_CONFIG_HOME` nor `HOME` is set.
+    pub fn default_path() -> Result<PathBuf> {
+        let folder = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        folder("XDG_CONFIG_HOME")
+            .or_else(|| folder("HOME").map(|home| home.join(".config")))
+            .map(|config| config.join("quarry/client.toml"))
+            .ok_or_else(|| {
+                let text = format!(
+                    "neither {CLUSTER_VARIABLE}, XDG_CONFIG_HOME nor HOME is set: \
+                     name the client file with {CLUSTER_VARIABLE}"
+                );
+                Error::new(Code::Configuration, text)
+            })
+    }
+
+    /// Reads a client file.
+    ///
+    /// # Errors
+    /// `Configuration`, naming the file, with what to do.
+    pub fn load(path: &Path) -> Result<ClientFile> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let remedy = if error.kind() == std::io::ErrorKind::NotFound {
+                "there is no client file: start a cluster of your own with 'quarry dev', \
+                 or ask an admin for one ('quarry user add NAME' prints it)"
+                    .to_owned()
+            } else {
+                format!("the client file can not be read: {error}")
+            };
+            Error::new(Code::Configuration, remedy).context(path.display())
+        })?;
+        ClientFile::parse(&text).map_err(|error| error.context(path.display()))
+    }
+
+    /// Reads the text of a client file.
+    ///
+    /// # Errors
+    /// `Configuration` with the line that is wrong.
+    pub fn parse(text: &str) -> Result<ClientFile> {
+        let wrong = |text: String| Error::new(Code::Configuration, text);
+        let layout: Layout = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        if layout.metaservers.is_empty() {
+            return Err(wrong("the client file names no metaserver".into()));
+        }
+        Ok(ClientFile {
+            cluster: layout.cluster.parse().map_err(wrong)?,
+            metaservers: layout.metaservers,
+            identity: layout.identity,
+            user: layout.user,
+        })
+    }
+
+    /// The text of the file.
+    pub fn to_toml(&self) -> String {
+        let layout = Layout {
+            cluster: self.cluster.to_string(),
+            user: self.user.clone(),
+            identity: self.identity.clone(),
+            metaservers: self.metaservers.clone(),
+        };
+        toml::to_string_pretty(&layout).expect("strings and numbers can be written as TOML")
+    }
+
+    /// Writes the file whole or not at all, mode 0600, with the folders above it.
+    ///
+    /// # Errors
+    /// `Configuration`, naming the file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        folder
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| durable::replace_private(path, self.to_toml().as_bytes()))
+            .map_err(|error| {
+                let text = format!("{}: can not be written: {error}", path.display());
+                Error::new(Code::Configuration, text)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> ClientFile {
+        ClientFile {
+            cluster: ClusterId([7; 16]),
+            metaservers: vec![MetaAddress {
+                id: ServerId(1),
+                address: "127.0.0.1:7410".into(),
+            }],
+            identity: "-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n".into(),
+            user: "ann".into(),
+        }
+    }
+
+    #[test]
+    fn a_client_file_reads_back_and_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/er/client.toml");
+        example().save(&path).unwrap();
+        assert_eq!(ClientFile::load(&path).unwrap(), example());
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!format!("{:?}", example()).contains("BEGIN"));
+    }
+
+    #[test]
+    fn a_missing_file_says_how_to_get_one() {
+        let error = ClientFile::load(Path::new("/nonexistent/client.toml")).unwrap_err();
+        assert!(error.text.contains("quarry dev") && error.text.contains("quarry user add"));
+        assert!(error.text.contains("/nonexistent/client.toml"));
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        let text = format!("colour = 1\n{}", example().to_toml());
+        let error = ClientFile::parse(&text).unwrap_err();
+        assert!(error.text.contains("colour"), "{error}");
+    }
+}

@@ -1,0 +1,214 @@
+//! The upload path: a file appears with all its contents in one step, or not at all.
+
+use super::assembler::{Assembler, Batch, Written};
+use super::source::{Piece, ReaderSource, Source};
+use crate::client::Client;
+use crate::meta::unexpected;
+use crate::namespace::shown;
+use crate::progress::Progress;
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::InodeId;
+use quarry_common::limits::EXTENTS_PER_COMMAND_MAX;
+use quarry_common::time::Nanos;
+use quarry_common::wire::meta::{Attr, Contents, Op, OpReply, Publish};
+use std::sync::Arc;
+use tokio::io::AsyncRead;
+
+/// Extents of one command; a file with more is assembled under an inode without a name.
+const EXTENTS_AT_ONCE: usize = 256;
+
+const _: () = assert!(EXTENTS_AT_ONCE <= EXTENTS_PER_COMMAND_MAX);
+
+/// What a published file is like.
+#[derive(Clone, Debug)]
+pub struct PublishOptions {
+    /// Permission bits.
+    pub mode: u16,
+    /// Last change of the contents; the time of the publishing if left out.
+    pub mtime: Option<Nanos>,
+    /// Whether an existing file may be replaced.
+    pub replace: bool,
+    /// Extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Counts the bytes.
+    pub progress: Option<Arc<Progress>>,
+}
+
+impl Default for PublishOptions {
+    fn default() -> PublishOptions {
+        PublishOptions {
+            mode: 0o644,
+            mtime: None,
+            replace: true,
+            xattrs: Vec::new(),
+            progress: None,
+        }
+    }
+}
+
+impl Client {
+    /// Uploads what `reader` gives to `path`. The file becomes visible whole, in one step; when this
+    /// is dropped or fails, nothing becomes visible.
+    ///
+    /// # Errors
+    /// `Exists` with `replace: false`; `ClusterFull`; `Io` if the reader fails; outages are ridden out
+    /// until nothing has moved for the data deadline.
+    pub async fn publish(
+        &self,
+        path: &[u8],
+        reader: impl AsyncRead + Send + Unpin,
+        options: PublishOptions,
+    ) -> Result<Attr> {
+        let place = self.resolve_parent(path).await?;
+        let source = ReaderSource::new(reader);
+        self.publish_at(place.parent.inode, &place.name, source, &options)
+            .await
+            .map_err(|error| error.context(shown(path)))
+    }
+
+    /// As [`Client::publish`], from any source, to a name in a directory.
+    pub(crate) async fn publish_at(
+        &self,
+        parent: InodeId,
+        name: &[u8],
+        mut source: impl Source,
+        options: &PublishOptions,
+    ) -> Result<Attr> {
+        let mut assembler = Assembler::new(self.shared.data.clone());
+        let mut size = 0;
+        let mut unnamed = None;
+        while let Some(piece) = source.next().await? {
+            let len = match piece {
+                Piece::Data(bytes) => {
+                    let len = bytes.len() as u64;
+                    assembler.write(size, bytes).await?;
+                    len
+                }
+                Piece::Zeros(len) => {
+                    assembler.end_range().await?;
+                    len
+                }
+            };
+            size += len;
+            if let Some(progress) = &options.progress {
+                Progress::add(&progress.bytes, len);
+            }
+            if assembler.done_count() >= EXTENTS_AT_ONCE {
+                let written = assembler.take_done();
+                self.commit_aside(parent, options, &mut unnamed, written)
+                    .await?;
+            }
+        }
+        let rest = assembler.take().await?;
+        let contents = match unnamed {
+            None if rest.len() <= EXTENTS_AT_ONCE => {
+                let Batch { extents, receipts } = Batch::of(&rest);
+                Contents::Extents {
+                    size,
+                    extents,
+                    receipts,
+                }
+            }
+            _ => {
+                self.commit_aside(parent, options, &mut unnamed, rest)
+                    .await?;
+                let inode = unnamed.ok_or_else(|| Error::bug("no inode to publish"))?;
+                self.commit_size(inode, size).await?;
+                self.publish_contents(parent, name, options, Contents::Unnamed(inode))
+                    .await?;
+                return self.stat_inode(inode).await;
+            }
+        };
+        let attr = self
+            .publish_contents(parent, name, options, contents)
+            .await?;
+        // Until here the chunks were to be committed.
+        drop(rest);
+        Ok(attr)
+    }
+
+    async fn publish_contents(
+        &self,
+        parent: InodeId,
+        name: &[u8],
+        options: &PublishOptions,
+        contents: Contents,
+    ) -> Result<Attr> {
+        let op = Op::Publish(Publish {
+            parent,
+            name: name.to_vec(),
+            mode: options.mode,
+            mtime: options.mtime,
+            replace: options.replace,
+            xattrs: options.xattrs.clone(),
+            contents,
+        });
+        match self.commit(op).await? {
+            OpReply::Attr(attr) => Ok(attr),
+            _ => Err(unexpected("attributes")),
+        }
+    }
+
+    /// Commits ranges to the inode without a name, which is made with the first.
+    async fn commit_aside(
+        &self,
+        parent: InodeId,
+        options: &PublishOptions,
+        unnamed: &mut Option<InodeId>,
+        written: Vec<Written>,
+    ) -> Result<()> {
+        let inode = match *unnamed {
+            Some(inode) => inode,
+            None => {
+                let mode = options.mode;
+                let op = Op::CreateUnnamed { parent, mode };
+                match self.mutate(op).await? {
+                    OpReply::Attr(attr) => *unnamed.insert(attr.inode),
+                    _ => return Err(unexpected("attributes")),
+                }
+            }
+        };
+        for some in written.chunks(EXTENTS_AT_ONCE) {
+            self.commit_extents(inode, some, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit_size(&self, inode: InodeId, size: u64) -> Result<()> {
+        self.commit_extents(inode, &[], Some(size)).await.map(drop)
+    }
+
+    /// Writes ranges into a file.
+    pub(crate) async fn commit_extents(
+        &self,
+        inode: InodeId,
+        written: &[Written],
+        size: Option<u64>,
+    ) -> Result<Attr> {
+        let Batch { extents, receipts } = Batch::of(written);
+        let op = Op::CommitExtents {
+            inode,
+            extents,
+            receipts,
+            size,
+            mtime: None,
+        };
+        match self.commit(op).await? {
+            OpReply::Attr(attr) => Ok(attr),
+            _ => Err(unexpected("attributes")),
+        }
+    }
+}
+
+/// Whether doing an upload again from the start can help: the session, or the members that
+/// confirmed the chunks, are no more.
+pub(crate) fn worth_repeating(error: &Error) -> bool {
+    matches!(
+        error.code,
+        Code::OldReceipt
+            | Code::BadReceipt
+            | Code::SessionLost
+            | Code::UnknownOutcome
+            | Code::Stale
+    )
+}

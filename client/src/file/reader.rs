@@ -1,0 +1,302 @@
+//! Reading a file: single ranges, and in sequence with read-ahead.
+
+use super::extents::{Segment, Window};
+use super::source::Piece;
+use crate::client::Client;
+use crate::progress::Progress;
+use bytes::{Bytes, BytesMut};
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::InodeId;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Read ahead in units of this many bytes, each from one replica.
+const UNIT_LEN: u64 = 4 << 20;
+
+/// Bytes on their way or waiting at a time.
+const WINDOW_LEN: u64 = 32 << 20;
+
+/// The first unit: a reader who stops soon has not caused much.
+const FIRST_UNIT_LEN: u64 = 1 << 20;
+
+/// Zeros for holes.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// One file being read.
+pub struct Reader {
+    client: Client,
+    inode: InodeId,
+    /// The file's name in errors.
+    name: String,
+    window: Mutex<Option<Arc<Window>>>,
+}
+
+impl Reader {
+    /// Reads an inode; `name` names it in errors.
+    pub fn new(client: Client, inode: InodeId, name: String) -> Reader {
+        Reader {
+            client,
+            inode,
+            name,
+            window: Mutex::new(None),
+        }
+    }
+
+    /// Forgets what is known of the file, since it was written to.
+    pub fn forget(&self) {
+        *self.known() = None;
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<Arc<Window>>> {
+        self.window.lock().expect("nobody panics with this lock")
+    }
+
+    /// Extents around an offset.
+    async fn window(&self, offset: u64) -> Result<Arc<Window>> {
+        let known = self.known().clone();
+        if let Some(window) = known.filter(|window| window.covers(offset)) {
+            return Ok(window);
+        }
+        let fetched = Window::fetch(&self.client, self.inode, offset).await;
+        let fetched = Arc::new(fetched.map_err(|error| error.context(&self.name))?);
+        *self.known() = Some(fetched.clone());
+        Ok(fetched)
+    }
+
+    /// The length of the file now.
+    ///
+    /// # Errors
+    /// As any read.
+    pub async fn size(&self) -> Result<u64> {
+        Ok(self.window(0).await?.size)
+    }
+
+    async fn segment(&self, offset: u64, len: u64) -> Result<Option<Segment>> {
+        let window = self.window(offset).await?;
+        match window.at(offset, len) {
+            Some(segment) => Ok(Some(segment)),
+            // It may have grown since.
+            None if offset >= window.size => {
+                self.forget();
+                let window = self.window(offset).await?;
+                Ok(window.at(offset, len))
+            }
+            None => Ok(None),
+        }
+    }
+
+    async fn load(self: Arc<Self>, offset: u64, segment: Segment) -> Result<Loaded> {
+        let mut range = match segment {
+            Segment::Hole(len) => return Ok(Loaded::Zeros(len)),
+            Segment::Inline(bytes) => return Ok(Loaded::Data(vec![bytes])),
+            Segment::Chunk(range) => range,
+        };
+        let data = &self.client.shared.data;
+        for _ in 0..3 {
+            match data.fetch(&self.name, &range).await {
+                Ok(pieces) => return Ok(Loaded::Data(pieces)),
+                Err(error) if error.code == Code::BadCapability => {
+                    // It has expired, or its key has: new ones come with the extents.
+                    self.forget();
+                    match self.segment(offset, u64::from(range.len)).await? {
+                        Some(Segment::Chunk(again)) if again.len == range.len => range = again,
+                        _ => break,
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let text = format!("{}: it was written to while it was read", self.name);
+        Err(Error::new(Code::Stale, text))
+    }
+
+    /// Reads at most `len` bytes at an offset; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// `Io` when no replica can be read, naming the file; never wrong bytes.
+    pub async fn read_at(self: &Arc<Self>, offset: u64, len: usize) -> Result<Bytes> {
+        let end = offset.saturating_add(len as u64);
+        let first = match self.segment(offset, (len as u64).min(UNIT_LEN)).await? {
+            None => return Ok(Bytes::new()),
+            Some(segment) => segment,
+        };
+        if first.len() == len as u64
+            && let Loaded::Data(pieces) = self.clone().load(offset, first.clone()).await?
+            && let [one] = &pieces[..]
+        {
+            return Ok(one.clone());
+        }
+        let mut bytes = BytesMut::with_capacity(len.min(WINDOW_LEN as usize));
+        let mut sequence = Sequence::new(self.clone(), offset..end);
+        while let Some(piece) = sequence.next().await? {
+            match piece {
+                Piece::Data(data) => bytes.extend_from_slice(&data),
+                Piece::Zeros(count) => bytes.resize(bytes.len() + count as usize, 0),
+            }
+        }
+        Ok(bytes.freeze())
+    }
+}
+
+enum Loaded {
+    Zeros(u64),
+    Data(Vec<Bytes>),
+}
+
+/// A range of a file, read in sequence with read-ahead. Dropping it stops what is on its way.
+pub struct Sequence {
+    reader: Arc<Reader>,
+    /// What is not yet asked for.
+    rest: Range<u64>,
+    unit_len: u64,
+    coming: VecDeque<(u64, AbortOnDropHandle<Result<Loaded>>)>,
+    coming_len: u64,
+    here: VecDeque<Bytes>,
+}
+
+impl Sequence {
+    /// Reads `range`, or up to the end of the file.
+    pub fn new(reader: Arc<Reader>, range: Range<u64>) -> Sequence {
+        Sequence {
+            reader,
+            rest: range,
+            unit_len: FIRST_UNIT_LEN,
+            coming: VecDeque::new(),
+            coming_len: 0,
+            here: VecDeque::new(),
+        }
+    }
+
+    async fn ask_ahead(&mut self) -> Result<()> {
+        while !self.rest.is_empty() && self.coming_len < WINDOW_LEN {
+            let offset = self.rest.start;
+            let left = self.rest.end - offset;
+            let Some(segment) = self.reader.segment(offset, left).await? else {
+                // The end of the file.
+                self.rest.end = offset;
+                break;
+            };
+            let segment = match segment {
+                Segment::Chunk(mut range) => {
+                    range.len = u64::from(range.len).min(self.unit_len) as u32;
+                    self.unit_len = UNIT_LEN;
+                    Segment::Chunk(range)
+                }
+                other => other,
+            };
+            let len = segment.len();
+            self.rest.start += len;
+            // A hole of any length takes no room.
+            let room = if matches!(segment, Segment::Hole(_)) {
+                1
+            } else {
+                len
+            };
+            self.coming_len += room;
+            let load = self.reader.clone().load(offset, segment);
+            self.coming
+                .push_back((room, AbortOnDropHandle::new(tokio::spawn(load))));
+        }
+        Ok(())
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Reader::read_at`].
+    pub async fn next(&mut self) -> Result<Option<Piece>> {
+        loop {
+            if let Some(bytes) = self.here.pop_front() {
+                return Ok(Some(Piece::Data(bytes)));
+            }
+            self.ask_ahead().await?;
+            let Some((room, load)) = self.coming.pop_front() else {
+                return Ok(None);
+            };
+            let loaded = load
+                .await
+                .map_err(|error| Error::bug("a reader's task failed").with_source(error))?;
+            self.coming_len -= room;
+            match loaded? {
+                Loaded::Zeros(len) => return Ok(Some(Piece::Zeros(len))),
+                Loaded::Data(pieces) => self.here = pieces.into(),
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Reads the file at `path`, or a range of it, into `writer`; returns the bytes written.
+    ///
+    /// # Errors
+    /// `Io` when no replica of a part can be read, or the writer fails; `IsDirectory`.
+    pub async fn read_to(
+        &self,
+        path: &[u8],
+        writer: &mut (impl AsyncWrite + Unpin + Send),
+        range: Option<Range<u64>>,
+        progress: Option<Arc<Progress>>,
+    ) -> Result<u64> {
+        let reader = self.reader(path).await?;
+        let range = match range {
+            Some(range) => range,
+            None => 0..reader.size().await?,
+        };
+        let mut sequence = Sequence::new(Arc::new(reader), range);
+        let mut written = 0;
+        let failed = |error: std::io::Error| {
+            let errno = error.kind();
+            let text = format!("the output can not be written: {error}");
+            let code = match errno {
+                std::io::ErrorKind::StorageFull => Code::ClusterFull,
+                _ => Code::Io,
+            };
+            Error::new(code, text).with_source(error)
+        };
+        while let Some(piece) = sequence.next().await? {
+            let len = match piece {
+                Piece::Data(bytes) => {
+                    writer.write_all(&bytes).await.map_err(failed)?;
+                    bytes.len() as u64
+                }
+                Piece::Zeros(len) => {
+                    let mut left = len;
+                    while left > 0 {
+                        let now = left.min(ZEROS.len() as u64);
+                        let zeros = &ZEROS[..now as usize];
+                        writer.write_all(zeros).await.map_err(failed)?;
+                        left -= now;
+                    }
+                    len
+                }
+            };
+            written += len;
+            if let Some(progress) = &progress {
+                Progress::add(&progress.bytes, len);
+            }
+        }
+        writer.flush().await.map_err(failed)?;
+        Ok(written)
+    }
+
+    /// A reader of the regular file at a path.
+    pub(crate) async fn reader(&self, path: &[u8]) -> Result<Reader> {
+        use quarry_common::wire::meta::FileKind;
+        let attr = self.stat(path).await?;
+        let name = crate::namespace::shown(path).into_owned();
+        match attr.kind {
+            FileKind::File => Ok(Reader::new(self.clone(), attr.inode, name)),
+            FileKind::Directory => {
+                let text = format!("{name}: is a directory");
+                Err(Error::new(Code::IsDirectory, text))
+            }
+            _ => {
+                let text = format!("{name}: not a regular file");
+                Err(Error::new(Code::Invalid, text))
+            }
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Writing one range of a file to the dataservers: the shell around [`core`].
+//!
+//! A range has a task of its own, so that the next range's stream is opened while the last one's
+//! seal is not acknowledged yet. Failures are ridden out here: a member that fails, an old map, a
+//! full disk each lead to a new chunk on other members.
+
+pub mod core;
+
+use self::core::{Core, Durable, HELD_MAX, Part, Plan};
+use crate::backoff::Backoff;
+use crate::data::{DataLink, Target};
+use crate::session::ranges::OpenChunk;
+use crate::transport::WriteStream;
+use bytes::Bytes;
+use quarry_common::checksum::Crc;
+use quarry_common::error::{Code, Error, Kind, Result};
+use quarry_common::ids::DiskId;
+use quarry_common::limits::FRAME_LEN_MAX;
+use quarry_common::token::{Receipt, receipt};
+use quarry_common::wire::data::{DataReply, DataRequest, WriteChunk, WriteReply};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// A stream that neither takes nor acknowledges anything for so long is given up. Longer than
+/// a dataserver needs for a flush of everything in flight on a slow disk.
+const STALL: Duration = Duration::from_secs(10);
+
+/// One small write may take so long.
+const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Nonsense from servers is not waited out: so many in a row fail the transfer.
+const NONSENSE_MAX: u32 = 8;
+
+/// A piece of a range in a chunk, with the proof that it is durable.
+#[derive(Debug)]
+pub struct WrittenPart {
+    /// Where it starts in the range.
+    pub offset: u64,
+    /// What the members confirmed.
+    pub receipt: Receipt,
+    /// The chunk; to be held until the part is committed.
+    pub chunk: OpenChunk,
+}
+
+/// One range of a file on its way. Dropping it stops the transfer.
+pub struct RangeWriter {
+    shared: Arc<Shared>,
+    task: JoinHandle<Result<Vec<WrittenPart>>>,
+}
+
+struct Shared {
+    core: Mutex<Core>,
+    /// Bytes came, or the end.
+    fed: Notify,
+    /// Bytes were acknowledged.
+    room: Notify,
+}
+
+impl Shared {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().expect("nobody panics with this lock")
+    }
+}
+
+impl Drop for RangeWriter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl RangeWriter {
+    /// Starts a range.
+    pub fn start(link: Arc<DataLink>) -> RangeWriter {
+        let shared = Arc::new(Shared {
+            core: Mutex::default(),
+            fed: Notify::new(),
+            room: Notify::new(),
+        });
+        let runner = Runner {
+            link,
+            shared: shared.clone(),
+            parts: Vec::new(),
+        };
+        RangeWriter {
+            task: tokio::spawn(runner.run()),
+            shared,
+        }
+    }
+
+    /// Takes bytes over, when there is room for them. Cancel-safe: the bytes are taken or not.
+    /// A range that has failed takes nothing; [`RangeWriter::finish`] tells why.
+    pub async fn push(&self, bytes: &Bytes) {
+        loop {
+            let room = self.shared.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.task.is_finished() {
+                return;
+            }
+            {
+                let mut core = self.shared.core();
+                if core.held_len() < HELD_MAX {
+                    core.handle_bytes(bytes.clone());
+                    drop(core);
+                    self.shared.fed.notify_one();
+                    return;
+                }
+            }
+            // The task's end is not announced; it is looked at now and then.
+            let _elapsed = tokio::time::timeout(Duration::from_millis(100), room).await;
+        }
+    }
+
+    /// No more bytes come; what is there is sealed in the background.
+    pub fn end(&self) {
+        self.shared.core().handle_end();
+        self.shared.fed.notify_one();
+    }
+
+    /// Waits until everything is durable.
+    ///
+    /// # Errors
+    /// Why it can not be made so.
+    pub async fn finish(mut self) -> Result<Vec<WrittenPart>> {
+        self.end();
+        match (&mut self.task).await {
+            Ok(done) => done,
+            Err(error) => Err(Error::bug("a writer's task failed").with_source(error)),
+        }
+    }
+}
+
+struct Runner {
+    link: Arc<DataLink>,
+    shared: Arc<Shared>,
+    parts: Vec<WrittenPart>,
+}
+
+/// Why a chunk goes no further, and which disk is to blame, if one is.
+struct Failure {
+    disk: Option<DiskId>,
+    error: Error,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { disk: None, error }
+    }
+}
+
+impl Runner {
+    async fn run(mut self) -> Result<Vec<WrittenPart>> {
+        let mut trouble = Trouble::new(self.link.clone());
+        loop {
+            let plan = self.shared.core().plan();
+            let before = self.shared.core().acknowledged();
+            let done = match plan {
+                Plan::Done => return Ok(self.parts),
+                Plan::Wait => {
+                    // Bytes that came since the plan was made have left their permit here.
+                    self.shared.fed.notified().await;
+                    continue;
+                }
+                Plan::Small(bytes) => self.small(bytes, trouble.deadline).await,
+                Plan::Stream { capacity } => self.stream(capacity, trouble.deadline).await,
+            };
+            if self.shared.core().acknowledged() > before {
+                trouble = Trouble::new(self.link.clone());
+            }
+            if let Err(failure) = done {
+                trouble.handle(failure).await?;
+            }
+            self.shared.room.notify_one();
+        }
+    }
+
+    async fn small(&mut self, data: Bytes, deadline: Instant) -> Result<(), Failure> {
+        let target = self.link.target(true, deadline).await?;
+        let crc = Crc::of(&data);
+        let len = data.len() as u32;
+        let request = DataRequest::WriteSmall {
+            target: target.wire(),
+            data,
+            crc,
+        };
+        let reply = self
+            .link
+            .transport
+            .data(&target.head, &request, SMALL_TIMEOUT);
+        match reply.await {
+            Ok(DataReply::Written { macs }) => {
+                self.link.health.handle_success(target.disk);
+                let part = self.shared.core().handle_small_written(len, crc, macs);
+                self.keep(part, target);
+                Ok(())
+            }
+            Ok(_) => Err(Error::malformed("a dataserver answered something else").into()),
+            Err(error) => Err(Failure {
+                disk: Some(target.disk),
+                error,
+            }),
+        }
+    }
+
+    fn keep(&mut self, part: Part, target: Target) {
+        let durable = receipt::Durable {
+            pool: target.chunk.pool,
+            chunk: target.chunk.chunk,
+            epoch: target.pg_epoch,
+            len: part.durable.len,
+            crc: part.durable.crc,
+        };
+        self.parts.push(WrittenPart {
+            offset: part.offset,
+            receipt: durable.receipt(part.durable.macs),
+            chunk: target.chunk,
+        });
+    }
+
+    async fn stream(&mut self, capacity: u32, deadline: Instant) -> Result<(), Failure> {
+        let target = self.link.target(false, deadline).await?;
+        let header = WriteChunk {
+            target: target.wire(),
+            capacity,
+        };
+        let opening = self.link.transport.write(&target.head, header);
+        let opened = tokio::time::timeout(STALL, opening).await;
+        let stream = opened.unwrap_or_else(|_| Err(stalled("could not be opened")));
+        let stream = stream.map_err(|error| Failure {
+            disk: Some(target.disk),
+            error,
+        })?;
+        self.shared.core().handle_opened();
+        let sent = self.transfer(stream).await;
+        match sent {
+            Ok(part) => {
+                self.link.health.handle_success(target.disk);
+                self.keep(part, target);
+                Ok(())
+            }
+            Err(mut failure) => {
+                let prefix = self.shared.core().give_up();
+                if let Some(part) = prefix {
+                    self.keep(part, target);
+                } else {
+                    failure.disk = failure.disk.or(Some(target.disk));
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Sends frames and takes acknowledgements until the seal's.
+    async fn transfer(&self, stream: WriteStream) -> Result<Part, Failure> {
+        let WriteStream {
+            mut sink,
+            mut replies,
+        } = stream;
+        let sending = async {
+            loop {
+                let frame = self.shared.core().next_frame();
+                match frame {
+                    Some(frame) => {
+                        let sent = tokio::time::timeout(STALL, sink.send(frame)).await;
+                        sent.unwrap_or_else(|_| Err(stalled("takes no more data")))?;
+                    }
+                    None => self.shared.fed.notified().await,
+                }
+            }
+        };
+        let receiving = async {
+            loop {
+                let awaited = self.shared.core().awaits_reply();
+                // Without anything to answer silence is fine: the caller may be slow.
+                let reply = match tokio::time::timeout(STALL, replies.next()).await {
+                    Ok(reply) => reply?,
+                    Err(_) if !awaited => continue,
+                    Err(_) => return Err(stalled("acknowledges nothing").into()),
+                };
+                match reply {
+                    WriteReply::Ack {
+                        len,
+                        crc,
+                        sealed,
+                        macs,
+                    } => {
+                        let durable = Durable { len, crc, macs };
+                        let part = self.shared.core().handle_ack(durable, sealed)?;
+                        self.shared.room.notify_one();
+                        if let Some(part) = part {
+                            return Ok(part);
+                        }
+                    }
+                    WriteReply::Failed { disk, error } => return Err(Failure { disk, error }),
+                }
+            }
+        };
+        tokio::pin!(receiving);
+        let broken: Result<(), Failure> = tokio::select! {
+            biased;
+            done = &mut receiving => return done,
+            broken = sending => broken,
+        };
+        // A server that refuses says why before it stops reading: that is the better reason.
+        let why = tokio::time::timeout(Duration::from_millis(200), receiving).await;
+        match (why, broken) {
+            (Ok(outcome), _) => outcome,
+            (Err(_), Err(failure)) => Err(failure),
+            (Err(_), Ok(())) => Err(Error::bug("sending ended by itself").into()),
+        }
+    }
+}
+
+fn stalled(what: &str) -> Error {
+    let text = format!(
+        "the pipeline {what} ({} s without progress)",
+        STALL.as_secs()
+    );
+    Error::new(Code::Disconnected, text)
+}
+
+/// Decides after each failure whether and when to go on.
+struct Trouble {
+    link: Arc<DataLink>,
+    deadline: Instant,
+    backoff: Backoff,
+    nonsense: u32,
+    count: u32,
+}
+
+impl Trouble {
+    fn new(link: Arc<DataLink>) -> Trouble {
+        Trouble {
+            deadline: Instant::now() + link.deadline,
+            backoff: Backoff::new(Duration::from_millis(30), Duration::from_secs(2)),
+            nonsense: 0,
+            count: 0,
+            link,
+        }
+    }
+
+    /// Returns when the next chunk may be tried.
+    async fn handle(&mut self, failure: Failure) -> Result<()> {
+        let Failure { disk, error } = failure;
+        self.count += 1;
+        tracing::debug!(?disk, %error, code = ?error.code, "a chunk was given up");
+        let now = Instant::now();
+        match error.kind() {
+            Kind::NoSpace => {
+                if let Some(disk) = disk {
+                    self.link.health.handle_full(disk, now);
+                }
+                let map = self.link.map.get();
+                let full = map.rows.keys().all(|pool| self.link.all_full(*pool));
+                if full {
+                    let text = format!(
+                        "no placement group is without a full disk: remove files or add disks ({error})"
+                    );
+                    return Err(Error::new(Code::ClusterFull, text));
+                }
+            }
+            Kind::Fenced if error.code == Code::ChunkUsed => {}
+            Kind::Fenced if error.code == Code::BadCapability => {
+                // Keys have rotated, or the session is another one: these ids are of no use.
+                let map = self.link.map.get();
+                let pools = map.topology.pools.keys();
+                pools.for_each(|pool| self.link.sessions.discard_ranges(*pool));
+                self.nonsense += 1;
+            }
+            Kind::Malformed | Kind::Bug => {
+                disk.inspect(|disk| self.link.health.handle_failure(*disk, now));
+                self.nonsense += 1;
+            }
+            Kind::Posix(_) => return Err(error),
+            Kind::Retry | Kind::Refresh | Kind::Fenced | Kind::Corrupt | Kind::Unavailable => {
+                if error.code != Code::OldMap {
+                    disk.inspect(|disk| self.link.health.handle_failure(*disk, now));
+                }
+                self.link.refresh().await;
+            }
+        }
+        if self.nonsense > NONSENSE_MAX || Instant::now() >= self.deadline {
+            let text = format!("{} attempts, the last: {error}", self.count);
+            return Err(Error::new(error.code, text));
+        }
+        // The first new chunk is tried at once: usually one member has failed.
+        if self.count > 1 {
+            self.backoff.wait(self.deadline).await;
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(HELD_MAX > FRAME_LEN_MAX as u64);

@@ -1,0 +1,515 @@
+//! The namespace: names, attributes, directories. Paths are absolute and bytes.
+
+use crate::client::Client;
+use crate::dir::Dir;
+use crate::meta::unexpected;
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::InodeId;
+use quarry_common::limits::LIST_OPS_MAX;
+use quarry_common::wire::meta::{
+    Attr, FileKind, NodeKind, Op, OpReply, Read, ReadReply, RenameMode, Resolved, SetAttr, View,
+    XattrMode,
+};
+
+/// What is below a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Everything but directories.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+}
+
+/// A path for a message.
+pub(crate) fn shown(path: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(path)
+}
+
+fn attr_of(reply: OpReply) -> Result<Attr> {
+    match reply {
+        OpReply::Attr(attr) => Ok(attr),
+        _ => Err(unexpected("attributes")),
+    }
+}
+
+fn not_found(path: &[u8]) -> Error {
+    Error::new(
+        Code::NotFound,
+        format!("{}: there is no such file or directory", shown(path)),
+    )
+}
+
+impl Client {
+    /// Walks a path; `follow` says whether a symbolic link at its end is followed.
+    ///
+    /// # Errors
+    /// `NotFound` if any part of it, the last one included, does not exist.
+    pub async fn resolve(&self, path: &[u8], follow: bool) -> Result<Resolved> {
+        let read = Read::Resolve {
+            view: View::Live,
+            base: InodeId::ROOT,
+            path: path.to_vec(),
+            follow,
+        };
+        match self.read(read).await {
+            Ok(ReadReply::Resolved(resolved)) if resolved.attr.is_some() => Ok(resolved),
+            Ok(ReadReply::Resolved(_)) => Err(not_found(path)),
+            Ok(_) => Err(unexpected("the end of a path")),
+            Err(error) => Err(error.context(shown(path))),
+        }
+    }
+
+    /// Walks to the directory of the last name, which need not exist; `attr` is `None`.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory` for the directories on the way.
+    pub async fn resolve_parent(&self, path: &[u8]) -> Result<Resolved> {
+        let read = Read::ResolveParent {
+            view: View::Live,
+            base: InodeId::ROOT,
+            path: path.to_vec(),
+        };
+        match self.read(read).await {
+            Ok(ReadReply::Resolved(resolved)) => Ok(resolved),
+            Ok(_) => Err(unexpected("the end of a path")),
+            Err(error) => Err(error.context(shown(path))),
+        }
+    }
+
+    async fn inode(&self, path: &[u8], follow: bool) -> Result<Attr> {
+        let resolved = self.resolve(path, follow).await?;
+        resolved.attr.ok_or_else(|| not_found(path))
+    }
+
+    /// Attributes; a symbolic link is followed.
+    ///
+    /// # Errors
+    /// `NotFound`, `AccessDenied`, `TooManySymlinks`.
+    pub async fn stat(&self, path: &[u8]) -> Result<Attr> {
+        self.inode(path, true).await
+    }
+
+    /// Attributes; those of a symbolic link itself.
+    ///
+    /// # Errors
+    /// `NotFound`, `AccessDenied`.
+    pub async fn lstat(&self, path: &[u8]) -> Result<Attr> {
+        self.inode(path, false).await
+    }
+
+    /// Attributes of up to 4,096 inodes, all from one state.
+    ///
+    /// # Errors
+    /// Of the whole request; each inode has a result of its own.
+    pub async fn stat_inodes(&self, inodes: &[InodeId]) -> Result<Vec<Result<Attr>>> {
+        let read = Read::Stat {
+            view: View::Live,
+            inodes: inodes.to_vec(),
+        };
+        match self.read(read).await? {
+            ReadReply::Attrs(attrs) if attrs.len() == inodes.len() => Ok(attrs),
+            _ => Err(unexpected("attributes")),
+        }
+    }
+
+    pub(crate) async fn stat_inode(&self, inode: InodeId) -> Result<Attr> {
+        let mut attrs = self.stat_inodes(&[inode]).await?;
+        attrs.pop().unwrap_or_else(|| Err(unexpected("attributes")))
+    }
+
+    /// One name in a directory; a symbolic link is not followed.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`.
+    pub async fn lookup(&self, parent: InodeId, name: &[u8]) -> Result<Attr> {
+        let read = Read::Lookup {
+            view: View::Live,
+            parent,
+            name: name.to_vec(),
+        };
+        match self.read(read).await {
+            Ok(ReadReply::Attr(attr)) => Ok(attr),
+            Ok(_) => Err(unexpected("attributes")),
+            Err(error) => Err(error.context(shown(name))),
+        }
+    }
+
+    /// The entries of a directory, in byte order of their names.
+    pub fn list(&self, dir: InodeId, with_attrs: bool) -> Dir {
+        Dir::new(self.clone(), dir, with_attrs)
+    }
+
+    /// The entries of the directory at a path.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`.
+    pub async fn open_dir(&self, path: &[u8], with_attrs: bool) -> Result<Dir> {
+        let attr = self.stat(path).await?;
+        if attr.kind != FileKind::Directory {
+            let text = format!("{}: not a directory", shown(path));
+            return Err(Error::new(Code::NotDirectory, text));
+        }
+        Ok(self.list(attr.inode, with_attrs))
+    }
+
+    /// Does something to a name in its directory.
+    async fn at<T>(
+        &self,
+        path: &[u8],
+        op: impl FnOnce(InodeId, Vec<u8>) -> Op,
+        outcome: impl FnOnce(OpReply) -> Result<T>,
+    ) -> Result<T> {
+        let parent = self.resolve_parent(path).await?;
+        let op = op(parent.parent.inode, parent.name);
+        let done = self.mutate(op).await.and_then(outcome);
+        done.map_err(|error| error.context(shown(path)))
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// `Exists`, `NotFound`, `AccessDenied`.
+    pub async fn mkdir(&self, path: &[u8], mode: u16) -> Result<Attr> {
+        let op = |parent, name| Op::Mkdir { parent, name, mode };
+        self.at(path, op, attr_of).await
+    }
+
+    /// Makes a directory and those above it that are missing; one that exists is fine.
+    ///
+    /// # Errors
+    /// `NotDirectory` if something else is in the way.
+    pub async fn mkdir_all(&self, path: &[u8], mode: u16) -> Result<Attr> {
+        match self.stat(path).await {
+            Ok(attr) if attr.kind == FileKind::Directory => return Ok(attr),
+            Ok(_) => {
+                let text = format!("{}: exists and is not a directory", shown(path));
+                return Err(Error::new(Code::NotDirectory, text));
+            }
+            Err(error) if error.code != Code::NotFound => return Err(error),
+            Err(_) => {}
+        }
+        let mut made = None;
+        let ends = (1..=path.len()).filter(|end| {
+            let next_is_slash = path.get(*end).is_none_or(|byte| *byte == b'/');
+            path[*end - 1] != b'/' && next_is_slash
+        });
+        for end in ends {
+            let part = &path[..end];
+            made = Some(match self.mkdir(part, mode).await {
+                Err(error) if error.code == Code::Exists => self.stat(part).await?,
+                // A directory above that the caller may only pass through is there already.
+                Err(error) if error.code == Code::AccessDenied && end < path.len() => {
+                    self.stat(part).await.map_err(|_| error)?
+                }
+                other => other?,
+            });
+        }
+        match made {
+            Some(attr) if attr.kind == FileKind::Directory => Ok(attr),
+            Some(_) => {
+                let text = format!("{}: exists and is not a directory", shown(path));
+                Err(Error::new(Code::NotDirectory, text))
+            }
+            None => self.stat(path).await,
+        }
+    }
+
+    /// Makes an empty file; without `exclusive`, an existing one is returned as it is.
+    ///
+    /// # Errors
+    /// `Exists`, `NotFound`, `AccessDenied`.
+    pub async fn create(&self, path: &[u8], mode: u16, exclusive: bool) -> Result<Attr> {
+        let op = |parent, name| Op::Create {
+            parent,
+            name,
+            mode,
+            exclusive,
+        };
+        self.at(path, op, attr_of).await
+    }
+
+    /// Makes a pipe, a socket or a device.
+    ///
+    /// # Errors
+    /// `Exists`, `NotPermitted` for devices.
+    pub async fn make_node(&self, path: &[u8], mode: u16, kind: NodeKind) -> Result<Attr> {
+        let op = |parent, name| Op::MakeNode {
+            parent,
+            name,
+            mode,
+            kind,
+        };
+        self.at(path, op, attr_of).await
+    }
+
+    /// Makes a symbolic link at `path`.
+    ///
+    /// # Errors
+    /// `Exists`, `NotFound`, `AccessDenied`.
+    pub async fn symlink(&self, target: &[u8], path: &[u8]) -> Result<Attr> {
+        let op = |parent, name| Op::Symlink {
+            parent,
+            name,
+            target: target.to_vec(),
+            mtime: None,
+        };
+        self.at(path, op, attr_of).await
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// `Invalid` for anything but a symbolic link.
+    pub async fn read_link(&self, path: &[u8]) -> Result<Vec<u8>> {
+        let inode = self.lstat(path).await?.inode;
+        self.read_link_inode(inode)
+            .await
+            .map_err(|error| error.context(shown(path)))
+    }
+
+    pub(crate) async fn read_link_inode(&self, inode: InodeId) -> Result<Vec<u8>> {
+        let view = View::Live;
+        match self.read(Read::ReadLink { view, inode }).await? {
+            ReadReply::Bytes(target) => Ok(target),
+            _ => Err(unexpected("the target of a link")),
+        }
+    }
+
+    /// Gives the file at `existing` the name `new` as well.
+    ///
+    /// # Errors
+    /// `NotPermitted` for directories, `Exists`, `TooManyLinks`.
+    pub async fn link(&self, existing: &[u8], new: &[u8]) -> Result<Attr> {
+        let inode = self.lstat(existing).await?.inode;
+        let op = |parent, name| Op::Link {
+            inode,
+            parent,
+            name,
+        };
+        self.at(new, op, attr_of).await
+    }
+
+    /// Moves a name.
+    ///
+    /// # Errors
+    /// As rename(2).
+    pub async fn rename(&self, from: &[u8], to: &[u8], mode: RenameMode) -> Result<()> {
+        let source = self.resolve_parent(from).await?;
+        let target = self.resolve_parent(to).await?;
+        let op = Op::Rename {
+            from: source.parent.inode,
+            from_name: source.name,
+            to: target.parent.inode,
+            to_name: target.name,
+            mode,
+        };
+        self.mutate(op).await.map(drop).map_err(|error| {
+            let names = format!("{} to {}", shown(from), shown(to));
+            error.context(names)
+        })
+    }
+
+    /// Removes a name of anything but a directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsDirectory`, `AccessDenied`.
+    pub async fn unlink(&self, path: &[u8]) -> Result<()> {
+        let op = |parent, name| Op::Unlink { parent, name };
+        self.at(path, op, |_| Ok(())).await
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotEmpty`, `NotDirectory`.
+    pub async fn rmdir(&self, path: &[u8]) -> Result<()> {
+        let op = |parent, name| Op::Rmdir { parent, name };
+        self.at(path, op, |_| Ok(())).await
+    }
+
+    /// Removes whatever is at a path with all that is below; returns how many names it removed one
+    /// by one. A superuser's tree goes in one step and counts as one.
+    ///
+    /// # Errors
+    /// The first failure; what was removed until then stays removed.
+    pub async fn remove_tree(&self, path: &[u8]) -> Result<u64> {
+        let found = self.resolve(path, false).await?;
+        let attr = found.attr.ok_or_else(|| not_found(path))?;
+        let (parent, name) = (found.parent.inode, found.name);
+        if attr.kind != FileKind::Directory {
+            self.unlink(path).await?;
+            return Ok(1);
+        }
+        let whole = Op::RemoveTree {
+            parent,
+            name: name.clone(),
+        };
+        match self.mutate(whole).await {
+            Ok(_) => return Ok(1),
+            Err(error)
+                if matches!(
+                    error.code,
+                    Code::NotPermitted | Code::AccessDenied | Code::NotSupported
+                ) => {}
+            Err(error) => return Err(error.context(shown(path))),
+        }
+        let removed = self.empty(attr.inode).await;
+        let removed = removed.map_err(|error| error.context(shown(path)))?;
+        self.rmdir(path).await?;
+        Ok(removed + 1)
+    }
+
+    /// Removes everything in a directory, names in lists, deepest first.
+    async fn empty(&self, top: InodeId) -> Result<u64> {
+        let mut removed = 0;
+        // Directories still to be emptied; each is pushed again above its subdirectories.
+        let mut stack = vec![(top, None::<(InodeId, Vec<u8>)>, false)];
+        while let Some((dir, place, seen)) = stack.pop() {
+            if seen {
+                if let Some((parent, name)) = place {
+                    self.mutate(Op::Rmdir { parent, name }).await?;
+                    removed += 1;
+                }
+                continue;
+            }
+            stack.push((dir, place, true));
+            let mut entries = self.list(dir, false);
+            let mut ops = Vec::new();
+            loop {
+                let entry = entries.next().await?;
+                let last = entry.is_none();
+                match entry {
+                    Some(entry) if entry.kind == FileKind::Directory => {
+                        stack.push((entry.inode, Some((dir, entry.name)), false));
+                    }
+                    Some(entry) => ops.push(Op::Unlink {
+                        parent: dir,
+                        name: entry.name,
+                    }),
+                    None => {}
+                }
+                if ops.len() == LIST_OPS_MAX || (last && !ops.is_empty()) {
+                    removed += ops.len() as u64;
+                    let ops = std::mem::take(&mut ops);
+                    let expectations = Vec::new();
+                    self.mutate(Op::List { expectations, ops }).await?;
+                }
+                if last {
+                    break;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Sets attributes of what is at a path.
+    ///
+    /// # Errors
+    /// `NotPermitted`, `AccessDenied`, `NotFound`.
+    pub async fn set_attr(&self, path: &[u8], follow: bool, set: SetAttr) -> Result<Attr> {
+        let inode = self.inode(path, follow).await?.inode;
+        let done = self.set_attr_inode(inode, set).await;
+        done.map_err(|error| error.context(shown(path)))
+    }
+
+    /// Sets attributes of an inode.
+    ///
+    /// # Errors
+    /// `NotPermitted`, `AccessDenied`, `Stale`.
+    pub async fn set_attr_inode(&self, inode: InodeId, set: SetAttr) -> Result<Attr> {
+        attr_of(self.mutate(Op::SetAttr { inode, set }).await?)
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// `NoAttribute`, `NotFound`.
+    pub async fn get_xattr(&self, path: &[u8], name: &[u8]) -> Result<Vec<u8>> {
+        let read = Read::GetXattr {
+            view: View::Live,
+            inode: self.stat(path).await?.inode,
+            name: name.to_vec(),
+        };
+        match self.read(read).await {
+            Ok(ReadReply::Bytes(value)) => Ok(value),
+            Ok(_) => Err(unexpected("an attribute's value")),
+            Err(error) => Err(error.context(shown(path))),
+        }
+    }
+
+    /// The names of all extended attributes.
+    ///
+    /// # Errors
+    /// `NotFound`, `AccessDenied`.
+    pub async fn list_xattr(&self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let read = Read::ListXattr {
+            view: View::Live,
+            inode: self.stat(path).await?.inode,
+        };
+        match self.read(read).await {
+            Ok(ReadReply::Names(names)) => Ok(names),
+            Ok(_) => Err(unexpected("names of attributes")),
+            Err(error) => Err(error.context(shown(path))),
+        }
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// `Exists`, `NoAttribute` as `mode` says; `TooBig`.
+    pub async fn set_xattr(
+        &self,
+        path: &[u8],
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
+        let op = Op::SetXattr {
+            inode: self.stat(path).await?.inode,
+            name: name.to_vec(),
+            value: value.to_vec(),
+            mode,
+        };
+        let done = self.mutate(op).await.map(drop);
+        done.map_err(|error| error.context(shown(path)))
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `NoAttribute`, `NotFound`.
+    pub async fn remove_xattr(&self, path: &[u8], name: &[u8]) -> Result<()> {
+        let op = Op::RemoveXattr {
+            inode: self.stat(path).await?.inode,
+            name: name.to_vec(),
+        };
+        let done = self.mutate(op).await.map(drop);
+        done.map_err(|error| error.context(shown(path)))
+    }
+
+    /// What is below a directory, from counters.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`.
+    pub async fn usage(&self, path: &[u8]) -> Result<Usage> {
+        let read = Read::Usage {
+            view: View::Live,
+            dir: self.stat(path).await?.inode,
+        };
+        match self.read(read).await {
+            Ok(ReadReply::Usage {
+                bytes,
+                files,
+                directories,
+            }) => Ok(Usage {
+                bytes,
+                files,
+                directories,
+            }),
+            Ok(_) => Err(unexpected("a usage")),
+            Err(error) => Err(error.context(shown(path))),
+        }
+    }
+}

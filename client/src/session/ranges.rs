@@ -1,0 +1,319 @@
+//! Chunk ids that the session may write: taken without a round trip, refilled ahead of need.
+//!
+//! Ids that do not suit now (a full or failing member) are kept aside for later, a few of them.
+
+use quarry_common::ids::{ChunkId, PoolId, SessionId};
+use quarry_common::token::Capability;
+use quarry_common::wire::meta::RangeGrant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+/// Ids that are looked at to find one that suits.
+const LOOKED_AT_MAX: usize = 32;
+
+/// Ids kept aside: each holds back the mark below which chunks that nobody committed can go.
+const ASIDE_MAX: usize = 64;
+
+/// A range is not written with any more this long before its capability expires.
+const EXPIRES_EARLY_SECONDS: u64 = 3_600;
+
+/// All ranges of the session, by pool.
+#[derive(Debug, Default)]
+pub struct Ranges {
+    pools: BTreeMap<PoolId, PoolRanges>,
+}
+
+#[derive(Debug, Default)]
+struct PoolRanges {
+    live: VecDeque<Live>,
+    aside: VecDeque<(ChunkId, Capability)>,
+    open: BTreeSet<ChunkId>,
+    /// The ends of ranges that were used up and not yet reported as such.
+    used_up: Vec<ChunkId>,
+    refilling: bool,
+}
+
+#[derive(Debug)]
+struct Live {
+    next: ChunkId,
+    left: u32,
+    count: u32,
+    capability: Capability,
+}
+
+/// A chunk id that was taken and is not yet committed; dropping it says that it never will be.
+#[derive(Debug)]
+pub struct OpenChunk {
+    /// The pool.
+    pub pool: PoolId,
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// The right to write it.
+    pub capability: Capability,
+    /// The session that it is of.
+    pub session: SessionId,
+    ranges: Arc<Mutex<Ranges>>,
+}
+
+impl Drop for OpenChunk {
+    fn drop(&mut self) {
+        let mut ranges = self.ranges.lock().expect("nobody panics with this lock");
+        if let Some(pool) = ranges.pools.get_mut(&self.pool) {
+            pool.open.remove(&self.chunk);
+        }
+    }
+}
+
+/// What the next renewal says of the ranges.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Chunks below are committed or never will be, but for the open ones.
+    pub marks: Vec<(PoolId, ChunkId)>,
+    /// Taken and not yet committed.
+    pub open: Vec<(PoolId, ChunkId)>,
+}
+
+impl Ranges {
+    /// Adds what the metaserver granted.
+    pub fn handle_granted(&mut self, grant: RangeGrant) {
+        let pool = self.pools.entry(grant.range.pool).or_default();
+        pool.refilling = false;
+        pool.live.push_back(Live {
+            next: grant.range.first,
+            left: grant.range.count,
+            count: grant.range.count,
+            capability: grant.capability,
+        });
+    }
+
+    /// The session has ended: its ids are of no use.
+    pub fn handle_lost(&mut self) {
+        self.pools.clear();
+    }
+
+    /// The ids of a pool can not be written with (a key that is too old): new ones are needed.
+    pub fn discard(&mut self, pool: PoolId) {
+        if let Some(pool) = self.pools.get_mut(&pool) {
+            pool.aside.clear();
+            let used_up = pool.live.drain(..).map(|live| end(&live));
+            pool.used_up.extend(used_up);
+        }
+    }
+
+    /// Whether a grant should be asked for now; whoever gets `true` asks.
+    pub fn begin_refill(&mut self, pool: PoolId) -> bool {
+        let pool = self.pools.entry(pool).or_default();
+        let left: u64 = pool.live.iter().map(|live| u64::from(live.left)).sum();
+        let enough = pool
+            .live
+            .back()
+            .is_some_and(|last| left > u64::from(last.count) / 4);
+        !enough && !std::mem::replace(&mut pool.refilling, true)
+    }
+
+    /// A grant did not come.
+    pub fn handle_refill_failed(&mut self, pool: PoolId) {
+        self.pools.entry(pool).or_default().refilling = false;
+    }
+
+    /// What a renewal reports. Ranges that are used up are reported until `handle_reported`.
+    pub fn marks(&self) -> Marks {
+        let mut report = Marks::default();
+        for (id, pool) in &self.pools {
+            let aside: BTreeSet<ChunkId> = pool.aside.iter().map(|(chunk, _)| *chunk).collect();
+            report
+                .marks
+                .extend(pool.used_up.iter().map(|end| (*id, *end)));
+            report
+                .marks
+                .extend(pool.live.iter().map(|live| (*id, live.next)));
+            report
+                .open
+                .extend(pool.open.union(&aside).map(|chunk| (*id, *chunk)));
+        }
+        report.marks.sort();
+        report
+    }
+
+    /// A renewal with these marks was answered.
+    pub fn handle_reported(&mut self, marks: &Marks) {
+        for (id, pool) in &mut self.pools {
+            pool.used_up
+                .retain(|end| !marks.marks.contains(&(*id, *end)));
+        }
+    }
+
+    fn take(
+        &mut self,
+        id: PoolId,
+        now_seconds: u64,
+        score: impl Fn(ChunkId) -> u32,
+    ) -> Option<(ChunkId, Capability)> {
+        let pool = self.pools.get_mut(&id)?;
+        let fresh = |capability: &Capability| {
+            capability.expires_at > now_seconds.saturating_add(EXPIRES_EARLY_SECONDS)
+        };
+        while let Some(live) = pool.live.front() {
+            if live.left > 0 && fresh(&live.capability) {
+                break;
+            }
+            pool.used_up.push(end(live));
+            pool.live.pop_front();
+        }
+        pool.aside.retain(|(_, capability)| fresh(capability));
+        let suits = pool.aside.iter().position(|(chunk, _)| score(*chunk) == 0);
+        let taken = suits.and_then(|at| pool.aside.remove(at));
+        let taken = taken.or_else(|| pool.take_best(score))?;
+        pool.open.insert(taken.0);
+        Some(taken)
+    }
+}
+
+fn end(live: &Live) -> ChunkId {
+    ChunkId(live.next.0 + u64::from(live.left))
+}
+
+impl PoolRanges {
+    /// The best of the next ids; those before it are kept aside.
+    fn take_best(&mut self, score: impl Fn(ChunkId) -> u32) -> Option<(ChunkId, Capability)> {
+        let live = self.live.front_mut()?;
+        let mut best: Option<(u32, u64)> = None;
+        for ahead in 0..u64::from(live.left).min(LOOKED_AT_MAX as u64) {
+            let score = score(ChunkId(live.next.0 + ahead));
+            if best.is_none_or(|(least, _)| score < least) {
+                best = Some((score, ahead));
+            }
+            if score == 0 {
+                break;
+            }
+        }
+        let (_, ahead) = best?;
+        for _ in 0..ahead {
+            self.aside.push_back((live.next, live.capability.clone()));
+            live.next.0 += 1;
+            live.left -= 1;
+        }
+        while self.aside.len() > ASIDE_MAX {
+            self.aside.pop_front();
+        }
+        let taken = (live.next, live.capability.clone());
+        live.next.0 += 1;
+        live.left -= 1;
+        Some(taken)
+    }
+}
+
+/// Takes the next id of a pool for which `score` is least (0 is good at once); `None` when the
+/// pool has none left.
+pub fn take(
+    ranges: &Arc<Mutex<Ranges>>,
+    session: SessionId,
+    pool: PoolId,
+    now_seconds: u64,
+    score: impl Fn(ChunkId) -> u32,
+) -> Option<OpenChunk> {
+    let (chunk, capability) =
+        ranges
+            .lock()
+            .expect("nobody panics with this lock")
+            .take(pool, now_seconds, score)?;
+    Some(OpenChunk {
+        pool,
+        chunk,
+        capability,
+        session,
+        ranges: ranges.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_common::ids::KeyNumber;
+    use quarry_common::token::Access;
+    use quarry_common::wire::meta::Range;
+
+    const POOL: PoolId = PoolId(1);
+
+    fn grant(first: u64, count: u32) -> RangeGrant {
+        RangeGrant {
+            range: Range {
+                pool: POOL,
+                first: ChunkId(first),
+                count,
+            },
+            capability: Capability {
+                key: KeyNumber(1),
+                access: Access::Write,
+                pool: POOL,
+                first: ChunkId(first),
+                last: ChunkId(first + u64::from(count) - 1),
+                expires_at: 100_000,
+                mac: [0; 16],
+            },
+        }
+    }
+
+    fn ranges(grants: &[(u64, u32)]) -> Arc<Mutex<Ranges>> {
+        let mut ranges = Ranges::default();
+        for (first, count) in grants {
+            ranges.handle_granted(grant(*first, *count));
+        }
+        Arc::new(Mutex::new(ranges))
+    }
+
+    fn next(ranges: &Arc<Mutex<Ranges>>, score: impl Fn(ChunkId) -> u32) -> Option<OpenChunk> {
+        take(ranges, SessionId(1), POOL, 0, score)
+    }
+
+    #[test]
+    fn an_id_that_does_not_suit_is_passed_over_and_used_later() {
+        let ranges = ranges(&[(10, 100)]);
+        let odd = next(&ranges, |chunk| u32::from(chunk.0 % 2 == 0)).unwrap();
+        assert_eq!(odd.chunk, ChunkId(11));
+        assert_eq!(next(&ranges, |_| 0).unwrap().chunk, ChunkId(10));
+        assert_eq!(next(&ranges, |_| 0).unwrap().chunk, ChunkId(12));
+    }
+
+    #[test]
+    fn the_least_bad_id_is_taken_when_none_is_good() {
+        let ranges = ranges(&[(1, 100)]);
+        let best = next(&ranges, |chunk| if chunk.0 == 7 { 1 } else { 5 });
+        assert_eq!(best.unwrap().chunk, ChunkId(7));
+    }
+
+    #[test]
+    fn marks_tell_what_may_still_be_committed() {
+        let ranges = ranges(&[(1, 2), (50, 10)]);
+        let first = next(&ranges, |_| 0).unwrap();
+        drop(next(&ranges, |_| 0).unwrap());
+        let third = next(&ranges, |_| 0).unwrap();
+        let marks = ranges.lock().unwrap().marks();
+        assert_eq!(marks.marks, [(POOL, ChunkId(3)), (POOL, ChunkId(51))]);
+        assert_eq!(marks.open, [(POOL, ChunkId(1)), (POOL, ChunkId(50))]);
+        ranges.lock().unwrap().handle_reported(&marks);
+        drop((first, third));
+        let marks = ranges.lock().unwrap().marks();
+        assert_eq!(marks.marks, [(POOL, ChunkId(51))]);
+        assert_eq!(marks.open, []);
+    }
+
+    #[test]
+    fn a_refill_is_asked_for_once_and_ahead_of_need() {
+        let ranges = ranges(&[(1, 8)]);
+        let mut taken = Vec::new();
+        while !ranges.lock().unwrap().begin_refill(POOL) {
+            taken.push(next(&ranges, |_| 0).unwrap());
+        }
+        assert_eq!(taken.len(), 6, "with a quarter left");
+        assert!(!ranges.lock().unwrap().begin_refill(POOL), "one at a time");
+        ranges.lock().unwrap().handle_refill_failed(POOL);
+        assert!(ranges.lock().unwrap().begin_refill(POOL));
+    }
+
+    #[test]
+    fn ids_whose_capability_expires_soon_are_not_written() {
+        let ranges = ranges(&[(1, 8)]);
+        assert!(take(&ranges, SessionId(1), POOL, 99_000, |_| 0).is_none());
+    }
+}

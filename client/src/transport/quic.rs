@@ -1,0 +1,251 @@
+//! The transport over QUIC.
+
+use super::{
+    DataFrame, FrameSink, FrameSource, Peer, Pending, ReadStream, ReplySource, Transport,
+    WriteFrame, WriteStream,
+};
+use crate::client_file::ClientFile;
+use bytes::Bytes;
+use quarry_common::codec;
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::identity::{Identity, PeerName, Role};
+use quarry_common::ids::{ClusterId, ServerId};
+use quarry_common::net::{self, BulkReader, BulkWriter, Endpoint, Peers, StreamType};
+use quarry_common::wire::data::frame::{HEAD_LEN, Head, crcs_of, data_prefix, decode_crcs};
+use quarry_common::wire::data::{
+    DataReply, DataRequest, ReadChunk, ReadReply, WriteChunk, WriteReply,
+};
+use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// Connections to the servers of one cluster, made when first needed.
+pub struct Quic {
+    cluster: ClusterId,
+    peers: Peers,
+    /// What is connected, so that a request needs no wait for the cache of peers.
+    connected: Mutex<HashMap<(Role, ServerId), (String, net::Peer)>>,
+}
+
+impl Quic {
+    /// A socket of its own and the identity of a client file. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// `Configuration` for an identity that can not be used or is another cluster's.
+    pub fn new(file: &ClientFile) -> Result<Quic> {
+        let identity = Identity::from_pem(&file.identity)?;
+        if identity.name().cluster != file.cluster {
+            let text = format!(
+                "the client file is for cluster {}, its identity is of cluster {}",
+                file.cluster,
+                identity.name().cluster
+            );
+            return Err(Error::new(Code::Configuration, text));
+        }
+        let endpoint = Endpoint::client(Arc::new(identity))?;
+        Ok(Quic {
+            cluster: file.cluster,
+            peers: Peers::new(endpoint),
+            connected: Mutex::default(),
+        })
+    }
+
+    fn connected_peers(&self) -> MutexGuard<'_, HashMap<(Role, ServerId), (String, net::Peer)>> {
+        self.connected.lock().expect("nobody panics with this lock")
+    }
+
+    fn cached(&self, role: Role, to: &Peer) -> Option<net::Peer> {
+        let connected = self.connected_peers();
+        let (address, peer) = connected.get(&(role, to.server))?;
+        (*address == to.address && !peer.is_closed()).then(|| peer.clone())
+    }
+
+    async fn peer(&self, role: Role, to: &Peer) -> Result<net::Peer> {
+        if let Some(peer) = self.cached(role, to) {
+            return Ok(peer);
+        }
+        let name = match role {
+            Role::Metaserver => PeerName::metaserver(self.cluster, to.server),
+            _ => PeerName::dataserver(self.cluster, to.server),
+        };
+        let peer = self.peers.get(&name, resolve(&to.address).await?).await?;
+        self.connected_peers()
+            .insert((role, to.server), (to.address.clone(), peer.clone()));
+        Ok(peer)
+    }
+
+    async fn ask<A: serde::de::DeserializeOwned>(
+        &self,
+        role: Role,
+        to: Peer,
+        request: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<A> {
+        let asked = async {
+            let peer = self.peer(role, &to).await?;
+            let answer = peer.requests.call(Bytes::from(request), timeout).await?;
+            codec::decode("an answer", &answer)
+        };
+        // The handshake counts as well.
+        let answer = tokio::time::timeout(timeout, asked).await;
+        answer.unwrap_or_else(|_| {
+            let text = format!(
+                "{} {} at {} did not answer within {} ms",
+                role.as_str(),
+                to.server,
+                to.address,
+                timeout.as_millis()
+            );
+            Err(Error::new(Code::Disconnected, text))
+        })
+    }
+}
+
+/// The address of `host:port`.
+async fn resolve(address: &str) -> Result<SocketAddr> {
+    if let Ok(address) = address.parse() {
+        return Ok(address);
+    }
+    let unknown = |why: String| {
+        let text = format!("{address} is no address that is known here: {why}");
+        Error::new(Code::Unreachable, text)
+    };
+    let mut found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| unknown(error.to_string()))?;
+    found.next().ok_or_else(|| unknown("it has none".into()))
+}
+
+impl Transport for Quic {
+    fn meta(&self, to: &Peer, request: &MetaRequest, timeout: Duration) -> Pending<'_, MetaAnswer> {
+        let request = codec::encode(request);
+        Box::pin(self.ask(Role::Metaserver, to.clone(), request, timeout))
+    }
+
+    fn data(&self, to: &Peer, request: &DataRequest, timeout: Duration) -> Pending<'_, DataReply> {
+        let (to, request) = (to.clone(), codec::encode(request));
+        Box::pin(async move {
+            let answer: Result<DataReply> =
+                self.ask(Role::Dataserver, to, request, timeout).await?;
+            answer
+        })
+    }
+
+    fn write(&self, to: &Peer, header: WriteChunk) -> Pending<'_, WriteStream> {
+        let to = to.clone();
+        Box::pin(async move {
+            let peer = self.peer(Role::Dataserver, &to).await?;
+            let (send, recv) = peer.connection.open(StreamType::WriteChunk).await?;
+            let mut writer = BulkWriter::new(send);
+            writer.write_message(&header).await?;
+            Ok(WriteStream {
+                sink: Box::new(Sink {
+                    writer,
+                    sealed: false,
+                }),
+                replies: Box::new(Replies(BulkReader::new(recv))),
+            })
+        })
+    }
+
+    fn read(&self, to: &Peer, header: ReadChunk) -> Pending<'_, ReadStream> {
+        let to = to.clone();
+        Box::pin(async move {
+            let peer = self.peer(Role::Dataserver, &to).await?;
+            let (send, recv) = peer.connection.open(StreamType::ReadChunk).await?;
+            let mut writer = BulkWriter::new(send);
+            writer.write_message(&header).await?;
+            writer.finish()?;
+            let mut reader = BulkReader::new(recv);
+            let reply: Option<ReadReply> = reader.read_message("a reply to a read").await?;
+            let reply = reply.ok_or_else(|| Error::malformed("a read ended without a reply"))?;
+            Ok(ReadStream {
+                reply,
+                frames: Box::new(Frames(reader)),
+            })
+        })
+    }
+
+    fn connected(&self, to: &Peer) -> bool {
+        self.cached(Role::Dataserver, to).is_some()
+    }
+}
+
+struct Sink {
+    writer: BulkWriter,
+    sealed: bool,
+}
+
+impl Drop for Sink {
+    /// A chunk that was not sealed is given up; a plain end would look like a writer that is done.
+    fn drop(&mut self) {
+        if !self.sealed {
+            self.writer.reset(false);
+        }
+    }
+}
+
+impl FrameSink for Sink {
+    fn send(&mut self, frame: WriteFrame) -> Pending<'_, ()> {
+        Box::pin(async move {
+            let head = match frame {
+                WriteFrame::Data(frame) => {
+                    let prefix = data_prefix(frame.offset, frame.len(), &frame.crcs);
+                    let mut pieces = frame.pieces;
+                    pieces.insert(0, prefix);
+                    return self.writer.write_pieces(&mut pieces).await;
+                }
+                WriteFrame::Flush { len, crc } => Head::Flush { len, crc },
+                WriteFrame::Seal { len, crc } => Head::Seal { len, crc },
+            };
+            let bytes = Bytes::copy_from_slice(&head.encode());
+            self.writer.write(bytes).await?;
+            if matches!(head, Head::Seal { .. }) {
+                self.sealed = true;
+                self.writer.finish()?;
+            }
+            Ok(())
+        })
+    }
+}
+
+struct Replies(BulkReader);
+
+impl ReplySource for Replies {
+    fn next(&mut self) -> Pending<'_, WriteReply> {
+        Box::pin(async {
+            let reply = self.0.read_message("a reply to a write").await?;
+            reply.ok_or_else(|| {
+                let text = "the head of the pipeline ended the stream without a word";
+                Error::new(Code::Disconnected, text)
+            })
+        })
+    }
+}
+
+struct Frames(BulkReader);
+
+impl FrameSource for Frames {
+    fn next(&mut self) -> Pending<'_, Option<DataFrame>> {
+        Box::pin(async {
+            let Some(head) = self.0.read_small_or_end(HEAD_LEN).await? else {
+                return Ok(None);
+            };
+            let head: &[u8; HEAD_LEN] = head[..]
+                .try_into()
+                .map_err(|_| Error::malformed("a frame's head of another length"))?;
+            let Head::Data { offset, len } = Head::decode(head)? else {
+                return Err(Error::malformed("a frame that is not of data"));
+            };
+            let crcs = self.0.read_small(4 * crcs_of(offset, len)).await?;
+            let pieces = self.0.read_exact_pieces(len as usize).await?;
+            Ok(Some(DataFrame {
+                offset,
+                pieces,
+                crcs: decode_crcs(&crcs),
+            }))
+        })
+    }
+}
