@@ -63,10 +63,8 @@ impl Flags {
     pub const HAS_ACL: Flags = Flags(4);
     /// It has a default ACL.
     pub const HAS_DEFAULT_ACL: Flags = Flags(8);
-    /// It has extended attributes.
-    pub const HAS_XATTRS: Flags = Flags(16);
     /// There is a record of its last access; without, it was its birth.
-    pub const HAS_ATIME: Flags = Flags(32);
+    pub const HAS_ATIME: Flags = Flags(16);
 
     /// Whether all bits of `flag` are set.
     pub fn has(self, flag: Flags) -> bool {
@@ -139,6 +137,8 @@ pub struct InodeRecord {
     pub holes_at: Version,
     /// The version at which it lost its last name; `None` while it has one or a session holds it.
     pub orphaned_at: Option<Version>,
+    /// Bytes of the names of its extended attributes, each with a NUL: what a list of them takes.
+    pub xattr_names_len: u32,
     /// Fields of a newer program.
     #[serde(skip)]
     pub unknown: Vec<u8>,
@@ -199,6 +199,7 @@ impl InodeRecord {
             trims: Vec::new(),
             holes_at: Version(0),
             orphaned_at: None,
+            xattr_names_len: 0,
             unknown: Vec::new(),
         }
     }
@@ -242,7 +243,7 @@ impl InodeRecord {
             parent: if self.name.is_empty() && inode != InodeId::ROOT { inode } else { self.parent },
             data_version: self.data_version,
             modified_at: self.modified_at,
-            has_xattrs: self.flags.has(Flags::HAS_XATTRS),
+            has_xattrs: self.xattr_names_len > 0,
         }
     }
 }

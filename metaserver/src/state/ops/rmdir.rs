@@ -1,0 +1,41 @@
+//! Removes an empty directory.
+
+use super::names;
+use crate::state::access::shown;
+use crate::state::records::InodeRecord;
+use crate::state::stop::OpResult;
+use crate::state::txn::{Txn, Who};
+use quarry_common::ids::InodeId;
+use quarry_common::wire::meta::OpReply;
+use quarry_common::{Code, Error, Result};
+
+/// The directory stays readable, empty, for who has it open.
+pub fn rmdir(txn: &mut Txn<'_>, who: &Who<'_>, parent: InodeId, name: &[u8]) -> OpResult<OpReply> {
+    let (mut parent_record, dentry) = names::look_up(txn, who, parent, name)?;
+    let dentry = dentry.ok_or_else(|| names::not_found(parent, &parent_record, name))?;
+    let mut record = txn.referred_inode(dentry.inode)?;
+    names::check_may_remove(who, &parent_record, &record)?;
+    check_directory(&record)?;
+    check_empty(&record)?;
+    names::remove(txn, parent, &mut parent_record, name, dentry.inode, &mut record)?;
+    txn.put_inode(parent, &mut parent_record);
+    txn.put_inode(dentry.inode, &mut record);
+    Ok(OpReply::Nothing)
+}
+
+/// `NotDirectory` for anything else.
+pub fn check_directory(record: &InodeRecord) -> Result<()> {
+    if record.is_directory() {
+        return Ok(());
+    }
+    Err(Error::new(Code::NotDirectory, format!("{} is not a directory", shown(record))))
+}
+
+/// `NotEmpty` for a directory with names in it.
+pub fn check_empty(record: &InodeRecord) -> Result<()> {
+    if record.entries == 0 {
+        return Ok(());
+    }
+    let text = format!("directory {} is not empty: it has {} entries", shown(record), record.entries);
+    Err(Error::new(Code::NotEmpty, text))
+}

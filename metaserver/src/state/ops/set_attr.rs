@@ -1,0 +1,156 @@
+//! Sets attributes, as chmod(2), chown(2), utimensat(2) and ftruncate(2) say.
+
+use crate::kv::Family;
+use crate::state::access::{self, Want, check_owner, in_group, shown};
+use crate::state::extents::Edit;
+use crate::state::keys;
+use crate::state::records::{AtimeRecord, Flags, InodeRecord};
+use crate::state::stop::OpResult;
+use crate::state::txn::{Txn, Who};
+use quarry_common::ids::{Gid, InodeId, Uid};
+use quarry_common::limits::FILE_LEN_MAX;
+use quarry_common::time::Nanos;
+use quarry_common::wire::meta::{FileKind, OpReply, SetAttr, SetTime};
+use quarry_common::{Code, Error, Result};
+
+const SET_UID: u16 = 0o4000;
+const SET_GID: u16 = 0o2000;
+const GROUP_EXECUTES: u16 = 0o010;
+
+/// All that is asked for, or nothing. What asks for nothing changes nothing.
+pub fn set_attr(txn: &mut Txn<'_>, who: &Who<'_>, inode: InodeId, set: &SetAttr) -> OpResult<OpReply> {
+    let mut record = txn.inode(inode)?;
+    if *set == SetAttr::default() {
+        return Ok(OpReply::Attr(txn.attr(inode, &record)?));
+    }
+    // Every check is about the inode as it was.
+    check_owners(who, &record, set)?;
+    check_mode(who, &record, set.mode)?;
+    for time in [set.mtime, set.atime].into_iter().flatten() {
+        check_time(who, &record, time)?;
+    }
+    if let Some(size) = set.size {
+        check_size(who, &record, size)?;
+    }
+
+    if let Some(size) = set.size {
+        if size != record.size {
+            let mut edit = Edit::new(txn, inode, &mut record);
+            edit.truncate(size)?;
+            edit.touch();
+            edit.finish()?;
+        }
+        record.mtime = txn.time();
+        if !who.caller.superuser {
+            drop_privileges(who, &mut record);
+        }
+    }
+    if set.uid.is_some() || set.gid.is_some() {
+        record.uid = set.uid.unwrap_or(record.uid);
+        record.gid = set.gid.unwrap_or(record.gid);
+        if !record.is_directory() {
+            drop_privileges(who, &mut record);
+        }
+    }
+    if let Some(mode) = set.mode {
+        record.mode = mode & 0o7777;
+        if !who.caller.superuser && !in_group(who.caller, record.gid) {
+            record.mode &= !SET_GID;
+        }
+    }
+    if let Some(time) = set.mtime {
+        record.mtime = point(txn, time);
+    }
+    if let Some(time) = set.atime {
+        let atime = AtimeRecord { atime: point(txn, time) };
+        txn.put(Family::Atimes, keys::inode(inode), &atime);
+        record.flags.set(Flags::HAS_ATIME, true);
+    }
+    record.ctime = txn.time();
+    txn.put_inode(inode, &mut record);
+    Ok(OpReply::Attr(txn.attr(inode, &record)?))
+}
+
+/// A superuser gives a file to anybody; an owner to another group of its own. What is set to what
+/// it is already needs ownership only.
+fn check_owners(who: &Who<'_>, record: &InodeRecord, set: &SetAttr) -> Result<()> {
+    let (uid, gid) = (set.uid, set.gid);
+    if (uid.is_none() && gid.is_none()) || who.caller.superuser {
+        return Ok(());
+    }
+    check_owner(who.caller, record, "change the owner or group of")?;
+    let refuse = |text: String| Err(Error::new(Code::NotPermitted, text));
+    if uid.is_some_and(|uid: Uid| uid != record.uid) {
+        return refuse(format!("only a superuser may give {} to another user", shown(record)));
+    }
+    if gid.is_some_and(|gid: Gid| gid != record.gid && !in_group(who.caller, gid)) {
+        return refuse(format!(
+            "user {} is not in the group that {} is to have",
+            who.caller.uid,
+            shown(record)
+        ));
+    }
+    Ok(())
+}
+
+fn check_mode(who: &Who<'_>, record: &InodeRecord, mode: Option<u16>) -> Result<()> {
+    if mode.is_none() {
+        return Ok(());
+    }
+    check_owner(who.caller, record, "change the mode of")?;
+    if record.kind == FileKind::Symlink {
+        let text = format!("{} is a symbolic link, which has no mode of its own", shown(record));
+        return Err(Error::new(Code::NotSupported, text));
+    }
+    Ok(())
+}
+
+/// Who may write may say that it is now; any other time is for the owner.
+fn check_time(who: &Who<'_>, record: &InodeRecord, time: SetTime) -> Result<()> {
+    match time {
+        SetTime::Now if access::owns(who.caller, record) => Ok(()),
+        SetTime::Now => access::check(who.caller, record, Want::WRITE),
+        SetTime::To(_) => check_owner(who.caller, record, "set the times of"),
+    }
+}
+
+/// An owner may, whatever the mode: a file that was opened for writing when it was made stays
+/// open for writing, which only its client knows. The client asks for `truncate` by path.
+fn check_size(who: &Who<'_>, record: &InodeRecord, size: u64) -> Result<()> {
+    match record.kind {
+        FileKind::File => {}
+        FileKind::Directory => {
+            let text = format!("{} is a directory, which has no length to set", shown(record));
+            return Err(Error::new(Code::IsDirectory, text));
+        }
+        _ => {
+            let text = format!("{} is not a regular file, only these have a length", shown(record));
+            return Err(Error::new(Code::Invalid, text));
+        }
+    }
+    if !access::owns(who.caller, record) {
+        access::check(who.caller, record, Want::WRITE)?;
+    }
+    if size > FILE_LEN_MAX {
+        let text = format!("{} can not have {size} bytes, {FILE_LEN_MAX} are the most", shown(record));
+        return Err(Error::new(Code::FileTooBig, text));
+    }
+    Ok(())
+}
+
+/// A program that somebody else may have changed no longer runs with its owner's rights. Without
+/// group execution the set-group-id bit is no such right, and stays for members.
+pub fn drop_privileges(who: &Who<'_>, record: &mut InodeRecord) {
+    record.mode &= !SET_UID;
+    let may_keep = who.caller.superuser || in_group(who.caller, record.gid);
+    if record.mode & GROUP_EXECUTES != 0 || !may_keep {
+        record.mode &= !SET_GID;
+    }
+}
+
+fn point(txn: &Txn<'_>, time: SetTime) -> Nanos {
+    match time {
+        SetTime::Now => txn.time(),
+        SetTime::To(time) => time,
+    }
+}
