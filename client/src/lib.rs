@@ -18,6 +18,7 @@ mod namespace;
 mod progress;
 mod session;
 pub mod transport;
+mod tree;
 
 pub use client::{Client, Options};
 pub use client_file::{CLUSTER_VARIABLE, ClientFile, MetaAddress};
@@ -25,3 +26,4 @@ pub use dir::Dir;
 pub use file::PublishOptions;
 pub use namespace::Usage;
 pub use progress::Progress;
+pub use tree::{TreeOptions, TreeReport, get_file, get_tree, put_file, put_tree};

@@ -1,0 +1,291 @@
+//! Writing local files of a download: under a temporary name until they are whole.
+
+use super::{Copied, local_error};
+use crate::file::source::Piece;
+use bytes::Bytes;
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::time::Nanos;
+use quarry_common::wire::meta::{Attr, FileKind};
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes gathered for one write.
+const WRITE_LEN: usize = 1 << 20;
+
+/// A file that is being written. Dropping it removes what is there.
+pub struct NewFile {
+    target: PathBuf,
+    temporary: PathBuf,
+    file: Option<File>,
+    gathered: Vec<Bytes>,
+    gathered_len: usize,
+    gathered_at: u64,
+    at: u64,
+    named: bool,
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.named && self.file.is_some() {
+            // Nothing more can be done about a file that can not be removed either.
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+impl NewFile {
+    /// A file that will be at `target`. Nothing is touched before the first bytes are written.
+    pub fn new(target: &Path) -> NewFile {
+        let name = format!(".quarry-{:08x}.part", rand::random::<u32>());
+        NewFile {
+            temporary: target.with_file_name(name),
+            target: target.to_path_buf(),
+            file: None,
+            gathered: Vec::new(),
+            gathered_len: 0,
+            gathered_at: 0,
+            at: 0,
+            named: false,
+        }
+    }
+
+    /// Writes the next piece.
+    ///
+    /// # Errors
+    /// As write(2), naming the file.
+    pub async fn write(self, piece: Piece) -> Result<NewFile> {
+        let mut new = self;
+        match piece {
+            Piece::Data(bytes) => {
+                new.at += bytes.len() as u64;
+                new.gathered_len += bytes.len();
+                new.gathered.push(bytes);
+                if new.gathered_len >= WRITE_LEN {
+                    return new.blocking(NewFile::flush).await;
+                }
+            }
+            Piece::Zeros(len) => {
+                if new.gathered_len > 0 {
+                    new = new.blocking(NewFile::flush).await?;
+                }
+                new.at += len;
+                new.gathered_at = new.at;
+            }
+        }
+        Ok(new)
+    }
+
+    /// Writes the rest, sets mode, times and owner, and gives the file its name.
+    ///
+    /// # Errors
+    /// As the system calls, naming the file; `Exists` if it may not replace another.
+    pub async fn finish(self, attr: Attr, owners: bool, replace: bool) -> Result<u64> {
+        let done = self.blocking(move |new| new.name(&attr, owners, replace));
+        Ok(done.await?.at)
+    }
+
+    async fn blocking(
+        self,
+        work: impl FnOnce(&mut NewFile) -> io::Result<()> + Send + 'static,
+    ) -> Result<NewFile> {
+        let done = tokio::task::spawn_blocking(move || {
+            let mut new = self;
+            match work(&mut new) {
+                Ok(()) => Ok(new),
+                Err(error) => Err(local_error(&new.target, "be written", error)),
+            }
+        });
+        done.await
+            .map_err(|error| Error::bug("a file's writer failed").with_source(error))?
+    }
+
+    fn open(&mut self) -> io::Result<&mut File> {
+        if self.file.is_none() {
+            // Nobody else reads it before it has its mode.
+            let file = File::options()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&self.temporary)?;
+            self.file = Some(file);
+        }
+        self.file
+            .as_mut()
+            .ok_or_else(|| io::Error::other("the file is not open"))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let gathered = std::mem::take(&mut self.gathered);
+        let at = self.gathered_at;
+        let file = self.open()?;
+        rustix::fs::seek(&*file, rustix::fs::SeekFrom::Start(at))?;
+        write_all(file, &gathered)?;
+        self.gathered_at = self.at;
+        self.gathered_len = 0;
+        Ok(())
+    }
+
+    fn name(&mut self, attr: &Attr, owners: bool, replace: bool) -> io::Result<()> {
+        self.flush()?;
+        let len = self.at;
+        let file = self.open()?;
+        // A hole at the end was not written.
+        if file.metadata()?.len() != len {
+            file.set_len(len)?;
+        }
+        if owners {
+            std::os::unix::fs::fchown(&*file, Some(attr.uid.0), Some(attr.gid.0))?;
+        }
+        // After the owner: a change of it takes the set-id bits away.
+        file.set_permissions(std::fs::Permissions::from_mode(u32::from(attr.mode)))?;
+        rustix::fs::futimens(file.as_fd(), &times(attr))?;
+        if replace {
+            std::fs::rename(&self.temporary, &self.target)?;
+        } else {
+            std::fs::hard_link(&self.temporary, &self.target)?;
+            std::fs::remove_file(&self.temporary)?;
+        }
+        self.named = true;
+        Ok(())
+    }
+}
+
+fn write_all(file: &mut File, pieces: &[Bytes]) -> io::Result<()> {
+    use std::io::Write;
+    let mut slices: Vec<IoSlice> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        let batch = rest.len().min(512);
+        match file.write_vectored(&rest[..batch]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut rest, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn timespec(time: Nanos) -> rustix::fs::Timespec {
+    let (seconds, nanos) = time.parts();
+    rustix::fs::Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanos.into(),
+    }
+}
+
+fn times(attr: &Attr) -> rustix::fs::Timestamps {
+    rustix::fs::Timestamps {
+        last_access: timespec(attr.atime),
+        last_modification: timespec(attr.mtime),
+    }
+}
+
+/// Sets mode, owner and times of a directory (after everything in it is there), a pipe or a device.
+pub fn finish_node(path: &Path, attr: &Attr, owners: bool) -> Result<()> {
+    let set = || -> io::Result<()> {
+        if owners {
+            std::os::unix::fs::chown(path, Some(attr.uid.0), Some(attr.gid.0))?;
+        }
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(u32::from(attr.mode)))?;
+        rustix::fs::utimensat(
+            rustix::fs::CWD,
+            path,
+            &times(attr),
+            rustix::fs::AtFlags::empty(),
+        )?;
+        Ok(())
+    };
+    set().map_err(|error| local_error(path, "be given its mode and times", error))
+}
+
+/// Makes a symbolic link with its times.
+pub fn symlink(target: &[u8], path: &Path, attr: &Attr, owners: bool, replace: bool) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let target = std::ffi::OsStr::from_bytes(target);
+    let make = || -> io::Result<()> {
+        match std::os::unix::fs::symlink(target, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && replace => {
+                std::fs::remove_file(path)?;
+                std::os::unix::fs::symlink(target, path)?;
+            }
+            other => other?,
+        }
+        if owners {
+            std::os::unix::fs::lchown(path, Some(attr.uid.0), Some(attr.gid.0))?;
+        }
+        rustix::fs::utimensat(
+            rustix::fs::CWD,
+            path,
+            &times(attr),
+            rustix::fs::AtFlags::SYMLINK_NOFOLLOW,
+        )?;
+        Ok(())
+    };
+    make().map_err(|error| local_error(path, "be made a symbolic link", error))
+}
+
+/// Gives a file a second name.
+pub fn link(existing: &Path, new: &Path, replace: bool) -> Result<()> {
+    let make = || match std::fs::hard_link(existing, new) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && replace => {
+            std::fs::remove_file(new)?;
+            std::fs::hard_link(existing, new)
+        }
+        other => other,
+    };
+    make().map_err(|error| local_error(new, "be linked", error))
+}
+
+/// Makes a directory, or takes the one that is there; writable until it is finished.
+pub fn make_directory(path: &Path) -> Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other.map_err(|error| local_error(path, "be made", error)),
+    }
+}
+
+/// A name from the cluster as a local one.
+///
+/// # Errors
+/// `Invalid` for one that would lead elsewhere.
+pub fn local_name(name: &[u8]) -> Result<&std::ffi::OsStr> {
+    use std::os::unix::ffi::OsStrExt;
+    let leads_away = name.is_empty()
+        || name == b"."
+        || name == b".."
+        || name.iter().any(|byte| matches!(byte, b'/' | 0));
+    if leads_away {
+        let text = format!("'{}' is no name of a file", name.escape_ascii());
+        return Err(Error::new(Code::Invalid, text));
+    }
+    Ok(std::ffi::OsStr::from_bytes(name))
+}
+
+/// Makes a pipe or a device; skipped where only root may.
+pub fn make_node(path: &Path, attr: &Attr, owners: bool, replace: bool) -> Result<Copied> {
+    use rustix::fs::FileType;
+    let (kind, what) = match attr.kind {
+        FileKind::CharDevice => (FileType::CharacterDevice, "a device"),
+        FileKind::BlockDevice => (FileType::BlockDevice, "a device"),
+        _ => (FileType::Fifo, "a pipe"),
+    };
+    let mode = rustix::fs::Mode::from_raw_mode(u32::from(attr.mode));
+    let make = || rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, attr.device);
+    let made = match make() {
+        Err(rustix::io::Errno::EXIST) if replace => {
+            std::fs::remove_file(path).and_then(|()| make().map_err(io::Error::from))
+        }
+        other => other.map_err(io::Error::from),
+    };
+    match made {
+        Ok(()) => finish_node(path, attr, owners).map(|()| Copied::File(0)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(Copied::Skipped(format!("{what} is only made by root")))
+        }
+        Err(error) => Err(local_error(path, "be made", error)),
+    }
+}

@@ -1,0 +1,553 @@
+//! Uploading files and trees.
+
+use super::local_read::LocalFile;
+use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, TreeOptions, TreeReport, local_error};
+use crate::client::Client;
+use crate::file::publish::{PublishOptions, worth_repeating};
+use crate::namespace::shown;
+use crate::progress::Progress;
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::{Gid, InodeId, Uid};
+use quarry_common::limits::LIST_OPS_MAX;
+use quarry_common::time::Nanos;
+use quarry_common::wire::meta::{Attr, FileKind, NodeKind, Op, OpReply, SetAttr, SetTime};
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// An upload whose session or members were lost is begun again so often.
+const REPEATS: u32 = 3;
+
+/// Uploads one regular file to the path `remote`, with its mode, times and user attributes.
+///
+/// # Errors
+/// As [`Client::publish`]; of the local file, naming it.
+pub async fn put_file(
+    client: &Client,
+    local: &Path,
+    remote: &[u8],
+    options: &TreeOptions,
+    progress: &Arc<Progress>,
+) -> Result<Attr> {
+    let place = client.resolve_parent(remote).await?;
+    if let Ok(meta) = tokio::fs::metadata(local).await {
+        Progress::add(&progress.bytes_total, meta.len());
+    }
+    Progress::add(&progress.files_total, 1);
+    progress.walk_done.store(true, Ordering::Relaxed);
+    let attr = publish_local(
+        client,
+        local,
+        place.parent.inode,
+        &place.name,
+        options,
+        progress,
+    )
+    .await
+    .map_err(|error| error.context(shown(remote)))?;
+    Progress::add(&progress.files, 1);
+    Ok(attr)
+}
+
+async fn publish_local(
+    client: &Client,
+    local: &Path,
+    parent: InodeId,
+    name: &[u8],
+    options: &TreeOptions,
+    progress: &Arc<Progress>,
+) -> Result<Attr> {
+    let mut repeats = 0;
+    loop {
+        let (mut file, meta) = LocalFile::open(local, Some(progress.clone())).await?;
+        let publish = PublishOptions {
+            mode: (meta.mode() & 0o7777) as u16,
+            mtime: Some(mtime_of(&meta)),
+            // Once more after an unknown outcome: it may be there already.
+            replace: options.replace || repeats > 0,
+            xattrs: user_xattrs(local),
+            progress: None,
+        };
+        match client.publish_at(parent, name, &mut file, &publish).await {
+            Ok(attr) => {
+                file.finish();
+                if options.owners {
+                    return client.set_attr_inode(attr.inode, owners_of(&meta)).await;
+                }
+                return Ok(attr);
+            }
+            Err(error) if worth_repeating(&error) && repeats < REPEATS && options.replace => {
+                tracing::info!(path = %local.display(), %error, "the upload is begun again");
+                repeats += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn mtime_of(meta: &Metadata) -> Nanos {
+    Nanos::from_parts(meta.mtime(), meta.mtime_nsec() as u32)
+}
+
+fn owners_of(meta: &Metadata) -> SetAttr {
+    SetAttr {
+        uid: Some(Uid(meta.uid())),
+        gid: Some(Gid(meta.gid())),
+        // A change of the owner takes the set-id bits away.
+        mode: (!meta.is_symlink()).then_some((meta.mode() & 0o7777) as u16),
+        ..SetAttr::default()
+    }
+}
+
+/// Attributes of the `user.` kind; those of other kinds mean something only to this machine.
+fn user_xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let Ok(names) = xattr::list(path) else {
+        // This file system has none.
+        return Vec::new();
+    };
+    names
+        .filter(|name| name.as_bytes().starts_with(b"user."))
+        .filter_map(|name| {
+            let value = xattr::get(path, &name).ok().flatten()?;
+            Some((name.as_bytes().to_vec(), value))
+        })
+        .collect()
+}
+
+/// Copies the tree at `local` to the path `remote`: a directory is made or merged into, single
+/// files are replaced. What fails is reported, the rest goes on.
+///
+/// # Errors
+/// Only when nothing can be begun: `local` can not be read, `remote` can not be made.
+pub async fn put_tree(
+    client: &Client,
+    local: &Path,
+    remote: &[u8],
+    options: &TreeOptions,
+    progress: &Arc<Progress>,
+) -> Result<TreeReport> {
+    let meta = std::fs::metadata(local).map_err(|error| local_error(local, "be read", error))?;
+    if !meta.is_dir() {
+        let attr = put_file(client, local, remote, options, progress).await?;
+        return Ok(TreeReport {
+            files: 1,
+            bytes: attr.size,
+            ..TreeReport::default()
+        });
+    }
+    let counting = {
+        let (local, progress) = (local.to_path_buf(), progress.clone());
+        tokio::task::spawn_blocking(move || count(&local, &progress))
+    };
+    let root = match client.mkdir(remote, writable(&meta)).await {
+        Err(error) if error.code == Code::Exists => client.stat(remote).await?,
+        other => other?,
+    };
+    if root.kind != FileKind::Directory {
+        let text = format!("{}: exists and is not a directory", shown(remote));
+        return Err(Error::new(Code::NotDirectory, text));
+    }
+    let mut upload = Upload {
+        context: Arc::new(Context {
+            client: client.clone(),
+            options: options.clone(),
+            progress: progress.clone(),
+            long_files: Semaphore::new(LONG_FILES_MAX),
+        }),
+        report: TreeReport::default(),
+        running: JoinSet::new(),
+        first_names: HashMap::new(),
+        second_names: Vec::new(),
+        directories: Vec::new(),
+    };
+    upload.walk(local.to_path_buf(), root.inode, meta).await;
+    upload.finish().await;
+    if let Err(error) = counting.await {
+        tracing::warn!(%error, "the tree could not be counted");
+    }
+    Ok(upload.report)
+}
+
+/// Adds up what is to be copied, for the progress; failures show when it is copied.
+fn count(local: &Path, progress: &Progress) {
+    for entry in walkdir::WalkDir::new(local).into_iter().flatten() {
+        if entry.file_type().is_dir() {
+            continue;
+        }
+        Progress::add(&progress.files_total, 1);
+        if entry.file_type().is_file()
+            && let Ok(meta) = entry.metadata()
+        {
+            Progress::add(&progress.bytes_total, meta.len());
+        }
+    }
+    progress.walk_done.store(true, Ordering::Relaxed);
+}
+
+/// The mode of a directory while it is filled.
+fn writable(meta: &Metadata) -> u16 {
+    (meta.mode() & 0o7777) as u16 | 0o700
+}
+
+struct Context {
+    client: Client,
+    options: TreeOptions,
+    progress: Arc<Progress>,
+    long_files: Semaphore,
+}
+
+/// One upload of a tree: walks depth first, files on their way in the background.
+struct Upload {
+    context: Arc<Context>,
+    report: TreeReport,
+    running: JoinSet<(PathBuf, Option<FileKey>, Result<(Copied, Option<InodeId>)>)>,
+    /// Files of several names that were begun, and their inode when they are there.
+    first_names: HashMap<FileKey, Option<InodeId>>,
+    second_names: Vec<(FileKey, Entry)>,
+    /// Their attributes come last, when nothing changes in them any more.
+    directories: Vec<(InodeId, Metadata, PathBuf)>,
+}
+
+/// Device and number of a local file.
+type FileKey = (u64, u64);
+
+/// A thing to be copied.
+struct Entry {
+    path: PathBuf,
+    meta: Metadata,
+    parent: InodeId,
+    name: Vec<u8>,
+}
+
+impl Upload {
+    async fn walk(&mut self, local: PathBuf, inode: InodeId, meta: Metadata) {
+        let mut stack = vec![(local, inode, meta)];
+        while let Some((path, inode, meta)) = stack.pop() {
+            if self.report.is_hopeless() {
+                return;
+            }
+            let listed = {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || read_directory(&path)).await
+            };
+            let (entries, failed) = match listed {
+                Ok(Ok(listed)) => listed,
+                Ok(Err(error)) => {
+                    let error = local_error(&path, "be listed", error);
+                    self.report.failed.push((path, error));
+                    continue;
+                }
+                Err(error) => {
+                    let error = Error::bug("listing failed").with_source(error);
+                    self.report.failed.push((path, error));
+                    continue;
+                }
+            };
+            self.report.failed.extend(failed);
+            self.directories.push((inode, meta, path));
+            let (below, others): (Vec<_>, Vec<_>) =
+                entries.into_iter().partition(|(_, meta)| meta.is_dir());
+            for (path, made, meta) in self.make_directories(inode, below).await {
+                match made {
+                    Ok(inode) => stack.push((path, inode, meta)),
+                    Err(error) => self.report.failed.push((path, error)),
+                }
+            }
+            for (path, meta) in others {
+                let name = name_of(&path);
+                self.begin(Entry {
+                    path,
+                    meta,
+                    parent: inode,
+                    name,
+                })
+                .await;
+            }
+        }
+    }
+
+    /// Makes the subdirectories of one directory, in one step where none is there yet.
+    async fn make_directories(
+        &mut self,
+        parent: InodeId,
+        below: Vec<(PathBuf, Metadata)>,
+    ) -> Vec<(PathBuf, Result<InodeId>, Metadata)> {
+        let mut made = Vec::with_capacity(below.len());
+        let mut below = below.into_iter().peekable();
+        while below.peek().is_some() {
+            let some: Vec<_> = below.by_ref().take(LIST_OPS_MAX).collect();
+            let mkdir = |(path, meta): &(PathBuf, Metadata)| Op::Mkdir {
+                parent,
+                name: name_of(path),
+                mode: writable(meta),
+            };
+            let op = Op::List {
+                expectations: Vec::new(),
+                ops: some.iter().map(mkdir).collect(),
+            };
+            let client = &self.context.client;
+            let inodes = match client.mutate(op).await {
+                Ok(OpReply::List(replies)) if replies.len() == some.len() => replies
+                    .into_iter()
+                    .map(|reply| match reply {
+                        OpReply::Attr(attr) => Ok(attr.inode),
+                        _ => Err(crate::meta::unexpected("attributes")),
+                    })
+                    .collect(),
+                _ => {
+                    let mut inodes = Vec::with_capacity(some.len());
+                    for entry in &some {
+                        let made = self.make_directory(parent, mkdir(entry), &entry.0).await;
+                        inodes.push(made);
+                    }
+                    inodes
+                }
+            };
+            let some = some.into_iter().zip(inodes);
+            made.extend(some.map(|((path, meta), inode)| (path, inode, meta)));
+        }
+        made
+    }
+
+    async fn make_directory(&self, parent: InodeId, op: Op, path: &Path) -> Result<InodeId> {
+        let client = &self.context.client;
+        let attr = match client.mutate(op).await {
+            Ok(OpReply::Attr(attr)) => attr,
+            Ok(_) => return Err(crate::meta::unexpected("attributes")),
+            Err(error) if error.code == Code::Exists => {
+                client.lookup(parent, &name_of(path)).await?
+            }
+            Err(error) => return Err(error),
+        };
+        match attr.kind {
+            FileKind::Directory => Ok(attr.inode),
+            _ => {
+                let text = format!("{}: exists there and is not a directory", path.display());
+                Err(Error::new(Code::NotDirectory, text))
+            }
+        }
+    }
+
+    async fn begin(&mut self, entry: Entry) {
+        let several = entry.meta.is_file() && entry.meta.nlink() > 1;
+        let key = several.then(|| (entry.meta.dev(), entry.meta.ino()));
+        if let Some(key) = key {
+            if self.first_names.contains_key(&key) {
+                self.second_names.push((key, entry));
+                return;
+            }
+            self.first_names.insert(key, None);
+        }
+        while self.running.len() >= self.context.options.jobs.max(1) {
+            self.reap().await;
+        }
+        let context = self.context.clone();
+        self.running.spawn(async move {
+            let path = entry.path.clone();
+            let outcome = context.copy(entry).await;
+            (path, key, outcome)
+        });
+    }
+
+    /// Waits for one of the running.
+    async fn reap(&mut self) {
+        match self.running.join_next().await {
+            Some(Ok((path, key, outcome))) => {
+                if let (Some(key), Ok((_, inode))) = (key, &outcome) {
+                    self.first_names.insert(key, *inode);
+                }
+                self.report.handle(path, outcome.map(|(copied, _)| copied));
+                Progress::add(&self.context.progress.files, 1);
+            }
+            Some(Err(error)) => {
+                let error = Error::bug("an upload's task failed").with_source(error);
+                self.report.failed.push((PathBuf::new(), error));
+            }
+            None => {}
+        }
+    }
+
+    async fn finish(&mut self) {
+        while !self.running.is_empty() {
+            self.reap().await;
+        }
+        for (key, entry) in std::mem::take(&mut self.second_names) {
+            let first = self.first_names.get(&key).copied().flatten();
+            let path = entry.path.clone();
+            let linked = match first {
+                Some(inode) => self.context.link(inode, &entry).await,
+                None => {
+                    let text = format!("{}: its other name was not copied", path.display());
+                    Err(Error::new(Code::NotFound, text))
+                }
+            };
+            self.report.handle(path, linked.map(|()| Copied::Link));
+            Progress::add(&self.context.progress.files, 1);
+        }
+        // Deepest first, though only the times of their own entries matter.
+        let directories = std::mem::take(&mut self.directories);
+        for some in directories.rchunks(LIST_OPS_MAX) {
+            let ops: Vec<Op> = some
+                .iter()
+                .rev()
+                .map(|(inode, meta, _)| self.context.attributes(*inode, meta))
+                .collect();
+            let list = Op::List {
+                expectations: Vec::new(),
+                ops: ops.clone(),
+            };
+            let client = &self.context.client;
+            let mut done = some.len() as u64;
+            if client.mutate(list).await.is_err() {
+                // Those that can be set are set, the others are named.
+                for (op, (_, _, path)) in ops.into_iter().zip(some.iter().rev()) {
+                    if let Err(error) = client.mutate(op).await {
+                        done -= 1;
+                        self.report.failed.push((path.clone(), error));
+                    }
+                }
+            }
+            self.report.directories += done;
+            Progress::add(&self.context.progress.directories, done);
+        }
+    }
+}
+
+impl Context {
+    async fn copy(&self, entry: Entry) -> Result<(Copied, Option<InodeId>)> {
+        let kind = entry.meta.file_type();
+        if kind.is_file() {
+            let _place = match entry.meta.len() > LONG_FILE_LEN {
+                true => Some(self.long_files.acquire().await),
+                false => None,
+            };
+            let Entry {
+                path, parent, name, ..
+            } = &entry;
+            let (client, options) = (&self.client, &self.options);
+            let attr = publish_local(client, path, *parent, name, options, &self.progress).await?;
+            return Ok((Copied::File(attr.size), Some(attr.inode)));
+        }
+        let (parent, name) = (entry.parent, entry.name.clone());
+        if kind.is_symlink() {
+            let target = std::fs::read_link(&entry.path)
+                .map_err(|error| local_error(&entry.path, "be read", error))?;
+            let op = Op::Symlink {
+                parent,
+                name,
+                target: target.as_os_str().as_bytes().to_vec(),
+                mtime: Some(mtime_of(&entry.meta)),
+            };
+            let attr = self.make(&entry, op).await?;
+            if self.options.owners {
+                let set = owners_of(&entry.meta);
+                self.client.set_attr_inode(attr.inode, set).await?;
+            }
+            return Ok((Copied::Link, None));
+        }
+        let (node, what) = if kind.is_fifo() {
+            (NodeKind::Fifo, "a pipe")
+        } else if kind.is_socket() {
+            (NodeKind::Socket, "a socket")
+        } else if kind.is_char_device() {
+            (NodeKind::CharDevice(entry.meta.rdev()), "a device")
+        } else {
+            (NodeKind::BlockDevice(entry.meta.rdev()), "a device")
+        };
+        let op = Op::MakeNode {
+            parent,
+            name,
+            mode: (entry.meta.mode() & 0o7777) as u16,
+            kind: node,
+        };
+        match self.make(&entry, op).await {
+            Ok(attr) => {
+                let op = self.attributes(attr.inode, &entry.meta);
+                self.client.mutate(op).await?;
+                Ok((Copied::File(0), None))
+            }
+            Err(error) if matches!(error.code, Code::NotPermitted | Code::NotSupported) => {
+                let why = format!("{what} is only copied by a superuser");
+                Ok((Copied::Skipped(why), None))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn link(&self, inode: InodeId, entry: &Entry) -> Result<()> {
+        let op = Op::Link {
+            inode,
+            parent: entry.parent,
+            name: entry.name.clone(),
+        };
+        match self.client.lookup(entry.parent, &entry.name).await {
+            Ok(attr) if attr.inode == inode => Ok(()),
+            _ => self.make(entry, op).await.map(drop),
+        }
+    }
+
+    /// Makes a name; one that is in the way goes first, unless it is a directory.
+    async fn make(&self, entry: &Entry, op: Op) -> Result<Attr> {
+        let made = match self.client.mutate(op.clone()).await {
+            Err(error) if error.code == Code::Exists && self.options.replace => {
+                let unlink = Op::Unlink {
+                    parent: entry.parent,
+                    name: entry.name.clone(),
+                };
+                match self.client.mutate(unlink).await {
+                    Err(gone) if gone.code == Code::NotFound => {}
+                    other => drop(other?),
+                }
+                self.client.mutate(op).await?
+            }
+            other => other?,
+        };
+        match made {
+            OpReply::Attr(attr) => Ok(attr),
+            _ => Err(crate::meta::unexpected("attributes")),
+        }
+    }
+
+    fn attributes(&self, inode: InodeId, meta: &Metadata) -> Op {
+        let owners = self.options.owners;
+        let set = SetAttr {
+            mode: Some((meta.mode() & 0o7777) as u16),
+            uid: owners.then(|| Uid(meta.uid())),
+            gid: owners.then(|| Gid(meta.gid())),
+            mtime: Some(SetTime::To(mtime_of(meta))),
+            ..SetAttr::default()
+        };
+        Op::SetAttr { inode, set }
+    }
+}
+
+fn name_of(path: &Path) -> Vec<u8> {
+    path.file_name().unwrap_or_default().as_bytes().to_vec()
+}
+
+type Listed = (Vec<(PathBuf, Metadata)>, Vec<(PathBuf, Error)>);
+
+/// The entries of a directory in the order of their names, and those that can not be read.
+fn read_directory(path: &Path) -> std::io::Result<Listed> {
+    let mut entries = Vec::new();
+    let mut failed = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(meta) => entries.push((entry.path(), meta)),
+            Err(error) => {
+                let path = entry.path();
+                let error = local_error(&path, "be read", error);
+                failed.push((path, error));
+            }
+        }
+    }
+    entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok((entries, failed))
+}
