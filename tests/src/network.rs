@@ -77,9 +77,9 @@ impl Cable {
     pub fn lose(&self, percent: u32) -> Result<()> {
         self.heal()?;
         for host in [&self.servers, &self.clients] {
+            let rule = format!("iifname wire numgen random mod 100 < {percent} counter drop");
             let rules = format!(
-                "table inet quarry {{ chain arriving {{ type filter hook input priority 0; \
-                 iifname wire numgen random mod 100 < {percent} counter drop; }} }}"
+                "table inet quarry {{ chain arriving {{ type filter hook input priority 0\n{rule}\n}}\n}}"
             );
             tool("ip", ["netns", "exec", host, "nft", &rules])?;
         }

@@ -82,11 +82,6 @@ impl Leases {
                 .values()
                 .any(|lease| lease.open.contains(&inode))
     }
-
-    /// Sessions that are open.
-    pub fn count(&self) -> usize {
-        self.sessions.len()
-    }
 }
 
 #[cfg(test)]

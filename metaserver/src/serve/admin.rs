@@ -1,0 +1,120 @@
+//! Requests of admins, and status.
+
+use super::Serving;
+use super::caller::Peer;
+use crate::controller::{count, is_clean};
+use crate::state::command::Action;
+use crate::state::map_state::users;
+use crate::state::read::usage::totals;
+use quarry_common::identity::{PeerName, USER_VALID};
+use quarry_common::ids::{PgId, PoolId};
+use quarry_common::limits::PAGE_ENTRIES_MAX;
+use quarry_common::wire::meta::User;
+use quarry_common::wire::meta::admin::{AdminOp, AdminReply, PgStatus, Status};
+use quarry_common::{Code, Error, Result};
+use std::time::{Instant, SystemTime};
+
+impl Serving {
+    pub(super) async fn admin(&self, peer: &Peer, op: AdminOp) -> Result<AdminReply> {
+        peer.user()?;
+        match op {
+            AdminOp::Status => {
+                self.consensus.read_barrier().await?;
+                Ok(AdminReply::Status(Box::new(self.status()?)))
+            }
+            AdminOp::Pgs { pool, from } => Ok(AdminReply::Pgs(self.pgs(pool, from)?)),
+            AdminOp::AddUser(user) => {
+                self.check_admin(peer)?;
+                self.add_user(user).await
+            }
+            AdminOp::Users => {
+                self.consensus.read_barrier().await?;
+                Ok(AdminReply::Users(users::users(&*self.kv)?))
+            }
+        }
+    }
+
+    async fn add_user(&self, user: User) -> Result<AdminReply> {
+        let cluster = self.map().topology.cluster;
+        let name = PeerName::user(cluster, &user.name)?;
+        self.propose(Default::default(), Action::AddUser(user))
+            .await?;
+        let identity = self.authority.issue(&name, USER_VALID, SystemTime::now())?;
+        let metaservers = self
+            .map()
+            .topology
+            .metaservers
+            .iter()
+            .map(|(id, at)| (*id, at.clone()))
+            .collect();
+        Ok(AdminReply::Identity {
+            pem: identity.to_pem().to_owned(),
+            metaservers,
+        })
+    }
+
+    fn status(&self) -> Result<Status> {
+        let map = self.map();
+        let now = Instant::now();
+        let view = self.kv.view();
+        let totals = totals(&*view)?;
+        let health = self.health();
+        let pools = map.topology.pools.iter().map(|(id, pool)| {
+            (
+                *id,
+                pool.clone(),
+                count(&map, *id, pool, |disk| health.is_up(&map, disk, now)),
+            )
+        });
+        Ok(Status {
+            cluster: map.topology.cluster,
+            epoch: map.epoch,
+            leader: self.identity.name().server_id()?,
+            metaservers: map
+                .topology
+                .metaservers
+                .iter()
+                .map(|(id, at)| (*id, at.clone()))
+                .collect(),
+            servers: health.servers(&map, now),
+            pools: pools.collect(),
+            bytes: totals.bytes,
+            files: totals.files,
+            directories: totals.directories,
+            sessions: totals.sessions,
+            orphans: totals.orphans,
+            unreferenced_chunks: totals.unreferenced_chunks,
+        })
+    }
+
+    fn pgs(&self, id: PoolId, from: PgId) -> Result<Vec<PgStatus>> {
+        let map = self.map();
+        let pool = map.topology.pools.get(&id).ok_or_else(|| {
+            let text = format!("there is no pool {id}: 'quarry status' lists the pools");
+            Error::new(Code::NotFound, text)
+        })?;
+        let Some(table) = map.rows.get(&id) else {
+            return Ok(Vec::new());
+        };
+        let status = |(at, row): (usize, &quarry_common::map::Row)| {
+            let pg = PgId(at as u32);
+            PgStatus {
+                pg,
+                epoch: row.epoch,
+                members: row
+                    .members
+                    .iter()
+                    .map(|m| m.map(|m| (m.disk, m.state)))
+                    .collect(),
+                clean: is_clean(&map, id, pool, pg),
+            }
+        };
+        Ok(table
+            .iter()
+            .enumerate()
+            .skip(from.0 as usize)
+            .take(PAGE_ENTRIES_MAX)
+            .map(status)
+            .collect())
+    }
+}

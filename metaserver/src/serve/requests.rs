@@ -1,0 +1,160 @@
+//! One request: from bytes to bytes.
+
+use super::caller::Peer;
+use super::{Serving, lookup};
+use crate::state::command::{Action, Reply};
+use crate::state::keys::SystemKey;
+use crate::state::read;
+use bytes::Bytes;
+use quarry_common::ids::{ChunkId, PoolId, ShardId, Version};
+use quarry_common::limits::CAPABILITY_LIFE;
+use quarry_common::time::Nanos;
+use quarry_common::token::{Access, Capability};
+use quarry_common::wire::meta::{
+    MetaAnswer, MetaBody, MetaReply, MetaRequest, Op, OpReply, RangeGrant, Read,
+};
+use quarry_common::{Code, Error, Result, codec};
+
+impl Serving {
+    /// Answers one request of a peer.
+    pub(super) async fn handle(&self, peer: &Peer, bytes: Bytes) -> Bytes {
+        let result = match codec::decode::<MetaRequest>("a request", &bytes) {
+            Ok(request) => self.answer(peer, request).await,
+            Err(error) => Err(error),
+        };
+        // The version may be older than the reply's: it is read before the reply is sent, after it was made.
+        let (version, result) = match lookup::number(&*self.kv, SystemKey::LastVersion) {
+            Ok(version) => (Version(version), result),
+            Err(error) => (Version::default(), Err(error)),
+        };
+        codec::encode(&MetaAnswer {
+            version,
+            epoch: self.map().epoch,
+            result,
+        })
+        .into()
+    }
+
+    async fn answer(&self, peer: &Peer, request: MetaRequest) -> Result<MetaReply> {
+        if request.shard != ShardId::FIRST {
+            return Err(Error::new(
+                Code::OldMap,
+                format!("shard {} is not served here", request.shard),
+            ));
+        }
+        match request.body {
+            MetaBody::Read(read) => {
+                let caller = self.caller(peer, request.act_as)?;
+                self.consensus.read_barrier().await?;
+                self.read(peer, &caller, &read).map(MetaReply::Read)
+            }
+            MetaBody::Mutate {
+                session,
+                number,
+                answered_below,
+                op,
+            } => {
+                let caller = self.caller(peer, request.act_as)?;
+                self.check_session(peer, session)?;
+                if let Op::GrantRange { pool, .. } = op {
+                    self.check_first_grant(pool)?;
+                }
+                let grants = matches!(op, Op::GrantRange { .. });
+                let action = Action::Mutate {
+                    session,
+                    number,
+                    answered_below,
+                    caller,
+                    op,
+                };
+                let reply = if grants {
+                    // The first one puts the pool in use.
+                    self.change_map(action).await?
+                } else {
+                    self.propose(request.seen, action).await?
+                };
+                match reply {
+                    Reply::Op(reply) => Ok(MetaReply::Done(self.complete(peer, reply)?)),
+                    other => Err(Error::bug(format!(
+                        "a mutation was answered with {other:?}"
+                    ))),
+                }
+            }
+            MetaBody::OpenSession => self.open_session(peer).await,
+            MetaBody::RenewSession(renewal) => self.renew_session(peer, renewal).await,
+            MetaBody::CloseSession(session) => self.close_session(peer, session).await,
+            MetaBody::Map { since, from } => {
+                Ok(MetaReply::Map(self.map().update_since(since, from)))
+            }
+            MetaBody::Admin(op) => self.admin(peer, op).await.map(MetaReply::Admin),
+            MetaBody::Register(registration) => self.register(peer, registration).await,
+            MetaBody::Heartbeat(heartbeat) => self.heartbeat(peer, heartbeat),
+        }
+    }
+
+    fn read(
+        &self,
+        peer: &Peer,
+        caller: &quarry_common::wire::meta::Caller,
+        read: &Read,
+    ) -> Result<quarry_common::wire::meta::ReadReply> {
+        let view = self.kv.view();
+        let key = self.capability_key()?;
+        let expires_at = expiry();
+        let capability = |pool: PoolId, chunk: ChunkId| {
+            Capability::issue(
+                &key,
+                &peer.certificate,
+                Access::Read,
+                pool,
+                chunk..=chunk,
+                expires_at,
+            )
+        };
+        read::read(&*view, caller, read, &capability)
+    }
+
+    /// Adds what the state machine leaves out of replies: the right to write a range.
+    fn complete(&self, peer: &Peer, reply: OpReply) -> Result<OpReply> {
+        Ok(match reply {
+            OpReply::Range(RangeGrant { range, .. }) => {
+                let key = self.capability_key()?;
+                let last = ChunkId(range.first.0 + u64::from(range.count.max(1)) - 1);
+                let chunks = range.first..=last;
+                let capability = Capability::issue(
+                    &key,
+                    &peer.certificate,
+                    Access::Write,
+                    range.pool,
+                    chunks,
+                    expiry(),
+                );
+                OpReply::Range(RangeGrant { range, capability })
+            }
+            OpReply::List(replies) => {
+                let replies = replies.into_iter().map(|reply| self.complete(peer, reply));
+                OpReply::List(replies.collect::<Result<_>>()?)
+            }
+            other => other,
+        })
+    }
+
+    /// Before a pool is in use its members are placed anew with every dataserver that comes;
+    /// afterwards they stay. So the first chunk waits until all that are expected have come.
+    fn check_first_grant(&self, pool: PoolId) -> Result<()> {
+        let map = self.map();
+        let here = map.topology.servers.len();
+        if map.pool(pool)?.in_use || here >= self.dataservers_wanted {
+            return Ok(());
+        }
+        let text = format!(
+            "{here} of {} dataservers have registered: start the others, then the first file can be written",
+            self.dataservers_wanted
+        );
+        Err(Error::new(Code::TooFewDisks, text))
+    }
+}
+
+fn expiry() -> u64 {
+    Nanos::now().parts().0.max(0).unsigned_abs() + CAPABILITY_LIFE.as_secs()
+}
