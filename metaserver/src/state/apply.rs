@@ -3,6 +3,8 @@
 use super::command::{Action, Answer, Command, Reply};
 use super::keys::SystemKey;
 use super::ops;
+use super::map_state;
+use super::purge;
 use super::session::{self, Admission};
 use super::stop::{OpResult, Stop};
 use super::txn::{Txn, Who};
@@ -12,7 +14,7 @@ use crate::raft::entry::{Entry, encode_answers};
 use bytes::Bytes;
 use quarry_common::ids::{RequestNumber, SessionId, Version};
 use quarry_common::wire::meta::{Caller, Op};
-use quarry_common::{Code, Error, Result, codec};
+use quarry_common::{Error, Result, codec};
 
 /// How far a command's version goes ahead of the time because its asker has seen a greater one:
 /// an hour. Clocks of shards differ by less; a greater one is a lie that would use versions up.
@@ -42,6 +44,8 @@ impl Apply for Machine {
             last = next_version(last, entry.time_us, command.seen);
             txn.begin(last);
             answers.push(run(&mut txn, command.action)?);
+            // A truncation within a list goes on with a version more.
+            last = txn.version();
         }
         txn.set_number(SystemKey::LastVersion, last.0);
         Ok((txn.into_batch()?, encode_answers(&answers)))
@@ -114,8 +118,36 @@ fn whole<T>(
 
 /// Everything but mutations.
 fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
-    let _not_yet = txn;
-    Err(Error::new(Code::NotSupported, format!("{action:?} is not built yet")).into())
+    match action {
+        Action::Mutate { .. } => Err(Stop::Broken(Error::bug("a mutation is run by its own function"))),
+        Action::OpenSession { user, certificate } => {
+            Ok(Reply::Session(session::open(txn, user, certificate)?))
+        }
+        Action::EndSession { session, lost } => {
+            session::end(txn, session, lost)?;
+            Ok(Reply::Nothing)
+        }
+        Action::Mark { session, marks, open_chunks } => {
+            session::mark(txn, session, &marks, &open_chunks)?;
+            Ok(Reply::Nothing)
+        }
+        Action::Bootstrap(begin) => map_state::bootstrap::bootstrap(txn, begin),
+        Action::SetMetaservers(metaservers) => map_state::set_metaservers(txn, metaservers),
+        Action::Register { server, registration, secret } => {
+            map_state::register(txn, server, &registration, secret)
+        }
+        Action::Place { epoch, pool, rows } => map_state::place(txn, epoch, pool, &rows),
+        Action::AddUser(user) => {
+            map_state::check_begun(txn)?;
+            map_state::users::add_user(txn, user)
+        }
+        Action::AddCapabilityKey { key, forget_below } => {
+            map_state::check_begun(txn)?;
+            map_state::keys::add_capability_key(txn, key, forget_below)
+        }
+        Action::Purge { orphans, records_max } => purge::purge(txn, &orphans, records_max),
+        Action::RaiseFeatureLevel(level) => map_state::raise_feature_level(txn, level),
+    }
 }
 
 fn encode_answer(answer: &Answer) -> Bytes {

@@ -112,7 +112,7 @@ fn put_row(txn: &mut Txn<'_>, pool: PoolId, pg: PgId, row: Row) {
 }
 
 /// Refuses what comes before the bootstrap.
-fn check_begun(txn: &Txn<'_>) -> OpResult<()> {
+pub fn check_begun(txn: &Txn<'_>) -> OpResult<()> {
     if current_epoch(txn)? == Epoch::ZERO {
         return Err(Error::new(Code::Overloaded, "the cluster has not been bootstrapped yet: try again").into());
     }
