@@ -9,6 +9,7 @@ mod bulk;
 mod connection;
 mod endpoint;
 mod frames;
+mod message;
 mod peers;
 mod profile;
 mod request;

@@ -14,6 +14,7 @@ use quarry_common::wire::data::WriteReply;
 use quarry_common::wire::data::frame::{Head, parts};
 use quarry_common::{Code, Error, Result};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// What this hop is part of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +143,11 @@ impl Core {
     /// Whether it failed or finished.
     pub fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// Whether a point is on its way.
+    pub fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// Whether frames may still come: after a seal there are none.
@@ -300,6 +306,19 @@ impl Core {
     pub fn handle_next_lost(&mut self, error: Error) -> Vec<Action> {
         let next = self.place.after.first().copied();
         self.fail(next, error)
+    }
+
+    /// Nothing happened for `so_long`.
+    pub fn handle_silence(&mut self, so_long: Duration) -> Vec<Action> {
+        let silent = |what: &str| {
+            let text = format!("{what} for {} s", so_long.as_secs());
+            Error::new(Code::Disconnected, text)
+        };
+        match self.pending.front() {
+            None => self.refuse(silent("the writer sent nothing")),
+            Some(pending) if !pending.durable => self.refuse(silent("the disk did not sync")),
+            Some(_) => self.handle_next_lost(silent("the next member did not answer")),
+        }
     }
 
     /// Acknowledges every point, in order, that is durable here and on all members after us, as long as we

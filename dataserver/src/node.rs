@@ -1,0 +1,90 @@
+//! What the parts of a running dataserver share.
+
+use crate::dial::Dial;
+use crate::disks::Disks;
+use crate::membership::Membership;
+use quarry_common::identity::PeerName;
+use quarry_common::ids::{ClusterId, ServerId};
+use quarry_common::limits::BULK_STREAMS_MAX;
+use quarry_common::net::Peer;
+use quarry_common::wire::data::{DataReply, DataRequest};
+use quarry_common::{Error, Result, codec};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
+
+/// Chunks written at once: each has a thread, and a few MiB of memory.
+const WRITE_STREAMS_MAX: usize = 512;
+
+/// Chunks read at once: each has two frames in memory.
+const READ_STREAMS_MAX: usize = 2 * BULK_STREAMS_MAX as usize;
+
+/// Reads that the disks work on at once; more wait for their turn.
+const DISK_READS_MAX: usize = 64;
+
+/// How long the next member may take for a small write: longer than a slow sync, shorter than a client waits.
+const SMALL_WRITE_WAIT: Duration = Duration::from_secs(10);
+
+/// What the parts of a running dataserver share.
+pub struct Node {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// What is known of the cluster.
+    pub membership: Membership,
+    /// The disks.
+    pub disks: Disks,
+    /// Connections to other dataservers.
+    pub dial: Dial,
+    /// One permit for each chunk that is being written.
+    pub write_streams: Semaphore,
+    /// One permit for each chunk that is being read.
+    pub read_streams: Semaphore,
+    /// One permit for each read of a disk.
+    pub disk_reads: Semaphore,
+}
+
+impl Node {
+    /// Knows nothing of the cluster yet.
+    pub fn new(cluster: ClusterId, membership: Membership, disks: Disks, dial: Dial) -> Node {
+        Node {
+            cluster,
+            membership,
+            disks,
+            dial,
+            write_streams: Semaphore::new(WRITE_STREAMS_MAX),
+            read_streams: Semaphore::new(READ_STREAMS_MAX),
+            disk_reads: Semaphore::new(DISK_READS_MAX),
+        }
+    }
+
+    /// Another dataserver.
+    ///
+    /// # Errors
+    /// Those of [`Dial::get`].
+    pub async fn dataserver(&self, server: ServerId, address: &str) -> Result<Peer> {
+        let name = PeerName::dataserver(self.cluster, server);
+        self.dial.get(&name, address).await
+    }
+
+    /// Asks another dataserver.
+    ///
+    /// # Errors
+    /// Its own, or that it can not be reached or does not answer in time.
+    pub async fn call(
+        &self,
+        server: ServerId,
+        address: &str,
+        request: &DataRequest,
+    ) -> Result<DataReply> {
+        let peer = self.dataserver(server, address).await?;
+        let request = codec::encode(request).into();
+        let answer = peer.requests.call(request, SMALL_WRITE_WAIT).await?;
+        let answer: Result<DataReply, Error> = codec::decode("a dataserver's answer", &answer)?;
+        answer
+    }
+}
+
+/// Seconds since 1970, by which capabilities expire.
+pub fn unix_seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}

@@ -1,0 +1,161 @@
+//! Reading: any member or holder serves what it has, with the checksums as they were stored (DESIGN §4.3).
+
+pub mod stream;
+
+use crate::caller::Caller;
+use crate::disk::{ChunkData, ChunkState, Disk};
+use crate::node::{Node, unix_seconds};
+use quarry_common::ids::{ChunkId, DiskId, PoolId};
+use quarry_common::map::{ClusterMap, MemberState};
+use quarry_common::token::{Access, Capability};
+use quarry_common::wire::data::{
+    DataReply, ReadChunk, ReplicaInfo, ReplicaState, SMALL_READ_LEN_MAX,
+};
+use quarry_common::{Code, Error, Result};
+
+/// What a disk is to a chunk's group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    /// A member that has everything, or a holder of some of it.
+    Source,
+    /// A member that still fetches.
+    Filling,
+    /// Nothing: it may have what was not deleted yet.
+    None,
+    /// Our map does not know the group.
+    Unknown,
+}
+
+fn relation(map: &ClusterMap, pool: PoolId, chunk: ChunkId, disk: DiskId) -> Relation {
+    let Ok((_, row)) = map.locate(pool, chunk) else {
+        return Relation::Unknown;
+    };
+    let member = row
+        .members
+        .iter()
+        .flatten()
+        .find(|member| member.disk == disk);
+    match member.map(|member| member.state) {
+        Some(MemberState::Complete) => Relation::Source,
+        _ if row.holders.iter().any(|holder| holder.disk == disk) => Relation::Source,
+        Some(MemberState::Filling) => Relation::Filling,
+        None => Relation::None,
+    }
+}
+
+/// A chunk that may be read.
+struct Readable<'a> {
+    node: &'a Node,
+    disk: &'a Disk,
+    pool: PoolId,
+    chunk: ChunkId,
+    relation: Relation,
+}
+
+impl Readable<'_> {
+    /// Checks the right to read, and that the chunk is to be sought here.
+    ///
+    /// # Errors
+    /// `BadCapability`; `NotMember` if the disk is not here, or is neither member nor holder.
+    fn admit<'a>(
+        node: &'a Node,
+        caller: Caller,
+        disk: DiskId,
+        (pool, chunk): (PoolId, ChunkId),
+        capability: &Capability,
+    ) -> Result<Readable<'a>> {
+        let key = |number| node.membership.capability_key(number);
+        let client = caller.client(None);
+        capability.check(key, &client, Access::Read, pool, chunk, unix_seconds())?;
+        let found = node.disks.get(disk)?;
+        let map = node.membership.map();
+        let relation = relation(&map, pool, chunk, disk);
+        if relation == Relation::None {
+            return Err(Error::new(
+                Code::NotMember,
+                format!(
+                    "disk {disk} is neither member nor holder of chunk {chunk}'s group in the map of epoch {}",
+                    map.epoch
+                ),
+            ));
+        }
+        Ok(Readable {
+            node,
+            disk: found,
+            pool,
+            chunk,
+            relation,
+        })
+    }
+
+    /// Whole blocks around a range.
+    ///
+    /// # Errors
+    /// `NotYet` where a filling member lacks the chunk; else those of the disk.
+    async fn read(&self, offset: u32, len: u32) -> Result<ChunkData> {
+        let _permit = self
+            .node
+            .disk_reads
+            .acquire()
+            .await
+            .map_err(|_| Error::new(Code::Stopping, "this dataserver is stopping"))?;
+        let read = self.disk.read_async(self.pool, self.chunk, offset, len);
+        read.await
+            .map_err(|error| match (error.code, self.relation) {
+                (Code::ChunkMissing, Relation::Filling | Relation::Unknown) => {
+                    Error::new(Code::NotYet, error.text).context("not yet here")
+                }
+                _ => error,
+            })
+    }
+}
+
+/// Answers a [`quarry_common::wire::data::DataRequest::Read`].
+///
+/// # Errors
+/// `Malformed` for nothing or more than [`SMALL_READ_LEN_MAX`]; `BadCapability`, `NotMember`, `NotYet`,
+/// `ChunkMissing`, `ChecksumMismatch`.
+pub async fn small(node: &Node, caller: Caller, wanted: ReadChunk) -> Result<DataReply> {
+    if wanted.len == 0 || wanted.len > SMALL_READ_LEN_MAX {
+        return Err(Error::malformed(format!(
+            "{} bytes can not be read at once: 1 to {SMALL_READ_LEN_MAX} can",
+            wanted.len
+        )));
+    }
+    let name = (wanted.pool, wanted.chunk);
+    let readable = Readable::admit(node, caller, wanted.disk, name, &wanted.capability)?;
+    let found = readable.read(wanted.offset, wanted.len).await?;
+    Ok(DataReply::Data {
+        start: found.offset,
+        chunk_len: found.chunk_len,
+        crcs: found.crcs,
+        data: found.data,
+    })
+}
+
+/// Answers a [`quarry_common::wire::data::DataRequest::Stat`].
+///
+/// # Errors
+/// `BadCapability`, `NotMember`.
+pub async fn stat(
+    node: &Node,
+    caller: Caller,
+    disk: DiskId,
+    name: (PoolId, ChunkId),
+    capability: &Capability,
+) -> Result<DataReply> {
+    let readable = Readable::admit(node, caller, disk, name, capability)?;
+    let disk = readable.disk.clone();
+    let found = tokio::task::spawn_blocking(move || disk.stat(name.0, name.1))
+        .await
+        .map_err(|error| Error::bug(format!("a look at a chunk was lost: {error}")))??;
+    Ok(DataReply::Chunk(found.map(|info| ReplicaInfo {
+        len: info.len,
+        crc: info.crc,
+        state: match info.state {
+            ChunkState::Open => ReplicaState::Open,
+            ChunkState::Sealed => ReplicaState::Sealed,
+            ChunkState::SetAside => ReplicaState::SetAside,
+        },
+    })))
+}

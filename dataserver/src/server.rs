@@ -1,0 +1,237 @@
+//! The life of a dataserver: look, open, register, serve, stop.
+
+use crate::config::DataserverConfig;
+use crate::dial::Dial;
+use crate::disk::Disk;
+use crate::heartbeat;
+use crate::membership::Membership;
+use crate::metaservers::Metaservers;
+use crate::node::Node;
+use crate::opening::Directories;
+use crate::serve;
+use quarry_common::identity::{Identity, PeerName, Role};
+use quarry_common::ids::DiskId;
+use quarry_common::net::Endpoint;
+use quarry_common::wire::meta::{DiskReport, MetaBody, MetaReply, Registered, Registration};
+use quarry_common::{Code, Error, Kind, Result};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often a registration is tried again.
+const REGISTER_EVERY: Duration = Duration::from_millis(300);
+
+/// How long a registration may take: it is a command of the metaservers' log.
+const REGISTER_WAIT: Duration = Duration::from_secs(5);
+
+/// How often a dataserver that waits for the metaservers says so.
+const LOG_EVERY: Duration = Duration::from_secs(3);
+
+/// How long a start waits for the first heartbeat's answer, without which no write is taken.
+const FIRST_BEAT_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a stop waits for streams to end.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+
+/// A dataserver that serves.
+pub struct Dataserver {
+    node: Arc<Node>,
+    endpoint: Endpoint,
+    address: SocketAddr,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Dataserver {
+    /// Opens the disks, registers with the metaservers (waiting for them as long as it takes), makes disks
+    /// of new directories, and serves. Needs a tokio runtime with several threads. If this is dropped
+    /// before it is done, the disks are closed.
+    ///
+    /// # Errors
+    /// `Configuration` and others whose text says what to settle: an address in use, another cluster's or
+    /// a foreign directory, a disk that the metaservers refuse.
+    pub async fn start(config: DataserverConfig, identity: Arc<Identity>) -> Result<Dataserver> {
+        config.check()?;
+        let name = identity.name().clone();
+        if name.role != Role::Dataserver {
+            let text = format!(
+                "{name} is the identity of a {}, not of a dataserver",
+                name.role
+            );
+            return Err(Error::new(Code::Configuration, text));
+        }
+        let endpoint = Endpoint::server(identity, config.listen, may_connect)?;
+        let address = endpoint.local_addr()?;
+        let dial = Dial::new(endpoint.clone());
+        let known = config.metaservers.iter().cloned();
+        let mut metaservers = Metaservers::new(dial.clone(), name.cluster, known);
+
+        let (directories, registered) = disks(&config, &name, address, &mut metaservers).await?;
+        let membership = Membership::new(registered.keys);
+        let disks = directories.into_disks();
+        let node = Arc::new(Node::new(name.cluster, membership, disks, dial));
+
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let beats = heartbeat::run(Arc::clone(&node), metaservers);
+        let ends = cancel.clone();
+        tasks.spawn(async move { ends.run_until_cancelled(beats).await });
+        if !node.membership.wait_for_lease(FIRST_BEAT_WAIT).await {
+            tracing::warn!("no heartbeat was answered yet: writes are refused until one is");
+        }
+        let accepting = accept(Arc::clone(&node), endpoint.clone(), tasks.clone());
+        let ends = cancel.clone();
+        tasks.spawn(async move { ends.run_until_cancelled(accepting).await });
+        tracing::info!("{name} serves at {address}");
+        Ok(Dataserver {
+            node,
+            endpoint,
+            address,
+            cancel,
+            tasks,
+        })
+    }
+
+    /// The address that it serves at.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What its parts share; for status and tests.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Stops: no new connections and heartbeats, then the end of all streams, then the disks. What was
+    /// acknowledged is durable whether this runs or not.
+    ///
+    /// # Errors
+    /// Those of the disks; all of them are stopped anyway.
+    pub async fn stop(self) -> Result<()> {
+        self.cancel.cancel();
+        self.endpoint.close("the dataserver is stopping").await;
+        self.tasks.close();
+        if tokio::time::timeout(STOP_WAIT, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some streams have not ended: stopping without them");
+        }
+        let disks: Vec<Disk> = self.node.disks.all().cloned().collect();
+        blocking(move || {
+            let results: Vec<Result<()>> = disks.iter().map(Disk::stop).collect();
+            results.into_iter().collect()
+        })
+        .await
+    }
+}
+
+/// Users come with capabilities, dataservers with those of users; metaservers may ask what there is.
+fn may_connect(name: &PeerName, _hash: &[u8; 32]) -> bool {
+    match name.role {
+        Role::User | Role::Dataserver | Role::Metaserver => true,
+        Role::Join => false,
+    }
+}
+
+async fn accept(node: Arc<Node>, endpoint: Endpoint, tasks: TaskTracker) {
+    while let Some(connection) = endpoint.accept().await {
+        let served = serve::connection(Arc::clone(&node), connection, tasks.clone());
+        tasks.spawn(served);
+    }
+}
+
+/// Opens, registers and formats.
+async fn disks(
+    config: &DataserverConfig,
+    name: &PeerName,
+    address: SocketAddr,
+    metaservers: &mut Metaservers,
+) -> Result<(Directories, Registered)> {
+    // Before a disk is opened: each start writes its number, and the metaservers are to hear of each one.
+    wait_for_leader(metaservers).await?;
+    let (cluster, opening) = (name.cluster, config.clone());
+    let mut directories = blocking(move || Directories::open(&opening, cluster)).await?;
+    let registration = |disks: Vec<DiskReport>| Registration {
+        address: config.advertised(address),
+        host: config.host_label(),
+        rack: config.rack.clone(),
+        zone: config.zone.clone(),
+        disks,
+    };
+    loop {
+        let (with_reports, reports) = blocking(move || {
+            let reports = directories.reports();
+            Ok((directories, reports))
+        })
+        .await?;
+        directories = with_reports;
+        let registered = register(metaservers, registration(reports)).await?;
+        if registered.cluster != cluster {
+            return Err(Error::new(
+                Code::Configuration,
+                format!(
+                    "the metaservers are of cluster {}, this dataserver's identity is of {cluster}",
+                    registered.cluster
+                ),
+            ));
+        }
+        if !directories.has_new() {
+            return Ok((directories, registered));
+        }
+        // And once more: the new disks' first start is to be known as well.
+        let ids: Vec<DiskId> = registered.disks;
+        directories = blocking(move || {
+            directories.format_new(&ids)?;
+            Ok(directories)
+        })
+        .await?;
+    }
+}
+
+/// Waits until a metaserver leads.
+async fn wait_for_leader(metaservers: &mut Metaservers) -> Result<()> {
+    let body = MetaBody::Map {
+        since: quarry_common::ids::Epoch(u64::MAX),
+        from: None,
+    };
+    insist(metaservers, body).await.map(|_| ())
+}
+
+async fn register(metaservers: &mut Metaservers, registration: Registration) -> Result<Registered> {
+    match insist(metaservers, MetaBody::Register(registration)).await? {
+        MetaReply::Registered(registered) => Ok(registered),
+        _ => Err(Error::malformed("an answer to another question")),
+    }
+}
+
+/// Asks until there is an answer that waiting does not change.
+async fn insist(metaservers: &mut Metaservers, body: MetaBody) -> Result<MetaReply> {
+    let began = Instant::now();
+    let mut said_at: Option<Instant> = None;
+    loop {
+        let error = match metaservers.call(body.clone(), REGISTER_WAIT).await {
+            Ok(reply) => return Ok(reply),
+            Err(error) => error,
+        };
+        if !matches!(error.kind(), Kind::Retry | Kind::Unavailable) {
+            return Err(error);
+        }
+        let due = said_at.map_or(began, |at| at).elapsed() >= LOG_EVERY;
+        if due || said_at.is_none() {
+            let named = metaservers.named();
+            tracing::warn!("waiting for a metaserver ({named}): {error}");
+            said_at = Some(Instant::now());
+        }
+        tokio::time::sleep(REGISTER_EVERY).await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::bug(format!("work on the disks was lost: {error}"))))
+}
