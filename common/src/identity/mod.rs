@@ -7,6 +7,9 @@ mod name;
 pub mod tls;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use authority::{Authority, JOIN_VALID, SERVER_VALID, USER_VALID};
 pub use certificate::Identity;
 pub use name::{PeerName, Role};

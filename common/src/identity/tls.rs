@@ -12,8 +12,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
-    ServerConfig, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use std::sync::{Arc, OnceLock};
@@ -137,9 +136,18 @@ impl Checker {
     }
 }
 
-/// Carries the text of a refusal through rustls and QUIC to the other end.
+/// What rustls puts before our words.
+const GENERAL: &str = "unexpected error: ";
+
+/// Carries the words of a refusal through rustls and QUIC to the other end: as an "invalid
+/// certificate" they would arrive in Rust's debug format.
 fn tls_error(refusal: Refusal) -> rustls::Error {
-    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refusal))))
+    rustls::Error::General(refusal.to_string())
+}
+
+/// Our words in what arrived of [`Refusal`] at the other end.
+pub fn refusal_text(text: &str) -> &str {
+    text.strip_prefix(GENERAL).unwrap_or(text)
 }
 
 fn no_tls12() -> rustls::Error {

@@ -11,13 +11,13 @@ use webpki::{EndEntityCert, KeyUsage};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Not DER, not X.509, or cut.
-    #[error("its certificate can not be read ({0})")]
+    #[error("the certificate can not be read ({0})")]
     Unreadable(String),
     /// Signed by something else than the cluster's authority.
-    #[error("its certificate was not signed by the authority of cluster {0}")]
+    #[error("the certificate was not signed by the authority of cluster {0}")]
     NotSigned(ClusterId),
     /// Another cluster's.
-    #[error("it belongs to cluster {found}, this is cluster {expected}")]
+    #[error("the certificate belongs to cluster {found}, this is cluster {expected}")]
     ForeignCluster {
         /// This cluster.
         expected: ClusterId,
@@ -25,16 +25,16 @@ pub enum Refusal {
         found: ClusterId,
     },
     /// Too old.
-    #[error("its certificate expired {} ago: renew it, or check both clocks", text_of(*.0))]
+    #[error("the certificate expired {} ago: renew it, or check both clocks", text_of(*.0))]
     Expired(Duration),
     /// From the future.
-    #[error("its certificate becomes valid only in {}: check both clocks", text_of(*.0))]
+    #[error("the certificate becomes valid only in {}: check both clocks", text_of(*.0))]
     NotYetValid(Duration),
     /// No name, two names, or one that is none of ours.
-    #[error("its certificate must carry exactly one name quarry://CLUSTER/ROLE/ID: {0}")]
+    #[error("the certificate must carry exactly one name quarry://CLUSTER/ROLE/ID: {0}")]
     NoName(String),
     /// Somebody else of this cluster.
-    #[error("{expected} was expected there, and it is {found}{}", role_hint(.expected, .found))]
+    #[error("{expected} was expected there, and the certificate is of {found}{}", role_hint(.expected, .found))]
     OtherPeer {
         /// Who was dialled.
         expected: PeerName,
@@ -42,7 +42,7 @@ pub enum Refusal {
         found: PeerName,
     },
     /// A certificate of this cluster's authority that may not be used like this.
-    #[error("its certificate can not be used for this connection ({0})")]
+    #[error("the certificate can not be used for this connection ({0})")]
     Unusable(String),
 }
 

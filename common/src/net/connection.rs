@@ -1,7 +1,7 @@
 //! A connection to one peer whose name is known, and the kinds of its streams.
 
 use crate::error::{Code, Error, Result};
-use crate::identity::PeerName;
+use crate::identity::{PeerName, tls};
 use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
 use std::fmt;
 use std::net::SocketAddr;
@@ -247,7 +247,7 @@ pub(super) fn why(error: &ConnectionError) -> String {
             format!("the peer closed it: {}", told(&close.reason))
         }
         ConnectionError::ConnectionClosed(close) if !close.reason.is_empty() => {
-            format!("the peer refused: {}", told(&close.reason))
+            format!("the peer refused us: {}", told(&close.reason))
         }
         ConnectionError::LocallyClosed => "closed by us".to_owned(),
         ConnectionError::TimedOut => "nothing was heard from the peer".to_owned(),
@@ -257,9 +257,9 @@ pub(super) fn why(error: &ConnectionError) -> String {
 }
 
 /// A stranger's text: bounded by a datagram, and never control characters on a terminal.
-pub(super) fn told(reason: &[u8]) -> String {
+fn told(reason: &[u8]) -> String {
     let text = String::from_utf8_lossy(reason);
-    let text: String = text.chars().take(512).collect();
+    let text: String = tls::refusal_text(&text).chars().take(512).collect();
     text.escape_debug().to_string().replace("\\'", "'")
 }
 
@@ -284,4 +284,16 @@ async fn first_byte(peer: PeerName, mut send: SendStream, mut recv: RecvStream) 
 pub(super) fn refuse(send: &mut SendStream, recv: &mut RecvStream, code: EndCode) {
     let _ended = send.reset(code.into());
     let _ended = recv.stop(code.into());
+}
+
+#[cfg(test)]
+impl Connection {
+    /// Opens a stream and sends no first byte.
+    pub(super) async fn open_silent(&self) -> (SendStream, RecvStream) {
+        self.inner
+            .quic
+            .open_bi()
+            .await
+            .expect("the connection is open")
+    }
 }

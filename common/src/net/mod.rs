@@ -17,6 +17,9 @@ mod reset_key;
 mod serve;
 mod socket;
 
+#[cfg(test)]
+mod tests;
+
 pub use bulk::{BulkReader, BulkWriter, refuse_stream};
 pub use connection::{Connection, StreamType};
 pub use endpoint::{CONNECT_TIMEOUT, Endpoint};
