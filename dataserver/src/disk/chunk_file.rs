@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn crcs_of_pieces_become_those_of_blocks() {
-        let bytes: Vec<u8> = (0..300_000u32).map(|i| (i * 7 >> 2) as u8).collect();
+        let bytes: Vec<u8> = (0..300_000u32).map(|i| ((i * 7) >> 2) as u8).collect();
         let mut prefix = Prefix::default();
         for end in [10, 100, 65_536, 65_537, 200_000, 200_000, 300_000] {
             let mut at = prefix.len as usize;

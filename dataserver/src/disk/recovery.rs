@@ -151,7 +151,7 @@ impl Recovery<'_> {
         from: u64,
         report: &mut Report,
     ) -> Result<()> {
-        let path = segment_path(&self.rooms, segment);
+        let path = segment_path(self.rooms, segment);
         let failed = |error| io_error("read", &path, error);
         let file = File::open(&path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
