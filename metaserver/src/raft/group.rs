@@ -264,26 +264,39 @@ fn take<T>(mutex: &Mutex<Option<T>>) -> Option<T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// The log is synced before anything of it is applied, so it never ends before the state does,
-/// unless a part of it was lost. (Installing a snapshot replaces the state first: then the
-/// newest snapshot holds as much as the state.)
+/// Checks that log and state meet: nothing may be missing at the end of either (DESIGN §5.1).
 fn check_ends(log: &LogStore, machine: &Machine, dir: &Path) -> Result<()> {
     let applied = machine.applied()?;
-    if log.last() >= applied || machine.snapshot_end() >= applied {
-        return Ok(());
-    }
     let index =
         |id: Option<LogId>| id.map_or("nothing".to_owned(), |id| format!("entry {}", id.index));
-    Err(Error::new(
-        Code::ChecksumMismatch,
-        format!(
-            "the Raft log in {} ends with {}, and the state holds up to {}: a part of the log was \
-             lost, and this metaserver must not vote; rebuild it from the others, or restore it from a backup",
-            dir.display(),
+    let lost = |what: String| {
+        Err(Error::new(
+            Code::ChecksumMismatch,
+            format!(
+                "{what}; a metaserver with its files in {} must not vote: rebuild it from the \
+                 others, or restore it from a backup",
+                dir.display()
+            ),
+        ))
+    };
+    // The log is purged only up to what a flush of the state holds.
+    if applied < log.purged() {
+        return lost(format!(
+            "the state holds up to {}, and the Raft log begins after {}: a part of the state was lost",
+            index(applied),
+            index(log.purged())
+        ));
+    }
+    // The log is synced before anything of it is applied. (Installing a snapshot replaces the
+    // state first; then the newest snapshot holds as much as the state.)
+    if log.last() < applied && machine.snapshot_end() < applied {
+        return lost(format!(
+            "the Raft log ends with {}, and the state holds up to {}: a part of the log was lost",
             index(log.last()),
             index(applied)
-        ),
-    ))
+        ));
+    }
+    Ok(())
 }
 
 /// Ends the process when Raft has failed, and asks for a snapshot when the log has grown.

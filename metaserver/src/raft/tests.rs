@@ -286,6 +286,7 @@ async fn a_snapshot_lets_a_restart_replay_only_what_came_after() {
         propose(&raft, "x").await;
     }
     raft.snapshot().await.unwrap();
+    raft.is_initialised().await.unwrap();
     assert!(raft.metrics().snapshot >= Some(100));
     assert_eq!(propose(&raft, "x").await, 101);
     raft.stop().await.unwrap();
@@ -410,6 +411,40 @@ async fn a_log_that_ends_before_the_state_is_refused() {
         .unwrap();
     assert_eq!(error.code, Code::ChecksumMismatch, "{error}");
     assert!(error.text.contains("must not vote"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_ends_before_the_log_begins_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let kv = Arc::new(Memory::new());
+    let raft = start(
+        RaftOptions {
+            kept_entries: 0,
+            ..options(dir.path())
+        },
+        kv,
+    )
+    .await;
+    for _ in 0..70 {
+        propose(&raft, "x").await;
+    }
+    raft.snapshot().await.unwrap();
+    // Through Raft's own queue: the purge after the snapshot is done as well.
+    raft.is_initialised().await.unwrap();
+    raft.stop().await.unwrap();
+    // Without the snapshot, from which it would be completed.
+    std::fs::remove_dir_all(dir.path().join("snapshots")).unwrap();
+    let started = Raft::start(
+        options(dir.path()),
+        Arc::new(Memory::new()),
+        Arc::new(Counting::default()),
+    );
+    let error = started.await.err().unwrap();
+    assert_eq!(error.code, Code::ChecksumMismatch, "{error}");
+    assert!(
+        error.text.contains("a part of the state was lost"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

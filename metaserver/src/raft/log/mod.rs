@@ -148,6 +148,11 @@ impl LogStore {
         })
     }
 
+    /// The last entry that was purged.
+    pub(crate) fn purged(&self) -> Option<LogId> {
+        self.shared.ends().purged
+    }
+
     /// The last entry, or the last purged one.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.shared.ends().last
