@@ -23,7 +23,7 @@ mod tree;
 pub use client::{Client, Options};
 pub use client_file::{CLUSTER_VARIABLE, ClientFile, MetaAddress};
 pub use dir::Dir;
-pub use file::PublishOptions;
+pub use file::{File, Located, OpenOptions, Place, PublishOptions, ReplicaAt};
 pub use namespace::Usage;
 pub use progress::Progress;
 pub use tree::{TreeOptions, TreeReport, get_file, get_tree, put_file, put_tree};

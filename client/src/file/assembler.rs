@@ -94,11 +94,6 @@ impl Assembler {
         }
     }
 
-    /// Whether nothing was written since the last [`Assembler::take`].
-    pub fn is_empty(&self) -> bool {
-        self.current.is_none() && self.ended.is_empty() && self.done.is_empty()
-    }
-
     /// Ranges that are durable and were not taken yet.
     pub fn done_count(&self) -> usize {
         self.done.len()

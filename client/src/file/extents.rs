@@ -49,17 +49,12 @@ pub struct ChunkRange {
 
 impl Segment {
     /// Bytes of the file that it stands for.
-    pub fn len(&self) -> u64 {
+    pub fn span(&self) -> u64 {
         match self {
             Segment::Hole(len) => *len,
             Segment::Inline(bytes) => bytes.len() as u64,
             Segment::Chunk(range) => u64::from(range.len),
         }
-    }
-
-    /// Whether it stands for nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

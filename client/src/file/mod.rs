@@ -4,9 +4,15 @@ pub mod assembler;
 pub mod commit;
 pub mod extents;
 pub mod fetch;
+pub mod handle;
+pub mod locate;
 pub mod publish;
 pub mod reader;
 pub mod source;
+pub mod spans;
+mod stream;
 pub mod writer;
 
+pub use handle::{File, OpenOptions};
+pub use locate::{Located, Place, ReplicaAt};
 pub use publish::PublishOptions;

@@ -123,7 +123,7 @@ impl Reader {
             None => return Ok(Bytes::new()),
             Some(segment) => segment,
         };
-        if first.len() == len as u64
+        if first.span() == len as u64
             && let Loaded::Data(pieces) = self.clone().load(offset, first.clone()).await?
             && let [one] = &pieces[..]
         {
@@ -187,7 +187,7 @@ impl Sequence {
                 }
                 other => other,
             };
-            let len = segment.len();
+            let len = segment.span();
             self.rest.start += len;
             // A hole of any length takes no room.
             let room = if matches!(segment, Segment::Hole(_)) {

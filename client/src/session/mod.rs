@@ -252,13 +252,13 @@ impl Sessions {
         deadline: Instant,
     ) -> Result<OpenChunk> {
         loop {
-            let session = self.session(deadline).await?;
+            self.session(deadline).await?;
             let granted = self.state.granted.notified();
             tokio::pin!(granted);
             granted.as_mut().enable();
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let now = now.map_or(0, |since| since.as_secs());
-            let taken = ranges::take(&self.state.ranges, session, pool, now, &score);
+            let taken = ranges::take(&self.state.ranges, pool, now, &score);
             let refill = self.state.ranges().begin_refill(pool);
             match (taken, refill) {
                 (Some(chunk), true) => {

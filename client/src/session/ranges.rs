@@ -2,7 +2,7 @@
 //!
 //! Ids that do not suit now (a full or failing member) are kept aside for later, a few of them.
 
-use quarry_common::ids::{ChunkId, PoolId, SessionId};
+use quarry_common::ids::{ChunkId, PoolId};
 use quarry_common::token::Capability;
 use quarry_common::wire::meta::RangeGrant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -50,8 +50,6 @@ pub struct OpenChunk {
     pub chunk: ChunkId,
     /// The right to write it.
     pub capability: Capability,
-    /// The session that it is of.
-    pub session: SessionId,
     ranges: Arc<Mutex<Ranges>>,
 }
 
@@ -207,7 +205,6 @@ impl PoolRanges {
 /// pool has none left.
 pub fn take(
     ranges: &Arc<Mutex<Ranges>>,
-    session: SessionId,
     pool: PoolId,
     now_seconds: u64,
     score: impl Fn(ChunkId) -> u32,
@@ -221,7 +218,6 @@ pub fn take(
         pool,
         chunk,
         capability,
-        session,
         ranges: ranges.clone(),
     })
 }
@@ -263,7 +259,7 @@ mod tests {
     }
 
     fn next(ranges: &Arc<Mutex<Ranges>>, score: impl Fn(ChunkId) -> u32) -> Option<OpenChunk> {
-        take(ranges, SessionId(1), POOL, 0, score)
+        take(ranges, POOL, 0, score)
     }
 
     #[test]
@@ -314,6 +310,6 @@ mod tests {
     #[test]
     fn ids_whose_capability_expires_soon_are_not_written() {
         let ranges = ranges(&[(1, 8)]);
-        assert!(take(&ranges, SessionId(1), POOL, 99_000, |_| 0).is_none());
+        assert!(take(&ranges, POOL, 99_000, |_| 0).is_none());
     }
 }

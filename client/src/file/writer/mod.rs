@@ -40,8 +40,9 @@ pub struct WrittenPart {
     pub offset: u64,
     /// What the members confirmed.
     pub receipt: Receipt,
-    /// The chunk; to be held until the part is committed.
-    pub chunk: OpenChunk,
+    /// The chunk, which stays open with the metaserver until this is dropped.
+    #[expect(dead_code, reason = "it is held, not looked at")]
+    chunk: OpenChunk,
 }
 
 /// One range of a file on its way. Dropping it stops the transfer.
