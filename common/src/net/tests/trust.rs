@@ -50,6 +50,7 @@ fn disguised(shown: &Identity, believed: &Identity) -> Identity {
 
 #[tokio::test]
 async fn peers_of_one_cluster_know_each_other_by_name() {
+    // The endpoints go here: connections live on without their handles.
     let Pair { ours, theirs, .. } = pair().await;
     assert_eq!(ours.peer(), &meta(1));
     assert_eq!(theirs.peer(), &user("anna"));
