@@ -1,8 +1,9 @@
 //! The writer of small chunks: one thread a disk, one write and one sync for all that wait.
 //!
 //! A segment grows by zeros that are written ahead: a sync over space that was written before needs no
-//! journal, which is twice as fast (measured: see `tests/speed.rs`). Each start begins a new
-//! segment with its first small chunk, so that nothing is ever written after a torn batch.
+//! journal, and so does not wait for what others sync either. Measured on a busy machine, 32 writers of
+//! 4 KiB: 49,000 to 60,000 a second, against 4,000 to 10,000 into a growing or an allocated file. Each
+//! start begins a new segment with its first small chunk, so that nothing is ever written after a torn batch.
 
 use super::claims::Claim;
 use super::data_file::{BUFFER_LEN, Buffer, DataFile, sync_directory};
