@@ -22,3 +22,12 @@ pub mod stop;
 pub mod text;
 pub mod txn;
 pub mod usage;
+
+#[cfg(test)]
+mod consistency;
+#[cfg(test)]
+pub(crate) mod data_testing;
+#[cfg(test)]
+mod determinism;
+#[cfg(test)]
+pub(crate) mod testing;
