@@ -206,13 +206,16 @@ struct Context {
 struct Upload {
     context: Arc<Context>,
     report: TreeReport,
-    running: JoinSet<(PathBuf, Option<FileKey>, Result<(Copied, Option<InodeId>)>)>,
+    running: JoinSet<Finished>,
     /// Files of several names that were begun, and their inode when they are there.
     first_names: HashMap<FileKey, Option<InodeId>>,
     second_names: Vec<(FileKey, Entry)>,
     /// Their attributes come last, when nothing changes in them any more.
     directories: Vec<(InodeId, Metadata, PathBuf)>,
 }
+
+/// A file or link that was copied or not; with its inode for its second names.
+type Finished = (PathBuf, Option<FileKey>, Result<(Copied, Option<InodeId>)>);
 
 /// Device and number of a local file.
 type FileKey = (u64, u64);

@@ -310,7 +310,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn bytes(len: usize, seed: usize) -> Bytes {
-        (0..len).map(|at| ((at + seed) * 31 >> 3) as u8).collect()
+        (0..len).map(|at| (((at + seed) * 31) >> 3) as u8).collect()
     }
 
     fn drain(core: &mut Core) -> Vec<WriteFrame> {

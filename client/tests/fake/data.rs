@@ -1,0 +1,251 @@
+//! The dataservers of the fake cluster.
+
+use super::{Fake, POOL, unreachable};
+use bytes::Bytes;
+use quarry_client::transport::{
+    DataFrame, FrameSink, FrameSource, Pending, ReadStream, ReplySource, WriteFrame, WriteStream,
+};
+use quarry_common::checksum::{Crc, blocks};
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::{ChunkId, DiskId, KeyNumber};
+use quarry_common::limits::{BLOCK_LEN, FRAME_LEN_MAX};
+use quarry_common::token::MemberMac;
+use quarry_common::wire::data::frame::{check_crcs, compute_crcs};
+use quarry_common::wire::data::{
+    DataReply, DataRequest, ReadChunk, ReadReply, ReplicaInfo, ReplicaState, WriteChunk,
+    WriteReply, WriteTarget,
+};
+use tokio::sync::mpsc;
+
+fn words(members: &[DiskId]) -> Vec<MemberMac> {
+    let word = |disk: &DiskId| MemberMac {
+        disk: *disk,
+        key: KeyNumber(1),
+        mac: [0; 16],
+    };
+    members.iter().map(word).collect()
+}
+
+impl Fake {
+    fn members(&self, target: &WriteTarget) -> Result<Vec<DiskId>> {
+        let state = self.state();
+        if state.faults.cut {
+            return Err(unreachable());
+        }
+        let (_, row) = state.map.locate(POOL, target.chunk)?;
+        let members: Vec<DiskId> = row.chain().collect();
+        assert_eq!(members[0], target.disk, "written to the head");
+        assert!(
+            !state.chunks.contains_key(&(members[0], target.chunk)),
+            "an id used twice"
+        );
+        Ok(members)
+    }
+
+    fn failing(&self, members: &[DiskId], len: u64) -> Option<(DiskId, Error)> {
+        let state = self.state();
+        let full = members.iter().find(|disk| state.faults.full.contains(disk));
+        if let Some(disk) = full {
+            return Some((*disk, Error::new(Code::DiskFull, "the disk is full")));
+        }
+        members.iter().find_map(|disk| {
+            let after = state.faults.fails_after.get(disk)?;
+            (len > *after).then(|| (*disk, Error::new(Code::Unreachable, "it was killed")))
+        })
+    }
+
+    fn store(&self, members: &[DiskId], chunk: ChunkId, bytes: &[u8]) {
+        let mut state = self.state();
+        for disk in members {
+            state.chunks.insert((*disk, chunk), bytes.to_vec());
+        }
+    }
+}
+
+pub fn open_write(fake: &Fake, header: WriteChunk) -> Result<WriteStream> {
+    let members = fake.members(&header.target)?;
+    fake.state().write_streams += 1;
+    let (replies, receiver) = mpsc::unbounded_channel();
+    Ok(WriteStream {
+        sink: Box::new(Sink {
+            fake: fake.clone(),
+            members,
+            chunk: header.target.chunk,
+            bytes: Vec::new(),
+            replies,
+        }),
+        replies: Box::new(Replies(receiver)),
+    })
+}
+
+struct Sink {
+    fake: Fake,
+    members: Vec<DiskId>,
+    chunk: ChunkId,
+    bytes: Vec<u8>,
+    replies: mpsc::UnboundedSender<WriteReply>,
+}
+
+impl FrameSink for Sink {
+    fn send(&mut self, frame: WriteFrame) -> Pending<'_, ()> {
+        Box::pin(async move {
+            let (len, crc, sealed) = match frame {
+                WriteFrame::Data(frame) => {
+                    assert_eq!(frame.offset as usize, self.bytes.len());
+                    check_crcs(frame.offset, &frame.pieces, &frame.crcs).unwrap();
+                    for piece in frame.pieces {
+                        self.bytes.extend_from_slice(&piece);
+                    }
+                    let failing = self.fake.failing(&self.members, self.bytes.len() as u64);
+                    if let Some((disk, error)) = failing {
+                        let disk = Some(disk);
+                        self.replies
+                            .send(WriteReply::Failed { disk, error })
+                            .unwrap();
+                        return Err(Error::new(Code::Disconnected, "the stream broke"));
+                    }
+                    return Ok(());
+                }
+                WriteFrame::Flush { len, crc } => (len, crc, false),
+                WriteFrame::Seal { len, crc } => (len, crc, true),
+            };
+            assert_eq!(
+                (len as usize, crc),
+                (self.bytes.len(), Crc::of(&self.bytes))
+            );
+            self.fake.store(&self.members, self.chunk, &self.bytes);
+            let macs = words(&self.members);
+            let ack = WriteReply::Ack {
+                len,
+                crc,
+                sealed,
+                macs,
+            };
+            self.replies.send(ack).unwrap();
+            Ok(())
+        })
+    }
+}
+
+struct Replies(mpsc::UnboundedReceiver<WriteReply>);
+
+impl ReplySource for Replies {
+    fn next(&mut self) -> Pending<'_, WriteReply> {
+        Box::pin(async {
+            let ended = || Error::new(Code::Disconnected, "the stream ended");
+            self.0.recv().await.ok_or_else(ended)
+        })
+    }
+}
+
+/// Whole blocks around a range, damaged where the disk is.
+async fn blocks_of(fake: &Fake, read: &ReadChunk) -> Result<(u32, u32, Vec<u8>, Vec<Crc>)> {
+    let slow = {
+        let mut state = fake.state();
+        if state.faults.cut {
+            return Err(unreachable());
+        }
+        *state.reads.entry(read.disk).or_default() += 1;
+        state.faults.slow.get(&read.disk).copied()
+    };
+    if let Some(slow) = slow {
+        tokio::time::sleep(slow).await;
+    }
+    let state = fake.state();
+    let missing = || Error::new(Code::ChunkMissing, "the chunk is not here");
+    let chunk = state
+        .chunks
+        .get(&(read.disk, read.chunk))
+        .ok_or_else(missing)?;
+    let start = read.offset as usize / BLOCK_LEN * BLOCK_LEN;
+    let end = ((read.offset + read.len) as usize)
+        .next_multiple_of(BLOCK_LEN)
+        .min(chunk.len());
+    let mut bytes = chunk[start..end].to_vec();
+    let crcs = blocks(&bytes);
+    if state.faults.corrupt.contains(&read.disk) {
+        bytes[0] ^= 1;
+    }
+    Ok((start as u32, chunk.len() as u32, bytes, crcs))
+}
+
+pub async fn ask(fake: Fake, request: DataRequest) -> Result<DataReply> {
+    match request {
+        DataRequest::WriteSmall { target, data, crc } => {
+            let members = fake.members(&target)?;
+            if let Some((_, error)) = fake.failing(&members, data.len() as u64) {
+                return Err(error);
+            }
+            assert_eq!(Crc::of(&data), crc);
+            fake.store(&members, target.chunk, &data);
+            let macs = words(&members);
+            Ok(DataReply::Written { macs })
+        }
+        DataRequest::Read(read) => {
+            let (start, chunk_len, bytes, crcs) = blocks_of(&fake, &read).await?;
+            Ok(DataReply::Data {
+                start,
+                chunk_len,
+                crcs,
+                data: Bytes::from(bytes),
+            })
+        }
+        DataRequest::Stat { disk, chunk, .. } => {
+            let state = fake.state();
+            let found = state.chunks.get(&(disk, chunk));
+            Ok(DataReply::Chunk(found.map(|bytes| ReplicaInfo {
+                len: bytes.len() as u32,
+                crc: Crc::of(bytes),
+                state: ReplicaState::Sealed,
+            })))
+        }
+    }
+}
+
+pub async fn open_read(fake: Fake, read: ReadChunk) -> Result<ReadStream> {
+    let (start, chunk_len, mut bytes, _) = match blocks_of(&fake, &read).await {
+        Ok(found) => found,
+        Err(error) if error.code == Code::Unreachable => return Err(error),
+        Err(error) => {
+            return Ok(ReadStream {
+                reply: ReadReply::Failed(error),
+                frames: Box::new(Frames(Vec::new())),
+            });
+        }
+    };
+    let corrupt = fake.state().faults.corrupt.contains(&read.disk);
+    let end = start + bytes.len() as u32;
+    let mut frames = Vec::new();
+    for (at, piece) in bytes.chunks_mut(FRAME_LEN_MAX).enumerate() {
+        let offset = start + (at * FRAME_LEN_MAX) as u32;
+        let whole = [Bytes::copy_from_slice(piece)];
+        let crcs = compute_crcs(offset, &whole);
+        // Readers have taken some bytes by then.
+        if corrupt && offset >= 2 << 20 {
+            piece[5] ^= 1;
+        }
+        frames.push(DataFrame {
+            offset,
+            pieces: vec![Bytes::copy_from_slice(piece)],
+            crcs,
+        });
+    }
+    frames.reverse();
+    Ok(ReadStream {
+        reply: ReadReply::Data {
+            start,
+            end,
+            chunk_len,
+        },
+        frames: Box::new(Frames(frames)),
+    })
+}
+
+struct Frames(Vec<DataFrame>);
+
+impl FrameSource for Frames {
+    fn next(&mut self) -> Pending<'_, Option<DataFrame>> {
+        let next = self.0.pop();
+        Box::pin(async move { Ok(next) })
+    }
+}

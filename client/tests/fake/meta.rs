@@ -1,0 +1,403 @@
+//! The metaserver of the fake cluster: one directory tree without permissions.
+
+use super::{POOL, State};
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::*;
+use quarry_common::time::Nanos;
+use quarry_common::token::{Access, Capability, Receipt};
+use quarry_common::wire::meta::*;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+#[derive(Default)]
+pub struct Meta {
+    nodes: HashMap<InodeId, Node>,
+    last_inode: u64,
+    sessions: u64,
+    answers: HashMap<(SessionId, RequestNumber), Result<OpReply>>,
+    pub lost: HashSet<SessionId>,
+    next_chunk: u64,
+    /// Mutations that were carried out, by kind of interest.
+    pub appends: u32,
+    pub closed: u32,
+}
+
+struct Node {
+    attr: Attr,
+    children: BTreeMap<Vec<u8>, InodeId>,
+    extents: BTreeMap<u64, (u64, ExtentSource)>,
+    target: Vec<u8>,
+}
+
+fn capability(access: Access, first: ChunkId, last: ChunkId) -> Capability {
+    Capability {
+        key: KeyNumber(1),
+        access,
+        pool: POOL,
+        first,
+        last,
+        expires_at: u64::MAX,
+        mac: [0; 16],
+    }
+}
+
+fn no(code: Code, text: &str) -> Error {
+    Error::new(code, text)
+}
+
+impl State {
+    pub fn answer(&mut self, request: MetaRequest) -> Result<MetaAnswer> {
+        let mut lose = false;
+        let result = match request.body {
+            MetaBody::OpenSession => {
+                self.meta.sessions += 1;
+                self.faults.sessions_lost = false;
+                Ok(MetaReply::Session {
+                    session: SessionId(self.meta.sessions),
+                    lease_ms: 60_000,
+                })
+            }
+            MetaBody::Map { since, from } => Ok(MetaReply::Map(self.map.update_since(since, from))),
+            MetaBody::Read(read) => self.meta.read(read).map(MetaReply::Read),
+            MetaBody::CloseSession(_) => {
+                self.meta.closed += 1;
+                Ok(MetaReply::Renewed)
+            }
+            MetaBody::Mutate {
+                session,
+                number,
+                op,
+                ..
+            } => {
+                if std::mem::take(&mut self.faults.sessions_lost) {
+                    self.meta.lost.insert(session);
+                }
+                if self.meta.lost.contains(&session) {
+                    Err(no(Code::SessionLost, "the session has ended"))
+                } else {
+                    lose = self.faults.answers_lost > 0;
+                    self.faults.answers_lost = self.faults.answers_lost.saturating_sub(1);
+                    let known = self.meta.answers.get(&(session, number)).cloned();
+                    let done = known.unwrap_or_else(|| self.meta.mutate(op));
+                    self.meta.answers.insert((session, number), done.clone());
+                    done.map(MetaReply::Done)
+                }
+            }
+            other => Err(Error::bug(format!("the fake does not know {other:?}"))),
+        };
+        if lose {
+            return Err(no(Code::Disconnected, "the answer was lost"));
+        }
+        Ok(MetaAnswer {
+            version: Version(1),
+            epoch: self.map.epoch,
+            result,
+        })
+    }
+}
+
+impl Meta {
+    fn make(&mut self, parent: InodeId, kind: FileKind, mode: u16) -> Attr {
+        self.last_inode = self.last_inode.max(1) + 1;
+        let inode = InodeId(self.last_inode);
+        let attr = Attr {
+            inode,
+            kind,
+            mode,
+            uid: Uid(0),
+            gid: Gid(0),
+            size: 0,
+            stored: 0,
+            links: 1,
+            device: 0,
+            mtime: Nanos(0),
+            ctime: Nanos(0),
+            atime: Nanos(0),
+            btime: Nanos(0),
+            parent,
+            data_version: Version(1),
+            modified_at: Version(1),
+            has_xattrs: false,
+        };
+        let node = Node {
+            attr: attr.clone(),
+            children: BTreeMap::new(),
+            extents: BTreeMap::new(),
+            target: Vec::new(),
+        };
+        self.nodes.insert(inode, node);
+        attr
+    }
+
+    fn node(&mut self, inode: InodeId) -> Result<&mut Node> {
+        if self.nodes.is_empty() {
+            let mut root = self.make(InodeId::ROOT, FileKind::Directory, 0o755);
+            let mut node = self.nodes.remove(&root.inode).unwrap();
+            root.inode = InodeId::ROOT;
+            node.attr = root;
+            self.nodes.insert(InodeId::ROOT, node);
+        }
+        self.nodes
+            .get_mut(&inode)
+            .ok_or_else(|| no(Code::Stale, "no such inode"))
+    }
+
+    fn child(&mut self, parent: InodeId, name: &[u8]) -> Result<Option<Attr>> {
+        let child = self.node(parent)?.children.get(name).copied();
+        child
+            .map(|inode| Ok(self.node(inode)?.attr.clone()))
+            .transpose()
+    }
+
+    fn add(&mut self, parent: InodeId, name: Vec<u8>, kind: FileKind, mode: u16) -> Result<Attr> {
+        if self.child(parent, &name)?.is_some() {
+            return Err(no(Code::Exists, "it exists"));
+        }
+        let attr = self.make(parent, kind, mode);
+        self.node(parent)?.children.insert(name, attr.inode);
+        Ok(attr)
+    }
+
+    fn extend(
+        &mut self,
+        inode: InodeId,
+        at: u64,
+        new: Vec<NewExtent>,
+        receipts: &[Receipt],
+    ) -> Result<()> {
+        let node = self.node(inode)?;
+        for extent in new {
+            let source = match extent.source {
+                Source::Inline(bytes) => ExtentSource::Inline(bytes),
+                Source::Hole => return Err(Error::bug("the fake has no holes")),
+                Source::Chunk {
+                    receipt,
+                    chunk_offset,
+                } => {
+                    let receipt = &receipts[receipt as usize];
+                    assert_eq!(receipt.macs.len(), 3, "every member's word");
+                    ExtentSource::Chunk {
+                        pool: POOL,
+                        chunk: receipt.chunk,
+                        offset: ChunkOffset(chunk_offset),
+                        chunk_len: receipt.len,
+                        chunk_crc: receipt.crc,
+                        capability: capability(Access::Read, receipt.chunk, receipt.chunk),
+                    }
+                }
+            };
+            let offset = at + extent.offset.0;
+            node.extents.insert(offset, (extent.len, source));
+            node.attr.size = node.attr.size.max(offset + extent.len);
+        }
+        Ok(())
+    }
+
+    fn mutate(&mut self, op: Op) -> Result<OpReply> {
+        Ok(match op {
+            Op::GrantRange { pool, count } => {
+                let first = ChunkId(self.next_chunk + 1);
+                self.next_chunk += u64::from(count);
+                OpReply::Range(RangeGrant {
+                    range: Range { pool, first, count },
+                    capability: capability(Access::Write, first, ChunkId(self.next_chunk)),
+                })
+            }
+            Op::Create {
+                parent,
+                name,
+                mode,
+                exclusive,
+            } => match self.child(parent, &name)? {
+                Some(attr) if !exclusive => OpReply::Attr(attr),
+                _ => OpReply::Attr(self.add(parent, name, FileKind::File, mode)?),
+            },
+            Op::Mkdir { parent, name, mode } => {
+                OpReply::Attr(self.add(parent, name, FileKind::Directory, mode)?)
+            }
+            Op::Symlink {
+                parent,
+                name,
+                target,
+                mtime,
+            } => {
+                let attr = self.add(parent, name, FileKind::Symlink, 0o777)?;
+                let node = self.node(attr.inode)?;
+                node.target = target;
+                node.attr.mtime = mtime.unwrap_or_default();
+                OpReply::Attr(node.attr.clone())
+            }
+            Op::Link {
+                inode,
+                parent,
+                name,
+            } => {
+                self.node(parent)?.children.insert(name, inode);
+                let node = self.node(inode)?;
+                node.attr.links += 1;
+                OpReply::Attr(node.attr.clone())
+            }
+            Op::Unlink { parent, name } => {
+                self.node(parent)?.children.remove(&name);
+                OpReply::Nothing
+            }
+            Op::SetAttr { inode, set } => {
+                let node = self.node(inode)?;
+                node.attr.mode = set.mode.unwrap_or(node.attr.mode);
+                if let Some(SetTime::To(time)) = set.mtime {
+                    node.attr.mtime = time;
+                }
+                if let Some(size) = set.size {
+                    node.extents.retain(|offset, _| *offset < size);
+                    node.attr.size = size;
+                }
+                OpReply::Attr(node.attr.clone())
+            }
+            Op::Publish(publish) => {
+                let inode = match publish.contents {
+                    Contents::Unnamed(inode) => inode,
+                    Contents::Extents {
+                        size,
+                        extents,
+                        receipts,
+                    } => {
+                        let inode = self.make(publish.parent, FileKind::File, 0).inode;
+                        self.extend(inode, 0, extents, &receipts)?;
+                        self.node(inode)?.attr.size = size;
+                        inode
+                    }
+                };
+                if !publish.replace && self.child(publish.parent, &publish.name)?.is_some() {
+                    return Err(no(Code::Exists, "it exists"));
+                }
+                let parent = self.node(publish.parent)?;
+                parent.children.insert(publish.name, inode);
+                let node = self.node(inode)?;
+                node.attr.mode = publish.mode;
+                node.attr.mtime = publish.mtime.unwrap_or_default();
+                OpReply::Attr(node.attr.clone())
+            }
+            Op::CreateUnnamed { parent, mode } => {
+                OpReply::Attr(self.make(parent, FileKind::File, mode))
+            }
+            Op::CommitExtents {
+                inode,
+                extents,
+                receipts,
+                size,
+                ..
+            } => {
+                self.extend(inode, 0, extents, &receipts)?;
+                let node = self.node(inode)?;
+                node.attr.size = node.attr.size.max(size.unwrap_or(0));
+                OpReply::Attr(node.attr.clone())
+            }
+            Op::Append {
+                inode,
+                extents,
+                receipts,
+                len,
+            } => {
+                self.appends += 1;
+                let at = self.node(inode)?.attr.size;
+                self.extend(inode, at, extents, &receipts)?;
+                let node = self.node(inode)?;
+                node.attr.size = at + len;
+                OpReply::Appended {
+                    offset: FileOffset(at),
+                    attr: node.attr.clone(),
+                }
+            }
+            Op::List { ops, .. } => {
+                let replies = ops.into_iter().map(|op| self.mutate(op));
+                OpReply::List(replies.collect::<Result<_>>()?)
+            }
+            other => return Err(Error::bug(format!("the fake does not know {other:?}"))),
+        })
+    }
+
+    fn walk(&mut self, path: &[u8]) -> Result<(Attr, Vec<u8>, Option<Attr>)> {
+        let mut here = self.node(InodeId::ROOT)?.attr.clone();
+        let mut names = path
+            .split(|byte| *byte == b'/')
+            .filter(|name| !name.is_empty())
+            .peekable();
+        if names.peek().is_none() {
+            return Ok((here.clone(), Vec::new(), Some(here)));
+        }
+        while let Some(name) = names.next() {
+            let child = self.child(here.inode, name)?;
+            if names.peek().is_none() {
+                return Ok((here, name.to_vec(), child));
+            }
+            here = child.ok_or_else(|| no(Code::NotFound, "no such directory"))?;
+        }
+        Err(Error::bug("a path without names"))
+    }
+
+    fn read(&mut self, read: Read) -> Result<ReadReply> {
+        Ok(match read {
+            Read::Resolve { path, .. } => {
+                let (parent, name, attr) = self.walk(&path)?;
+                if attr.is_none() {
+                    return Err(no(Code::NotFound, "no such file"));
+                }
+                ReadReply::Resolved(Resolved { parent, name, attr })
+            }
+            Read::ResolveParent { path, .. } => {
+                let (parent, name, _) = self.walk(&path)?;
+                let attr = None;
+                ReadReply::Resolved(Resolved { parent, name, attr })
+            }
+            Read::Lookup { parent, name, .. } => match self.child(parent, &name)? {
+                Some(attr) => ReadReply::Attr(attr),
+                None => return Err(no(Code::NotFound, "no such file")),
+            },
+            Read::Stat { inodes, .. } => {
+                let attr = |inode| Ok(self.node(inode)?.attr.clone());
+                ReadReply::Attrs(inodes.into_iter().map(attr).collect())
+            }
+            Read::List { dir, after, .. } => {
+                let mut entries = Vec::new();
+                for (name, inode) in self.node(dir)?.children.clone() {
+                    if after.as_ref().is_none_or(|after| name > *after) {
+                        let attr = self.node(inode)?.attr.clone();
+                        entries.push(DirEntry {
+                            name,
+                            inode,
+                            kind: attr.kind,
+                            attr: Some(attr),
+                        });
+                    }
+                }
+                let more = entries.len() > 2;
+                entries.truncate(2);
+                ReadReply::Page(Page { entries, more })
+            }
+            Read::ReadLink { inode, .. } => ReadReply::Bytes(self.node(inode)?.target.clone()),
+            Read::Extents {
+                inode, offset, len, ..
+            } => {
+                let node = self.node(inode)?;
+                let end = offset.0.saturating_add(len);
+                let touches = |at: u64, len: u64| at < end && at + len > offset.0;
+                let extents = node
+                    .extents
+                    .iter()
+                    .filter(|(at, (len, _))| touches(**at, *len));
+                ReadReply::Extents(ExtentPage {
+                    size: node.attr.size,
+                    data_version: Version(1),
+                    extents: extents
+                        .map(|(at, (len, source))| Extent {
+                            offset: FileOffset(*at),
+                            len: *len,
+                            source: source.clone(),
+                        })
+                        .collect(),
+                    more: false,
+                })
+            }
+            other => return Err(Error::bug(format!("the fake does not know {other:?}"))),
+        })
+    }
+}

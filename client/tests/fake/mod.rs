@@ -1,0 +1,174 @@
+//! A cluster in memory, as far as the client library needs one, with faults. It keeps the wire's
+//! promises (exactly once, receipts, whole blocks) and nothing else: permissions, quotas and links
+//! are the metaserver's own tests.
+
+mod data;
+mod meta;
+
+use quarry_client::transport::{Peer, Pending, ReadStream, Transport, WriteStream};
+use quarry_client::{Client, ClientFile, MetaAddress, Options};
+use quarry_common::Error;
+use quarry_common::error::Code;
+use quarry_common::ids::{ChunkId, ClusterId, DiskId, Epoch, OpenNumber, PgId, PoolId, ServerId};
+use quarry_common::map::{
+    ClusterMap, Disk, DiskState, FailureDomain, Member, MemberState, Pool, Redundancy, Row, Server,
+};
+use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, WriteChunk};
+use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+pub const POOL: PoolId = PoolId(1);
+
+/// What goes wrong.
+#[derive(Default)]
+pub struct Faults {
+    /// So many mutations are carried out, and their answers are lost.
+    pub answers_lost: u32,
+    /// Every session is unknown from now on.
+    pub sessions_lost: bool,
+    /// A pipeline with this disk fails after so many bytes.
+    pub fails_after: BTreeMap<DiskId, u64>,
+    /// These disks are full.
+    pub full: BTreeSet<DiskId>,
+    /// These disks serve wrong bytes.
+    pub corrupt: BTreeSet<DiskId>,
+    /// These disks answer reads only after this long.
+    pub slow: BTreeMap<DiskId, Duration>,
+    /// No dataserver is reached.
+    pub cut: bool,
+}
+
+#[derive(Default)]
+pub struct State {
+    pub faults: Faults,
+    pub map: ClusterMap,
+    pub meta: meta::Meta,
+    pub chunks: HashMap<(DiskId, ChunkId), Vec<u8>>,
+    /// Streams that wrote chunks.
+    pub write_streams: u32,
+    /// Reads, by disk.
+    pub reads: BTreeMap<DiskId, u32>,
+}
+
+#[derive(Clone)]
+pub struct Fake(Arc<Mutex<State>>);
+
+impl Fake {
+    /// Disks 1 to `disks`, each on a server and host of its own; three replicas.
+    pub fn new(disks: u32) -> Fake {
+        let mut map = ClusterMap {
+            epoch: Epoch(1),
+            ..ClusterMap::default()
+        };
+        let topology = &mut map.topology;
+        topology.changed_at = Epoch(1);
+        topology.cluster = ClusterId([1; 16]);
+        topology.metaservers = BTreeMap::from([(ServerId(1), "meta".into())]);
+        for number in 1..=disks {
+            let server = Server {
+                address: format!("server-{number}"),
+                host: format!("host-{number}"),
+                rack: String::new(),
+                zone: String::new(),
+            };
+            topology.servers.insert(ServerId(number), server);
+            let disk = Disk {
+                server: ServerId(number),
+                path: String::new(),
+                weight: 1,
+                state: DiskState::In,
+                open_number: OpenNumber(1),
+            };
+            topology.disks.insert(DiskId(number), disk);
+        }
+        let pool = Pool {
+            name: "main".into(),
+            redundancy: Redundancy::Replicated {
+                replicas: 3,
+                min_members: 2,
+            },
+            failure_domain: FailureDomain::Host,
+            pg_count: 64,
+            chunk_len_max: 64 << 20,
+            in_use: true,
+            exceptions: BTreeMap::new(),
+        };
+        let member = |disk: Option<DiskId>| {
+            disk.map(|disk| Member {
+                disk,
+                state: MemberState::Complete,
+                since: Epoch(1),
+            })
+        };
+        let row = |pg| Row {
+            epoch: Epoch(1),
+            changed_at: Epoch(1),
+            members: quarry_common::map::placement::target(topology, POOL, &pool, PgId(pg))
+                .into_iter()
+                .map(member)
+                .collect(),
+            holders: Vec::new(),
+        };
+        let rows = (0..64).map(row).collect();
+        map.rows.insert(POOL, rows);
+        map.topology.pools.insert(POOL, pool);
+        let state = State {
+            map,
+            ..State::default()
+        };
+        Fake(Arc::new(Mutex::new(state)))
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub async fn client(&self) -> Client {
+        let file = ClientFile {
+            cluster: ClusterId([1; 16]),
+            metaservers: vec![MetaAddress {
+                id: ServerId(1),
+                address: "meta".into(),
+            }],
+            identity: String::new(),
+            user: "tester".into(),
+        };
+        let options = Options {
+            data_deadline: Duration::from_secs(20),
+            ..Options::default()
+        };
+        Client::connect_over(Arc::new(self.clone()), file, options)
+            .await
+            .unwrap()
+    }
+}
+
+fn unreachable() -> Error {
+    Error::new(Code::Unreachable, "the cable is cut")
+}
+
+impl Transport for Fake {
+    fn meta(&self, _: &Peer, request: &MetaRequest, _: Duration) -> Pending<'_, MetaAnswer> {
+        let answer = self.state().answer(request.clone());
+        Box::pin(async move { answer })
+    }
+
+    fn data(&self, _: &Peer, request: &DataRequest, _: Duration) -> Pending<'_, DataReply> {
+        Box::pin(data::ask(self.clone(), request.clone()))
+    }
+
+    fn write(&self, _: &Peer, header: WriteChunk) -> Pending<'_, WriteStream> {
+        let opened = data::open_write(self, header);
+        Box::pin(async move { opened })
+    }
+
+    fn read(&self, _: &Peer, header: ReadChunk) -> Pending<'_, ReadStream> {
+        Box::pin(data::open_read(self.clone(), header))
+    }
+
+    fn connected(&self, _: &Peer) -> bool {
+        true
+    }
+}

@@ -1,0 +1,446 @@
+//! What the library promises, on a cluster in memory with faults.
+
+mod fake;
+
+use bytes::Bytes;
+use fake::Fake;
+use quarry_client::{
+    Client, OpenOptions, Place, Progress, PublishOptions, TreeOptions, get_tree, put_tree,
+};
+use quarry_common::Code;
+use quarry_common::ids::DiskId;
+use std::io::SeekFrom;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+
+const MIB: usize = 1 << 20;
+
+fn content(len: usize) -> Vec<u8> {
+    (0..len).map(|at| ((at * 7) >> 5) as u8 | 1).collect()
+}
+
+async fn publish(client: &Client, path: &[u8], bytes: &[u8]) -> quarry_common::Result<()> {
+    client
+        .publish(path, bytes, PublishOptions::default())
+        .await
+        .map(drop)
+}
+
+async fn read(client: &Client, path: &[u8]) -> quarry_common::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    client.read_to(path, &mut bytes, None, None).await?;
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn files_of_all_lengths_read_back_as_they_were_written() {
+    let client = Fake::new(5).client().await;
+    for len in [
+        0,
+        1,
+        256,
+        257,
+        65_536,
+        65_537,
+        3 * MIB + 1,
+        64 * MIB + 9,
+        130 * MIB,
+    ] {
+        let bytes = content(len);
+        publish(&client, b"/file", &bytes).await.unwrap();
+        assert_eq!(client.stat(b"/file").await.unwrap().size, len as u64);
+        assert!(read(&client, b"/file").await.unwrap() == bytes, "{len}");
+    }
+}
+
+#[tokio::test]
+async fn a_range_of_a_file_is_read_without_the_rest() {
+    let client = Fake::new(3).client().await;
+    let bytes = content(5 * MIB);
+    publish(&client, b"/file", &bytes).await.unwrap();
+    for range in [
+        0..1u64,
+        70_000..70_001,
+        1_000_000..4_000_000,
+        5_242_879..9_999_999,
+    ] {
+        let mut part = Vec::new();
+        let wanted = Some(range.clone());
+        client
+            .read_to(b"/file", &mut part, wanted, None)
+            .await
+            .unwrap();
+        let end = (range.end as usize).min(bytes.len());
+        assert!(part == bytes[range.start as usize..end], "{range:?}");
+    }
+}
+
+#[tokio::test]
+async fn runs_of_zeros_are_holes_and_read_as_zeros() {
+    let client = Fake::new(3).client().await;
+    let mut bytes = content(MIB);
+    bytes.resize(10 * MIB, 0);
+    bytes.extend(content(100));
+    bytes.resize(15 * MIB, 0);
+    publish(&client, b"/sparse", &bytes).await.unwrap();
+    assert!(read(&client, b"/sparse").await.unwrap() == bytes);
+    let located = client.locate(b"/sparse").await.unwrap();
+    let holes = located
+        .iter()
+        .filter(|range| matches!(range.at, Place::Hole));
+    assert!(holes.map(|hole| hole.len).sum::<u64>() >= 13 * MIB as u64);
+    assert_eq!(
+        located.iter().map(|range| range.len).sum::<u64>(),
+        bytes.len() as u64
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_more_extents_than_one_command_takes_appears_whole() {
+    let client = Fake::new(3).client().await;
+    let mut bytes = Vec::new();
+    for _ in 0..600 {
+        bytes.extend(content(65_536));
+        bytes.resize(bytes.len() + 65_536, 0);
+    }
+    publish(&client, b"/many", &bytes).await.unwrap();
+    assert!(read(&client, b"/many").await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_mutation_whose_answer_was_lost_happens_once() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let options = OpenOptions {
+        write: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let mut file = client.open(b"/log", options).await.unwrap();
+    fake.state().faults.answers_lost = 2;
+    assert_eq!(file.append(Bytes::from_static(b"one")).await.unwrap(), 0);
+    assert_eq!(file.append(Bytes::from_static(b"two")).await.unwrap(), 3);
+    assert_eq!(fake.state().meta.appends, 2);
+    assert_eq!(read(&client, b"/log").await.unwrap(), b"onetwo");
+}
+
+#[tokio::test]
+async fn a_request_open_when_its_session_is_lost_is_unknown_and_later_ones_work() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/before", 0o755).await.unwrap();
+    // The answer is lost, and with it goes the session.
+    let lost = client.clone();
+    fake.state().faults.answers_lost = 1;
+    let request = tokio::spawn(async move { lost.mkdir(b"/unknown", 0o755).await });
+    while fake.state().faults.answers_lost > 0 {
+        tokio::task::yield_now().await;
+    }
+    fake.state().faults.sessions_lost = true;
+    let error = request.await.unwrap().unwrap_err();
+    assert_eq!(error.code, Code::UnknownOutcome, "{error}");
+    assert!(error.text.contains("/unknown"), "{error}");
+    client.mkdir(b"/after", 0o755).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_refused_by_a_lost_session_is_done_in_a_new_one() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/before", 0o755).await.unwrap();
+    fake.state().faults.sessions_lost = true;
+    client.mkdir(b"/after", 0o755).await.unwrap();
+    publish(&client, b"/after/file", &content(MIB))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
+    let fake = Fake::new(6);
+    let client = fake.client().await;
+    fake.state().faults.fails_after.insert(DiskId(1), 20 << 20);
+    fake.state().faults.fails_after.insert(DiskId(2), 100_000);
+    let bytes = content(150 * MIB);
+    publish(&client, b"/file", &bytes).await.unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == bytes);
+    for len in [1_000, 60_000, 200_000] {
+        publish(&client, b"/small", &content(len)).await.unwrap();
+        assert!(read(&client, b"/small").await.unwrap() == content(len));
+    }
+}
+
+#[tokio::test]
+async fn an_outage_in_the_middle_of_a_transfer_is_ridden_out() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    fake.state().faults.cut = true;
+    let healed = fake.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        healed.state().faults.cut = false;
+    });
+    publish(&client, b"/file", &content(3 * MIB)).await.unwrap();
+    fake.state().faults.cut = true;
+    let healed = fake.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        healed.state().faults.cut = false;
+    });
+    assert!(read(&client, b"/file").await.unwrap() == content(3 * MIB));
+}
+
+#[tokio::test]
+async fn full_disks_are_avoided_and_a_full_cluster_says_so() {
+    let fake = Fake::new(6);
+    let client = fake.client().await;
+    fake.state().faults.full.insert(DiskId(3));
+    publish(&client, b"/file", &content(MIB)).await.unwrap();
+    let streams = fake.state().write_streams;
+    for _ in 0..5 {
+        publish(&client, b"/file", &content(MIB)).await.unwrap();
+    }
+    assert_eq!(
+        fake.state().write_streams,
+        streams + 5,
+        "asked once, then avoided"
+    );
+    let all = (1..=6).map(DiskId).collect();
+    fake.state().faults.full = all;
+    for len in [1000, MIB] {
+        let error = publish(&client, b"/file", &content(len)).await.unwrap_err();
+        assert_eq!(error.code, Code::ClusterFull, "{error}");
+        assert!(error.text.contains("add disks"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_checksum_makes_the_reader_take_another_replica() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    for len in [5_000, 6 * MIB] {
+        publish(&client, b"/file", &content(len)).await.unwrap();
+        fake.state().faults.corrupt = [DiskId(1), DiskId(3)].into();
+        assert!(read(&client, b"/file").await.unwrap() == content(len));
+    }
+}
+
+#[tokio::test]
+async fn when_all_replicas_are_bad_the_error_names_the_file_and_each_disk() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/dir", 0o755).await.unwrap();
+    for len in [5_000, 6 * MIB] {
+        publish(&client, b"/dir/file", &content(len)).await.unwrap();
+        fake.state().faults.corrupt = [DiskId(1), DiskId(3)].into();
+        fake.state()
+            .chunks
+            .retain(|(disk, _), _| *disk != DiskId(2));
+        let outcome = read(&client, b"/dir/file").await;
+        let error = outcome.map(|bytes| bytes.len()).unwrap_err();
+        assert_eq!(error.code, Code::Io);
+        for word in [
+            "/dir/file",
+            "chunk c",
+            "disk 1",
+            "disk 2",
+            "disk 3",
+            "not here",
+        ] {
+            assert!(error.text.contains(word), "{word}: {error}");
+        }
+        fake.state().faults.corrupt.clear();
+    }
+}
+
+#[tokio::test]
+async fn a_slow_replica_does_not_hold_up_a_reader() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    publish(&client, b"/file", &content(10_000)).await.unwrap();
+    let slow = (1..=2).map(|disk| (DiskId(disk), Duration::from_secs(3)));
+    fake.state().faults.slow = slow.collect();
+    let begun = Instant::now();
+    assert!(read(&client, b"/file").await.unwrap() == content(10_000));
+    assert!(
+        begun.elapsed() < Duration::from_millis(2_500),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn nothing_is_visible_of_an_upload_that_was_dropped_in_the_middle() {
+    let client = Fake::new(3).client().await;
+    let (mut writer, reader) = tokio::io::duplex(MIB);
+    let uploading = client.clone();
+    let upload = tokio::spawn(async move {
+        let options = PublishOptions::default();
+        uploading.publish(b"/file", reader, options).await
+    });
+    writer.write_all(&content(70 * MIB)).await.unwrap();
+    upload.abort();
+    assert!(upload.await.unwrap_err().is_cancelled());
+    let error = client.stat(b"/file").await.unwrap_err();
+    assert_eq!(error.code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_handle_reads_what_it_wrote_and_others_see_it_after_sync() {
+    let client = Fake::new(3).client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    let mut model = vec![0; 3 * MIB];
+    for (at, len) in [(0, 100), (100, 2 * MIB), (2_500_000, 600_000), (50, 10)] {
+        let bytes = content(len);
+        model[at..at + len].copy_from_slice(&bytes);
+        let len = at + len;
+        file.write_at(at as u64, bytes.into()).await.unwrap();
+        let read = file.read_at(at as u64, len).await.unwrap();
+        assert!(read[..] == model[at..(at + len).min(at + read.len())]);
+        // The fake keeps whole extents by their start: overlaps are the metaserver's business.
+        if at == 2_500_000 {
+            break;
+        }
+    }
+    file.sync().await.unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == model[..3_100_000]);
+    file.set_len(10).await.unwrap();
+    assert_eq!(file.len().await.unwrap(), 10);
+    file.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_a_stream_with_a_position() {
+    let client = Fake::new(3).client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    let bytes = content(5 * MIB + 77);
+    file.write_all(&bytes).await.unwrap();
+    file.flush().await.unwrap();
+    assert_eq!(file.seek(SeekFrom::End(-77)).await.unwrap(), 5 * MIB as u64);
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail).await.unwrap();
+    assert!(tail == bytes[5 * MIB..]);
+    file.seek(SeekFrom::Start(0)).await.unwrap();
+    let mut all = Vec::new();
+    file.read_to_end(&mut all).await.unwrap();
+    assert!(all == bytes);
+}
+
+#[tokio::test]
+async fn close_reports_a_write_that_failed() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    fake.state().faults.full = (1..=3).map(DiskId).collect();
+    file.write_at(0, content(1_000).into()).await.unwrap();
+    let error = file.close().await.unwrap_err();
+    assert_eq!(error.code, Code::ClusterFull);
+    assert!(error.text.contains("/file"), "{error}");
+}
+
+#[tokio::test]
+async fn a_tree_comes_back_as_it_was() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("from");
+    std::fs::create_dir_all(from.join("a/b/empty")).unwrap();
+    for number in 0..40 {
+        std::fs::write(from.join(format!("a/{number}")), content(number * 3_000)).unwrap();
+    }
+    let odd = std::ffi::OsString::from("od\u{7}d \u{fffd}\n'name");
+    std::fs::write(from.join("a/b").join(&odd), "odd").unwrap();
+    std::fs::write(from.join("a/tool"), "tool").unwrap();
+    std::fs::set_permissions(from.join("a/tool"), PermissionsExt::from_mode(0o750)).unwrap();
+    std::fs::hard_link(from.join("a/tool"), from.join("second")).unwrap();
+    symlink("a/../nowhere", from.join("dangling")).unwrap();
+    let old = std::time::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+    let directory = std::fs::File::open(from.join("a/b")).unwrap();
+    directory.set_modified(old).unwrap();
+
+    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
+    let report = put_tree(&client, &from, b"/copy", &options, &progress)
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.failed.len(), report.skipped.len()),
+        (0, 0),
+        "{:?}",
+        report.failed
+    );
+    assert_eq!((report.files, report.directories, report.links), (42, 4, 2));
+    // Once more over what is there.
+    let report = put_tree(&client, &from, b"/copy", &options, &progress)
+        .await
+        .unwrap();
+    assert_eq!(report.failed.len(), 0, "{:?}", report.failed);
+
+    let to = folder.path().join("to");
+    let report = get_tree(&client, b"/copy", &to, &options, &progress)
+        .await
+        .unwrap();
+    assert_eq!(report.failed.len(), 0, "{:?}", report.failed);
+    for entry in walkdir::WalkDir::new(&from) {
+        let entry = entry.unwrap();
+        let path = to.join(entry.path().strip_prefix(&from).unwrap());
+        let (meta, copy) = (entry.metadata().unwrap(), path.symlink_metadata().unwrap());
+        assert_eq!(
+            (meta.mode(), meta.mtime()),
+            (copy.mode(), copy.mtime()),
+            "{path:?}"
+        );
+        assert_eq!(meta.mtime_nsec(), copy.mtime_nsec(), "{path:?}");
+        if meta.is_file() {
+            let same = std::fs::read(entry.path()).unwrap() == std::fs::read(&path).unwrap();
+            assert!(same, "{path:?}");
+        }
+        if meta.is_symlink() {
+            assert_eq!(
+                std::fs::read_link(&path).unwrap().to_str(),
+                Some("a/../nowhere")
+            );
+        }
+    }
+    let inode = |name: &str| to.join(name).metadata().unwrap().ino();
+    assert_eq!(inode("second"), inode("a/tool"));
+    let parts = walkdir::WalkDir::new(&to).into_iter().flatten();
+    assert!(
+        parts
+            .into_iter()
+            .all(|entry| !entry.file_name().to_string_lossy().contains(".part"))
+    );
+}
+
+#[tokio::test]
+async fn one_bad_file_does_not_stop_a_tree() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "bad", "c"] {
+        publish(&client, format!("/{name}").as_bytes(), &content(10_000))
+            .await
+            .unwrap();
+        if name == "bad" {
+            fake.state().chunks.retain(|(_, chunk), _| chunk.0 != 2);
+        }
+    }
+    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
+    let to = folder.path().join("to");
+    let report = get_tree(&client, b"/", &to, &options, &progress)
+        .await
+        .unwrap();
+    assert_eq!((report.files, report.failed.len()), (2, 1), "{report:?}");
+    assert!(report.failed[0].1.text.contains("/bad"));
+    let names = std::fs::read_dir(&to).unwrap().count();
+    assert_eq!(names, 2, "no half file is left");
+}
+
+#[tokio::test]
+async fn closing_ends_the_session() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/dir", 0o755).await.unwrap();
+    client.close().await.unwrap();
+    assert_eq!(fake.state().meta.closed, 1);
+}
