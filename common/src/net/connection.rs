@@ -94,8 +94,6 @@ pub struct Connection {
 
 struct Inner {
     quic: quinn::Connection,
-    /// Keeps the socket served: without any handle of it quinn 0.11.12 delivers nothing more.
-    _endpoint: quinn::Endpoint,
     peer: PeerName,
     peer_hash: [u8; 32],
     /// Streams whose first byte is awaited. A queue, not protocol state: the lock is held while
@@ -106,16 +104,10 @@ struct Inner {
 type Arrived = (StreamType, SendStream, RecvStream);
 
 impl Connection {
-    pub(super) fn new(
-        quic: quinn::Connection,
-        endpoint: quinn::Endpoint,
-        peer: PeerName,
-        peer_hash: [u8; 32],
-    ) -> Connection {
+    pub(super) fn new(quic: quinn::Connection, peer: PeerName, peer_hash: [u8; 32]) -> Connection {
         Connection {
             inner: Arc::new(Inner {
                 quic,
-                _endpoint: endpoint,
                 peer,
                 peer_hash,
                 arriving: Mutex::default(),

@@ -258,8 +258,8 @@ impl Endpoint {
             .map_err(|error| Error::bug("QUIC can not use our ciphers").with_source(error))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         config.transport_config(LinkProfile::of(address).transport());
-        let endpoint = self.endpoint_for(address)?;
-        let connecting = endpoint
+        let connecting = self
+            .endpoint_for(address)?
             .connect_with(config, address, tls::SERVER_NAME)
             .map_err(|error| {
                 Error::new(Code::Unreachable, format!("can not be dialled ({error})"))
@@ -289,7 +289,7 @@ impl Endpoint {
                 ),
             ));
         }
-        Ok(Connection::new(quic, endpoint, name, hash))
+        Ok(Connection::new(quic, name, hash))
     }
 
     /// The listening socket where it can reach the address, else one to dial from.
@@ -499,10 +499,10 @@ async fn accept_all(
             oldest.abort();
         }
         let settings = settings_of(&settings);
-        let (endpoint, allow, finished) = (quic.clone(), allow.clone(), finished.clone());
+        let (allow, finished) = (allow.clone(), finished.clone());
         let task = tokio::spawn(async move {
             let remote = canonical(incoming.remote_address());
-            let welcomed = welcome(incoming, endpoint, &settings, &*allow);
+            let welcomed = welcome(incoming, &settings, &*allow);
             let result = tokio::time::timeout(CONNECT_TIMEOUT, welcomed).await;
             drop(permit);
             match result {
@@ -521,7 +521,6 @@ async fn accept_all(
 
 async fn welcome(
     incoming: Incoming,
-    endpoint: quinn::Endpoint,
     settings: &Settings,
     allow: &(impl Fn(&PeerName, &[u8; 32]) -> bool + Sync),
 ) -> Result<Connection> {
@@ -548,5 +547,5 @@ async fn welcome(
         .await
         .map_err(|error| greet(&error))?;
     welcome.finish().map_err(|error| greet(&error))?;
-    Ok(Connection::new(quic, endpoint, name, hash))
+    Ok(Connection::new(quic, name, hash))
 }
