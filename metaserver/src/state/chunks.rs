@@ -68,3 +68,46 @@ fn count_unreferenced(txn: &mut Txn<'_>, change: i64) -> OpResult<()> {
     txn.set_number(SystemKey::UnreferencedChunks, count);
     Ok(())
 }
+
+/// What is wrong with the counts, from a recount of all extents: for tests.
+#[cfg(test)]
+pub(crate) fn miscounts(state: &dyn crate::kv::KvRead) -> Vec<String> {
+    use super::records::{ExtentRecord, ExtentSource, NumberRecord, Record};
+    use std::collections::BTreeMap;
+    use std::ops::ControlFlow;
+    let mut counted: BTreeMap<(PoolId, ChunkId), (u64, u64)> = BTreeMap::new();
+    let mut kept = BTreeMap::new();
+    let mut wrong = Vec::new();
+    state
+        .scan(Family::Extents, &[], None, &mut |_, value| {
+            let extent = ExtentRecord::from_bytes(value).unwrap();
+            if let ExtentSource::Chunk { pool, chunk, .. } = extent.source {
+                let counts = counted.entry((pool, chunk)).or_default();
+                *counts = (counts.0 + 1, counts.1 + extent.len);
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let mut unreferenced = 0;
+    state
+        .scan(Family::Chunks, &[], None, &mut |key, value| {
+            let record = ChunkRecord::from_bytes(value).unwrap();
+            unreferenced += u64::from(record.references == 0);
+            kept.insert(keys::parse_chunk(key).unwrap(), (record.references, record.referenced));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    for (chunk, kept) in &kept {
+        let counted = counted.remove(chunk).unwrap_or_default();
+        if counted != *kept {
+            wrong.push(format!("{chunk:?} counts {kept:?}, its extents are {counted:?}"));
+        }
+    }
+    wrong.extend(counted.keys().map(|chunk| format!("{chunk:?} has extents and no record")));
+    let number: Option<NumberRecord> =
+        super::txn::load(state, Family::System, &keys::system(SystemKey::UnreferencedChunks)).unwrap();
+    if number.unwrap_or_default().0 != unreferenced {
+        wrong.push(format!("{number:?} unreferenced chunks are counted, {unreferenced} there are"));
+    }
+    wrong
+}

@@ -68,3 +68,182 @@ fn find_key(txn: &Txn<'_>, server: Option<ServerId>, number: Option<KeyNumber>) 
         _ => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::command::Action;
+    use crate::state::data_testing::{POOL, commit, of_chunk};
+    use crate::state::data_records::Present;
+    use crate::state::records::Record;
+    use crate::state::testing::{World, on_both, root};
+    use crate::kv::Batch;
+    use quarry_common::checksum::Crc;
+    use quarry_common::ids::{ChunkId, Epoch, InodeId, PgId, PoolId};
+    use quarry_common::token::MemberMac;
+    use quarry_common::wire::meta::Op;
+
+    fn refused(world: &mut World, inode: InodeId, receipt: Receipt) -> Code {
+        let before = world.extents(inode);
+        let error = world.op(&root(), commit(inode, 0, 5, receipt)).unwrap_err();
+        assert_eq!(world.extents(inode), before, "{error:?}");
+        error.code
+    }
+
+    #[test]
+    fn a_receipt_with_any_field_changed_is_refused() {
+        on_both(|world| {
+            world.add_disks(3);
+            let chunk = world.grant(10).first;
+            let inode = world.put(InodeId::ROOT, "f", b"").inode;
+            let good = world.receipt(chunk, 5);
+            let word = |at: usize, change: &dyn Fn(&mut MemberMac)| {
+                let mut macs = good.macs.clone();
+                change(&mut macs[at]);
+                macs
+            };
+            let bad = [
+                Receipt { pool: PoolId(2), ..good.clone() },
+                Receipt { chunk: ChunkId(chunk.0 + 1), ..good.clone() },
+                Receipt { epoch: Epoch(good.epoch.0 + 1), ..good.clone() },
+                Receipt { epoch: Epoch(good.epoch.0 - 1), ..good.clone() },
+                Receipt { len: 6, ..good.clone() },
+                Receipt { crc: Crc(good.crc.0 ^ 1), ..good.clone() },
+                Receipt { macs: Vec::new(), ..good.clone() },
+                Receipt { macs: good.macs[1..].to_vec(), ..good.clone() },
+                Receipt { macs: vec![good.macs[0].clone(); 9], ..good.clone() },
+                Receipt { macs: word(0, &|word| word.mac[3] ^= 1), ..good.clone() },
+                Receipt { macs: word(2, &|word| word.disk.0 += 1), ..good.clone() },
+                Receipt { macs: word(1, &|word| word.key.0 += 1), ..good.clone() },
+                // One server's word for another's disk.
+                Receipt { macs: word(1, &|word| *word = MemberMac { disk: word.disk, ..good.macs[0].clone() }), ..good.clone() },
+            ];
+            for receipt in bad {
+                let shown = format!("{receipt:?}");
+                let code = refused(world, inode, receipt);
+                assert!(matches!(code, Code::BadReceipt | Code::OldReceipt), "{shown}: {code:?}");
+            }
+            world.op(&root(), commit(inode, 0, 5, good)).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_chunk_of_nobody_or_of_another_session_or_given_up_is_refused() {
+        on_both(|world| {
+            world.add_disks(3);
+            let range = world.grant(10);
+            let inode = world.put(InodeId::ROOT, "f", b"").inode;
+            for chunk in [ChunkId(range.first.0 + 10), ChunkId(0), ChunkId(u64::MAX)] {
+                let receipt = world.receipt(chunk, 5);
+                assert_eq!(refused(world, inode, receipt), Code::BadReceipt);
+            }
+            let mut doom = Batch::new();
+            doom.put(Family::Doomed, keys::doomed(POOL, range.first), Present.to_bytes());
+            world.kv.write(doom).unwrap();
+            let receipt = world.receipt(range.first, 5);
+            assert_eq!(refused(world, inode, receipt), Code::BadReceipt);
+            let mine = world.session;
+            let other = world.act(Action::OpenSession { user: "ann".into(), certificate: [2; 32] }).unwrap();
+            let crate::state::command::Reply::Session(other) = other else { panic!() };
+            world.session = other;
+            let receipt = world.receipt(ChunkId(range.first.0 + 1), 5);
+            assert_eq!(refused(world, inode, receipt.clone()), Code::BadReceipt);
+            world.session = mine;
+            world.op(&root(), commit(inode, 0, 5, receipt)).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_receipt_of_former_members_does_not_count() {
+        let world = &mut World::in_memory();
+        world.add_disks(4);
+        let chunk = world.grant(10).first;
+        let inode = world.put(InodeId::ROOT, "f", b"").inode;
+        let old = world.receipt(chunk, 5);
+        let map = world.map();
+        let pg = pg_of(chunk, map.topology.pools[&POOL].pg_count);
+        let mut members: Vec<_> = map.rows[&POOL][pg.0 as usize].chain().map(Some).collect();
+        members.rotate_left(1);
+        let place = |world: &mut World, pg: PgId, members| {
+            let epoch = world.map().epoch;
+            world.act(Action::Place { epoch, pool: POOL, rows: vec![(pg, members)] }).unwrap();
+        };
+        // Another group's change does not matter.
+        place(world, PgId(pg.0 ^ 1), vec![members[0], members[1], None]);
+        let other = world.receipt(ChunkId(chunk.0 + 1), 5);
+        place(world, pg, members.clone());
+        assert_eq!(refused(world, inode, old), Code::OldReceipt);
+        let receipt = world.receipt(chunk, 5);
+        world.op(&root(), commit(inode, 0, 5, receipt)).unwrap();
+        if pg_of(other.chunk, 64) != pg {
+            world.op(&root(), commit(inode, 0, 5, other)).unwrap();
+        }
+        // Too few members to keep what is committed.
+        place(world, pg, vec![members[0], None, None]);
+        let receipt = world.receipt(chunk, 6);
+        assert_eq!(refused(world, inode, receipt), Code::TooFewDisks);
+    }
+
+    #[test]
+    fn a_chunk_grows_with_its_receipts_and_the_same_length_is_the_same_bytes() {
+        let world = &mut World::in_memory();
+        world.add_disks(3);
+        let chunk = world.grant(10).first;
+        let inode = world.put(InodeId::ROOT, "f", b"").inode;
+        let known = |world: &World| {
+            let found = crate::state::txn::load::<crate::state::records::ChunkRecord>(&*world.kv, Family::Chunks, &keys::chunk(POOL, chunk));
+            found.unwrap().map(|record| (record.len, record.crc))
+        };
+        let (short, long) = (world.receipt(chunk, 5), world.receipt(chunk, 9));
+        world.op(&root(), commit(inode, 0, 5, short.clone())).unwrap();
+        world.op(&root(), commit(inode, 0, 9, long.clone())).unwrap();
+        assert_eq!(known(world), Some((9, long.crc)));
+        // The older word, later: the bytes are the same, and the longer length stays.
+        world.op(&root(), commit(inode, 20, 5, short)).unwrap();
+        assert_eq!(known(world), Some((9, long.crc)));
+        // The same length with other bytes, by members who would sign anything.
+        let mut other = quarry_common::token::receipt::Durable { crc: Crc(1), ..long.durable() }.receipt(Vec::new());
+        let map = world.map();
+        for disk in long.macs.iter().map(|word| word.disk) {
+            let server = map.topology.disks[&disk].server;
+            let key = map_state::keys::keys_of(&*world.kv, server).unwrap().receipt.unwrap();
+            other.macs.push(other.durable().sign(&key, disk));
+        }
+        assert_eq!(refused(world, inode, other), Code::BadReceipt);
+    }
+
+    #[test]
+    fn extents_that_can_not_be_are_refused() {
+        let world = &mut World::in_memory();
+        world.add_disks(3);
+        let chunk = world.grant(10).first;
+        let inode = world.put(InodeId::ROOT, "f", b"").inode;
+        let receipt = world.receipt(chunk, 100);
+        let window = crate::state::extents::span::WINDOW_LEN;
+        let inline = crate::state::testing::inline;
+        let mut too_short = inline(0, b"abc");
+        too_short.len = 4;
+        let cases = [
+            (vec![of_chunk(0, 101, 0)], Code::Invalid),
+            (vec![of_chunk(0, 50, 51)], Code::Invalid),
+            (vec![of_chunk(0, 1, u32::MAX)], Code::Invalid),
+            (vec![of_chunk(0, 0, 0)], Code::Invalid),
+            (vec![of_chunk(window - 1, 2, 0)], Code::Invalid),
+            (vec![of_chunk(0, 10, 0), of_chunk(9, 10, 0)], Code::Invalid),
+            (vec![of_chunk(9, 10, 0), inline(0, b"1234567890")], Code::Invalid),
+            (vec![inline(0, &[0; 257])], Code::Invalid),
+            (vec![too_short], Code::Invalid),
+            (vec![of_chunk(u64::MAX, 1, 0)], Code::FileTooBig),
+            (vec![of_chunk(i64::MAX as u64, 1, 0)], Code::FileTooBig),
+            (vec![inline(0, b"a"); 1_001], Code::TooBig),
+        ];
+        for (extents, code) in cases {
+            let op = Op::CommitExtents { inode, extents: extents.clone(), receipts: vec![receipt.clone()], size: None, mtime: None };
+            assert_eq!(world.op(&root(), op).map_err(|error| error.code), Err(code), "{:?}", extents[0]);
+        }
+        let unknown = Op::CommitExtents { inode, extents: vec![of_chunk(0, 1, 0)], receipts: Vec::new(), size: None, mtime: None };
+        assert_eq!(world.op(&root(), unknown).unwrap_err().code, Code::Invalid);
+        assert!(world.extents(inode).extents.is_empty());
+        world.op(&root(), commit(inode, i64::MAX as u64 - 100, 100, receipt)).unwrap();
+    }
+}

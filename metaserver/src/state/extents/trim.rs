@@ -13,8 +13,9 @@ use quarry_common::ids::{FileOffset, Version};
 use quarry_common::{Code, Error};
 use std::ops::ControlFlow;
 
-/// Extents that a truncation removes itself; more are left to the purge.
-pub const PURGED_AT_ONCE: usize = 1_000;
+/// Extents that a truncation removes itself; more are left to the purge. Few in tests, so that their
+/// small files have some left.
+pub const PURGED_AT_ONCE: usize = if cfg!(test) { 2 } else { 1_000 };
 
 /// Truncations of one file whose extents may wait at a time. Only a file that is cut a little less
 /// short each time, with thousands of extents each, has more than one.

@@ -87,3 +87,78 @@ fn take(txn: &mut Txn<'_>, who: &Who<'_>, inode: InodeId, parent: &InodeRecord, 
     let mode = make::new_inode(txn, who, parent, FileKind::File, mode).mode;
     Ok(InodeRecord { mode, ..record })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::state::consistency::faults;
+    use crate::state::testing::{on_both, publish, refusal, root, user};
+    use quarry_common::Code;
+    use quarry_common::ids::InodeId;
+    use quarry_common::time::Nanos;
+    use quarry_common::wire::meta::{Contents, Op, OpReply, Read, ReadReply, View};
+
+    #[test]
+    fn a_published_file_replaces_another_whole_and_keeps_its_readers() {
+        on_both(|world| {
+            let old = world.put(InodeId::ROOT, "f", b"old");
+            let other = world.link(&root(), old.inode, InodeId::ROOT, "g").unwrap();
+            let Op::Publish(mut new) = publish(InodeId::ROOT, b"f", b"newer") else { panic!() };
+            new.mtime = Some(Nanos(5));
+            new.xattrs = vec![(b"user.a".to_vec(), b"1".to_vec())];
+            let attr = world.attr_of(&root(), Op::Publish(new)).unwrap();
+            assert_eq!((attr.size, attr.links, attr.mtime, attr.has_xattrs), (5, 1, Nanos(5), true));
+            assert_ne!(attr.inode, old.inode);
+            assert_eq!(world.lookup(InodeId::ROOT, "g").unwrap().inode, other.inode, "another name keeps the old file");
+            world.unlink(&root(), InodeId::ROOT, "g").unwrap();
+            assert_eq!(world.extents(old.inode).extents.len(), 1, "who has it open still reads it");
+            assert_eq!(faults(&*world.kv), Vec::<String>::new());
+            assert_eq!(world.purge(vec![old.inode, attr.inode], 100), (vec![old.inode], false));
+            assert_eq!(faults(&*world.kv), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn what_may_not_be_replaced_stays() {
+        on_both(|world| {
+            let shared = world.mkdir(&root(), InodeId::ROOT, "tmp", 0o1777).unwrap().inode;
+            let (ann, bob) = (user(1000, &[1000]), user(1001, &[1001]));
+            world.mkdir(&root(), shared, "d", 0o777).unwrap();
+            world.op(&ann, publish(shared, b"a", b"x")).unwrap();
+            assert_eq!(refusal(world.op(&root(), publish(shared, b"d", b""))), Code::IsDirectory);
+            assert_eq!(refusal(world.op(&bob, publish(shared, b"a", b""))), Code::NotPermitted);
+            assert_eq!(refusal(world.op(&bob, publish(InodeId::ROOT, b"b", b""))), Code::AccessDenied);
+            let Op::Publish(mut only_new) = publish(shared, b"a", b"") else { panic!() };
+            only_new.replace = false;
+            assert_eq!(refusal(world.op(&ann, Op::Publish(only_new))), Code::Exists);
+            let Op::Publish(mut too_long) = publish(shared, b"a", b"abc") else { panic!() };
+            let Contents::Extents { size, .. } = &mut too_long.contents else { panic!() };
+            *size = 2;
+            assert_eq!(refusal(world.op(&ann, Op::Publish(too_long))), Code::Invalid);
+            let Op::Publish(mut bad_attribute) = publish(shared, b"a", b"abc") else { panic!() };
+            bad_attribute.xattrs = vec![(b"nonsense".to_vec(), Vec::new())];
+            assert!(world.op(&ann, Op::Publish(bad_attribute)).is_err());
+            assert_eq!(world.lookup(shared, "a").unwrap().size, 1, "what is refused has changed nothing");
+            assert_eq!(faults(&*world.kv), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn contents_are_for_those_who_may() {
+        on_both(|world| {
+            let (ann, bob) = (user(1000, &[1000]), user(1001, &[1001]));
+            let home = world.lookup(InodeId::ROOT, "home").unwrap().inode;
+            let home = world.lookup(home, "ann").unwrap().inode;
+            let inode = world.create(&ann, home, "f", 0o444).unwrap().inode;
+            let append = Op::Append { inode, extents: vec![crate::state::testing::inline(0, b"abc")], receipts: Vec::new(), len: 3 };
+            // The owner writes through what it opened when it made the file.
+            assert!(matches!(world.op(&ann, append.clone()), Ok(OpReply::Appended { .. })));
+            assert_eq!(refusal(world.op(&bob, append)), Code::AccessDenied);
+            let extents = Read::Extents { view: View::Live, inode, offset: quarry_common::ids::FileOffset(1), len: 1 };
+            let ReadReply::Extents(page) = world.read(&bob, extents.clone()).unwrap() else { panic!() };
+            assert_eq!((page.size, page.extents.len(), page.more), (3, 1, false));
+            let mode = quarry_common::wire::meta::SetAttr { mode: Some(0o600), ..Default::default() };
+            world.op(&ann, Op::SetAttr { inode, set: mode }).unwrap();
+            assert_eq!(refusal(world.read(&bob, extents)), Code::AccessDenied);
+        });
+    }
+}
