@@ -302,8 +302,13 @@ impl Core {
         self.refuse(error)
     }
 
-    /// The stream to the next member broke.
+    /// The stream to the next member broke or ended. That it ends after the acknowledgement of the seal is as
+    /// it should be, even if our own disk is not done yet.
     pub fn handle_next_lost(&mut self, error: Error) -> Vec<Action> {
+        let answered = |pending: &Pending| pending.words.is_some();
+        if self.sealing && self.pending.iter().all(answered) {
+            return Vec::new();
+        }
         let next = self.place.after.first().copied();
         self.fail(next, error)
     }

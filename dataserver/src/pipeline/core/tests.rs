@@ -104,6 +104,25 @@ fn ack_waits_for_own_sync() {
 }
 
 #[test]
+fn the_next_members_end_after_the_seal_is_no_failure() {
+    let (mut core, point) = received(place(1, &[2]), 100, true);
+    let own = Ok(key(1));
+    let end = || Error::new(Code::Disconnected, "it ended its stream");
+    core.handle_head(head(point));
+    let theirs = vec![word(2, point)];
+    assert_eq!(core.handle_reply(ack(point, theirs), &own), []);
+    assert_eq!(core.handle_next_lost(end()), []);
+    let macs = vec![word(1, point), word(2, point)];
+    assert_eq!(
+        core.handle_durable(&own),
+        [Action::Acknowledge { point, macs }, Action::Finish]
+    );
+    let (mut core, point) = received(place(1, &[2]), 100, true);
+    core.handle_head(head(point));
+    assert_eq!(core.handle_next_lost(end()), failed(2, end()));
+}
+
+#[test]
 fn the_tail_acknowledges_by_itself() {
     let (mut core, point) = received(place(3, &[]), 100, true);
     assert_eq!(core.handle_head(head(point)), [Action::Sync(point)]);

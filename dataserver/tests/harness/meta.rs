@@ -1,0 +1,198 @@
+//! A stand-in for the metaserver: registers disks, answers heartbeats from a map made by hand.
+
+use super::{CLUSTER, POOL, capability_key, receipt_key};
+use bytes::Bytes;
+use quarry_common::identity::Identity;
+use quarry_common::ids::{DiskId, Epoch, OpenNumber, ServerId, Version};
+use quarry_common::map::{
+    ClusterMap, Disk, DiskState, FailureDomain, Member, MemberState, Pool, Redundancy, Row, Server,
+};
+use quarry_common::net::{self, Connection, Endpoint, StreamType};
+use quarry_common::wire::meta::admin::Keys;
+use quarry_common::wire::meta::{
+    DiskReport, HeartbeatReply, MetaAnswer, MetaBody, MetaReply, MetaRequest, Registered,
+    Registration,
+};
+use quarry_common::{Code, Error, Result, codec};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+pub struct Meta {
+    pub address: SocketAddr,
+    pub map: Arc<Mutex<ClusterMap>>,
+    pub state: Arc<State>,
+    pub endpoint: Endpoint,
+}
+
+#[derive(Default)]
+pub struct State {
+    map: Arc<Mutex<ClusterMap>>,
+    /// Heartbeats get no answer.
+    pub silent: AtomicBool,
+    /// Registrations are refused.
+    pub refuse: AtomicBool,
+    /// The last reports of each server.
+    pub reports: Mutex<BTreeMap<ServerId, Vec<DiskReport>>>,
+    pub registrations: Mutex<Vec<Registration>>,
+}
+
+impl Meta {
+    pub fn start(identity: Arc<Identity>) -> Meta {
+        let mut map = ClusterMap {
+            epoch: Epoch(1),
+            ..ClusterMap::default()
+        };
+        map.topology.cluster = CLUSTER;
+        map.topology.changed_at = Epoch(1);
+        map.topology.pools.insert(
+            POOL,
+            Pool {
+                name: "main".into(),
+                redundancy: Redundancy::Replicated {
+                    replicas: 3,
+                    min_members: 1,
+                },
+                failure_domain: FailureDomain::Host,
+                pg_count: 8,
+                chunk_len_max: 64 << 20,
+                in_use: true,
+                exceptions: BTreeMap::new(),
+            },
+        );
+        let map = Arc::new(Mutex::new(map));
+        let state = Arc::new(State {
+            map: Arc::clone(&map),
+            ..State::default()
+        });
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let endpoint = Endpoint::server(identity, listen, |_, _| true).unwrap();
+        let (accepting, served) = (endpoint.clone(), Arc::clone(&state));
+        tokio::spawn(async move {
+            while let Some(connection) = accepting.accept().await {
+                tokio::spawn(serve(connection, Arc::clone(&served)));
+            }
+        });
+        Meta {
+            address: endpoint.local_addr().unwrap(),
+            map,
+            state,
+            endpoint,
+        }
+    }
+
+    /// Makes these disks the members of every group.
+    pub fn place(&self, disks: &[(u32, MemberState)]) -> Epoch {
+        let mut map = self.map.lock().unwrap();
+        let epoch = map.epoch.next();
+        map.epoch = epoch;
+        let row = Row {
+            epoch,
+            changed_at: epoch,
+            members: disks
+                .iter()
+                .map(|(disk, state)| {
+                    Some(Member {
+                        disk: DiskId(*disk),
+                        state: *state,
+                        since: epoch,
+                    })
+                })
+                .collect(),
+            holders: Vec::new(),
+        };
+        map.rows.insert(POOL, vec![row; 8]);
+        epoch
+    }
+}
+
+async fn serve(connection: Connection, state: Arc<State>) {
+    let server = connection.peer().server_id();
+    while let Ok((kind, send, recv)) = connection.accept().await {
+        assert_eq!(kind, StreamType::MetaRequests);
+        let (state, server) = (Arc::clone(&state), server.clone());
+        tokio::spawn(net::serve(send, recv, 64, move |payload: Bytes| {
+            let (state, server) = (Arc::clone(&state), server.clone());
+            async move {
+                let request: MetaRequest = codec::decode("a request", &payload).unwrap();
+                if state.silent.load(Ordering::SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+                let result = server.and_then(|server| answer(&state, server, request.body));
+                let answer = MetaAnswer {
+                    version: Version(1),
+                    epoch: state.map.lock().unwrap().epoch,
+                    result,
+                };
+                Bytes::from(codec::encode(&answer))
+            }
+        }));
+    }
+}
+
+fn answer(state: &State, server: ServerId, body: MetaBody) -> Result<MetaReply> {
+    let keys = Keys {
+        capability: vec![capability_key()],
+        receipt: Some(receipt_key(server)),
+    };
+    let mut map = state.map.lock().unwrap();
+    match body {
+        MetaBody::Register(registration) => {
+            if state.refuse.load(Ordering::SeqCst) {
+                let text = "this directory is empty, but disk 7 was there";
+                return Err(Error::new(Code::Configuration, text));
+            }
+            let disks = register(&mut map, server, &registration);
+            state.registrations.lock().unwrap().push(registration);
+            Ok(MetaReply::Registered(Registered {
+                cluster: CLUSTER,
+                disks,
+                keys,
+            }))
+        }
+        MetaBody::Heartbeat(heartbeat) => {
+            let mut reports = state.reports.lock().unwrap();
+            reports.insert(server, heartbeat.disks);
+            Ok(MetaReply::Heartbeat(HeartbeatReply {
+                map: map.update_since(heartbeat.epoch, None),
+                keys,
+            }))
+        }
+        MetaBody::Map { since, from } => Ok(MetaReply::Map(map.update_since(since, from))),
+        other => Err(Error::malformed(format!("{other:?}"))),
+    }
+}
+
+/// The first disk of a server has the server's number, the others follow at a hundred times it.
+fn register(map: &mut ClusterMap, server: ServerId, registration: &Registration) -> Vec<DiskId> {
+    map.epoch = map.epoch.next();
+    map.topology.changed_at = map.epoch;
+    map.topology.servers.insert(
+        server,
+        Server {
+            address: registration.address.clone(),
+            host: registration.host.clone(),
+            rack: String::new(),
+            zone: String::new(),
+        },
+    );
+    let mut ids = Vec::new();
+    for (at, report) in registration.disks.iter().enumerate() {
+        let fresh = match at {
+            0 => DiskId(server.0),
+            more => DiskId(server.0 * 100 + more as u32),
+        };
+        let id = report.disk.unwrap_or(fresh);
+        let disk = Disk {
+            server,
+            path: report.path.clone(),
+            weight: 1,
+            state: DiskState::In,
+            open_number: report.disk.map_or(OpenNumber(0), |_| report.open_number),
+        };
+        map.topology.disks.insert(id, disk);
+        ids.push(id);
+    }
+    ids
+}

@@ -1,0 +1,93 @@
+//! How dataservers start and stop.
+
+mod harness;
+
+use bytes::Bytes;
+use harness::{Cluster, assert_code, pattern};
+use quarry_common::Code;
+use quarry_common::ids::{ChunkId, DiskId, OpenNumber, ServerId};
+use quarry_dataserver::{Dataserver, DiskConfig};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_is_there_after_a_restart() {
+    let mut cluster = Cluster::start(2).await;
+    let client = cluster.client("anna");
+    let (large, small) = (pattern(1, 300_000), pattern(2, 3_000));
+    client.write(ChunkId(1), &large.clone().into()).await.unwrap();
+    let written = client.write_small(client.target(ChunkId(2)), small.clone().into());
+    written.await.unwrap();
+    for server in [1, 2] {
+        cluster.stop_server(server).await;
+        cluster.start_server(server).await;
+    }
+    cluster.wait_for(cluster.map().epoch).await;
+    let client = cluster.client("anna");
+    for disk in [1, 2].map(DiskId) {
+        let wanted = client.wanted(disk, ChunkId(1), 0, 300_000);
+        assert!(client.read(wanted).await.unwrap() == large);
+        let wanted = client.wanted(disk, ChunkId(2), 0, 3_000);
+        assert!(client.read_small(wanted).await.unwrap() == small);
+    }
+    let data = Bytes::from(pattern(3, 100_000));
+    cluster.check(&client.write(ChunkId(3), &data).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_is_formatted_only_after_the_registration() {
+    let mut cluster = Cluster::bare().await;
+    cluster.meta.state.refuse.store(true, Ordering::SeqCst);
+    std::fs::create_dir(cluster.disk_path(1)).unwrap();
+    let started = Dataserver::start(cluster.config(1), cluster.identity_of(1)).await;
+    let text = assert_code(started.map(|_| ()), Code::Configuration);
+    assert!(text.contains("disk 7 was there"), "{text}");
+    let files = std::fs::read_dir(cluster.disk_path(1)).unwrap().count();
+    assert_eq!(files, 0, "nothing was written");
+    // Without a metaserver it waits.
+    let mut config = cluster.config(1);
+    config.metaservers = vec![(ServerId(1), "127.0.0.1:1".into())];
+    let waiting = Dataserver::start(config, cluster.identity_of(1));
+    let waited = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+    assert!(waited.is_err(), "it waits for a metaserver");
+    let files = std::fs::read_dir(cluster.disk_path(1)).unwrap().count();
+    assert_eq!(files, 0, "nothing was written");
+    cluster.meta.state.refuse.store(false, Ordering::SeqCst);
+    cluster.start_server(1).await;
+    // The first start of the new disk is registered too.
+    let registrations = cluster.meta.state.registrations.lock().unwrap().clone();
+    let disks: Vec<_> = registrations.iter().map(|all| &all.disks[0]).collect();
+    assert_eq!(disks[0].disk, None);
+    assert_eq!(disks[1].disk, Some(DiskId(1)));
+    assert_ne!(disks[1].open_number, OpenNumber(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_on_one_file_system_share_its_capacity() {
+    let cluster = Cluster::bare().await;
+    let mut config = cluster.config(1);
+    config.disks.push(DiskConfig {
+        path: cluster.dir.path().join("second"),
+    });
+    let server = Dataserver::start(config, cluster.identity_of(1)).await;
+    let server = server.unwrap();
+    let reports = cluster.meta.state.reports.lock().unwrap()[&ServerId(1)].clone();
+    let whole = quarry_dataserver::disk::Space::of(cluster.dir.path()).unwrap();
+    assert_eq!(reports.len(), 2);
+    for report in reports {
+        assert_eq!(report.total, whole.total / 2);
+        assert_eq!(report.failed, None);
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_directory_is_refused_and_left_alone() {
+    let cluster = Cluster::bare().await;
+    let path = cluster.disk_path(1);
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("letter"), "dear").unwrap();
+    let started = Dataserver::start(cluster.config(1), cluster.identity_of(1)).await;
+    assert_code(started.map(|_| ()), Code::Configuration);
+    assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1);
+}
