@@ -1,1 +1,27 @@
-fn main(){}
+//! The `quarry` command: one binary for every role and every tool.
+
+mod account;
+mod args;
+mod commands;
+mod context;
+mod failure;
+#[cfg(feature = "servers")]
+mod founding;
+mod mode;
+mod path;
+mod progress;
+#[cfg(feature = "servers")]
+mod server;
+mod size;
+mod table;
+mod target;
+mod walk;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    quarry_common::task::abort_on_panic();
+    let args = args::Arguments::parse();
+    args.run()
+}

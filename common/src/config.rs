@@ -1,1 +1,198 @@
-//! config
+//! A server's settings: one TOML file, each key also a flag and an environment variable.
+//!
+//! [`ConfigFile`] reads the file and refuses keys that nobody knows; the command line puts its
+//! flags over it ([`ConfigFile::set`]) and then turns the whole into the role's own type.
+
+use crate::error::{Code, Error, Result};
+use serde::de::DeserializeOwned;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// The longest configuration file that is read, in bytes.
+const FILE_LEN_MAX: u64 = 1 << 20;
+
+/// The keys of a configuration file, and what is put over them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConfigFile {
+    /// The file, for messages; `None` when all comes from flags.
+    path: Option<PathBuf>,
+    table: Table,
+}
+
+impl ConfigFile {
+    /// Reads a file; without one, starts with no keys at all.
+    ///
+    /// # Errors
+    /// `Configuration`, naming the file: it can not be read, is no TOML, or has a key that is not
+    /// in `known` (the text lists them).
+    pub fn read(path: Option<&Path>, known: &[&str]) -> Result<ConfigFile> {
+        let Some(path) = path else {
+            return Ok(ConfigFile {
+                path: None,
+                table: Table::new(),
+            });
+        };
+        let wrong = |what: String| {
+            Error::new(
+                Code::Configuration,
+                format!("configuration {}: {what}", path.display()),
+            )
+        };
+        let length = std::fs::metadata(path)
+            .map_err(|error| wrong(format!("can not be read: {error}")))?
+            .len();
+        if length > FILE_LEN_MAX {
+            return Err(wrong(format!(
+                "is {length} bytes long, at most {FILE_LEN_MAX} are read: is it the right file?"
+            )));
+        }
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| wrong(format!("can not be read: {error}")))?;
+        let table: Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| wrong(error.to_string().trim_end().to_owned()))?;
+        let file = ConfigFile {
+            path: Some(path.to_path_buf()),
+            table,
+        };
+        file.check_keys(known)?;
+        Ok(file)
+    }
+
+    fn check_keys(&self, known: &[&str]) -> Result<()> {
+        match self.table.keys().find(|key| !known.contains(&key.as_str())) {
+            Some(key) => Err(self.wrong(&format!(
+                "unknown key '{}'; the known keys are {}",
+                key.escape_debug(),
+                known.join(", ")
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a key has a value.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Puts the value of a flag or an environment variable, if it was given, over the file's.
+    pub fn set(&mut self, key: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.table.insert(key.to_owned(), value.into());
+        }
+    }
+
+    /// Takes out a path; a relative one is relative to the folder of the file.
+    ///
+    /// # Errors
+    /// `Configuration` if it is not a text.
+    pub fn take_path(&mut self, key: &str) -> Result<Option<PathBuf>> {
+        match self.table.remove(key) {
+            None => Ok(None),
+            Some(Value::String(path)) => Ok(Some(self.resolve(Path::new(&path)))),
+            Some(other) => Err(self.wrong(&format!(
+                "the key '{key}' is a path in quotes, not {}",
+                other.type_str()
+            ))),
+        }
+    }
+
+    /// A path as it stands in the file: relative to the file's folder, so that a server's folder
+    /// can be copied to anywhere.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        let folder = self.path.as_deref().and_then(Path::parent);
+        folder.map_or_else(|| path.to_path_buf(), |folder| folder.join(path))
+    }
+
+    /// The keys as a role's own type.
+    ///
+    /// # Errors
+    /// `Configuration`: a value has the wrong type, or a key is missing or (deeper down) unknown.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        Value::Table(self.table.clone())
+            .try_into()
+            .map_err(|error: toml::de::Error| {
+                let text = error.to_string();
+                self.wrong(&text.trim_end().replace('\n', ", "))
+            })
+    }
+
+    /// An error that names the file, or the flags where there is none.
+    pub fn wrong(&self, what: &str) -> Error {
+        let text = match &self.path {
+            Some(path) => format!("configuration {}: {what}", path.display()),
+            None => format!("configuration from flags and environment: {what} (or give --config FILE)"),
+        };
+        Error::new(Code::Configuration, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    const KNOWN: &[&str] = &["listen", "dir", "disks"];
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        listen: String,
+        #[serde(default)]
+        disks: Vec<Deep>,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Deep {
+        path: PathBuf,
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, Result<ConfigFile>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.toml");
+        std::fs::write(&path, text).unwrap();
+        let read = ConfigFile::read(Some(&path), KNOWN);
+        (folder, read)
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_file_and_the_known_ones() {
+        let (_folder, read) = file("listen = 'x'\nlitsen = 'y'\n");
+        let text = read.unwrap_err().text;
+        for part in ["litsen", "server.toml", "listen, dir, disks"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_of_a_disk_is_refused_too() {
+        let (_folder, read) = file("listen = 'x'\n[[disks]]\npaht = '/d'\n");
+        let text = read.unwrap().decode::<Sample>().unwrap_err().text;
+        assert!(text.contains("paht") && text.contains("server.toml"), "{text}");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_paths_follow_the_file() {
+        let (folder, read) = file("listen = 'x'\ndir = 'state'\n");
+        let mut config = read.unwrap();
+        config.set("listen", Some("y"));
+        config.set("disks", None::<Value>);
+        let dir = config.take_path("dir").unwrap();
+        assert_eq!(dir, Some(folder.path().join("state")));
+        let sample: Sample = config.decode().unwrap();
+        assert_eq!(sample.listen, "y");
+    }
+
+    #[test]
+    fn a_missing_key_and_a_broken_file_say_what_is_wrong() {
+        let (_folder, read) = file("dir = 'state'\n");
+        let mut config = read.unwrap();
+        config.take_path("dir").unwrap();
+        assert!(config.decode::<Sample>().unwrap_err().text.contains("listen"));
+        let (_folder, read) = file("listen = \n");
+        assert!(read.unwrap_err().text.contains("server.toml"));
+        let missing = ConfigFile::read(Some(Path::new("/nonexistent/a.toml")), KNOWN);
+        assert!(missing.unwrap_err().text.contains("/nonexistent/a.toml"));
+    }
+}

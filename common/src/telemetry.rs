@@ -11,13 +11,19 @@ pub const LOG_VARIABLE: &str = "QUARRY_LOG";
 /// `json` a line is an object; else it is for people, with colours on a terminal only. Later calls
 /// change nothing.
 pub fn init(json: bool) {
+    init_from(json, LevelFilter::INFO);
+}
+
+/// The same, with `usual` and above unless `QUARRY_LOG` says otherwise: a command that a person types
+/// says less than a server.
+pub fn init_from(json: bool, usual: LevelFilter) {
     let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
+        .with_default_directive(usual.into())
         .with_env_var(LOG_VARIABLE)
         .from_env();
     let (filter, problem) = match filter {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (EnvFilter::new(usual.to_string()), Some(error)),
     };
     let logger = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -31,7 +37,7 @@ pub fn init(json: bool) {
         return;
     }
     if let Some(error) = problem {
-        tracing::warn!("{LOG_VARIABLE} is not understood ({error}): logging info and above");
+        tracing::warn!("{LOG_VARIABLE} is not understood ({error}): logging {usual} and above");
     }
 }
 

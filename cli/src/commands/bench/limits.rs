@@ -1,0 +1,205 @@
+//! What this machine could do at best: no cluster can be faster than its disk, its memory, its syncs.
+
+use super::report::Limit;
+use anyhow::{Context as _, Result, bail};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The size of one write, in bytes.
+const WRITE_LEN: usize = 1 << 20;
+
+/// Direct IO needs memory at such addresses.
+const ALIGNMENT: usize = 4096;
+
+/// What is copied in memory at a time, in bytes: much more than caches hold.
+const COPY_LEN: usize = 256 << 20;
+
+/// How long single syncs are counted.
+const SYNCS_FOR: Duration = Duration::from_secs(1);
+
+/// What this machine could do at best.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Sequential write with fdatasync at the end, bytes a second.
+    pub write: f64,
+    /// Whether that went past the page cache.
+    pub direct: bool,
+    /// Read from the page cache, bytes a second.
+    pub cached_read: f64,
+    /// Copy in memory by one thread, bytes a second.
+    pub copy: f64,
+    /// Appends of 4 KiB, each synced before the next, a second.
+    pub syncs: f64,
+}
+
+/// A file that goes when this is dropped.
+struct Scratch {
+    path: PathBuf,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            eprintln!("quarry: bench: {}: could not be removed: {error}", self.path.display());
+        }
+    }
+}
+
+impl Limits {
+    /// Measures in a directory, with a file of `len` bytes. Blocks for seconds.
+    ///
+    /// # Errors
+    /// The directory can not be written, or has too little space.
+    pub fn measure(dir: &Path, len: u64) -> Result<Limits> {
+        let shown = dir.display();
+        let space = rustix::fs::statvfs(dir).with_context(|| format!("{shown}: can not be measured"))?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        if free < len.saturating_add(1 << 30) {
+            bail!("{shown}: has {free} bytes free, a measurement with {len} bytes needs 1 GiB more than those: name another place with --scratch, or a smaller --size");
+        }
+        let scratch = Scratch {
+            path: dir.join(format!("bench-{:016x}", rand::random::<u64>())),
+        };
+        let (write, direct) = write(&scratch.path, len)?;
+        let cached_read = cached_read(&scratch.path)?;
+        drop(scratch);
+        let scratch = Scratch {
+            path: dir.join(format!("bench-{:016x}", rand::random::<u64>())),
+        };
+        let syncs = syncs(&scratch.path)?;
+        Ok(Limits {
+            write,
+            direct,
+            cached_read,
+            copy: copy(),
+            syncs,
+        })
+    }
+
+    /// For a report; `replicas` copies share the disk.
+    pub fn list(&self, replicas: usize) -> Vec<Limit> {
+        let how = if self.direct { "O_DIRECT 1 MiB" } else { "buffered: no O_DIRECT here" };
+        let bytes = |name: String, rate| Limit {
+            name,
+            rate,
+            is_bytes: true,
+        };
+        vec![
+            bytes(format!("sequential write, fdatasync at the end ({how})"), self.write),
+            bytes(format!("the same for {replicas} copies on this disk"), self.write / replicas.max(1) as f64),
+            bytes("read from the page cache".into(), self.cached_read),
+            bytes("memory copy, one thread".into(), self.copy),
+            Limit {
+                name: "append 4 KiB + fdatasync, one after the other".into(),
+                rate: self.syncs,
+                is_bytes: false,
+            },
+        ]
+    }
+}
+
+fn rate(amount: u64, started: Instant) -> f64 {
+    amount as f64 / started.elapsed().as_secs_f64().max(1e-9)
+}
+
+/// A buffer at an address that direct IO takes, full of bytes that no disk can compress.
+struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new() -> Aligned {
+        let mut memory = vec![0; WRITE_LEN + ALIGNMENT];
+        rand::Rng::fill(&mut rand::rng(), memory.as_mut_slice());
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        Aligned { memory, start }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + WRITE_LEN]
+    }
+}
+
+fn write(path: &Path, len: u64) -> Result<(f64, bool)> {
+    let failed = || format!("{}: can not be written", path.display());
+    let open = |flags| OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path);
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let (mut file, direct) = match open(direct) {
+        Ok(file) => (file, true),
+        Err(_) => (open(0).with_context(failed)?, false),
+    };
+    let buffer = Aligned::new();
+    // Whole writes only: direct IO takes nothing else.
+    let writes = len.div_ceil(WRITE_LEN as u64);
+    let started = Instant::now();
+    for _ in 0..writes {
+        file.write_all(buffer.bytes()).with_context(failed)?;
+    }
+    file.sync_data().with_context(failed)?;
+    Ok((rate(writes * WRITE_LEN as u64, started), direct))
+}
+
+/// The second of two reads: the first brings the file into memory.
+fn cached_read(path: &Path) -> Result<f64> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; WRITE_LEN];
+    let mut best = 0.0;
+    for _ in 0..2 {
+        file.rewind()?;
+        let started = Instant::now();
+        let mut total = 0;
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                len => total += len as u64,
+            }
+        }
+        best = f64::max(best, rate(total, started));
+    }
+    Ok(best)
+}
+
+fn copy() -> f64 {
+    let from = vec![1u8; COPY_LEN];
+    let mut to = vec![2u8; COPY_LEN];
+    let mut best = 0.0;
+    for _ in 0..3 {
+        let started = Instant::now();
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&to);
+        best = f64::max(best, rate(COPY_LEN as u64, started));
+    }
+    best
+}
+
+fn syncs(path: &Path) -> Result<f64> {
+    let mut file = OpenOptions::new().append(true).create_new(true).open(path)?;
+    let buffer = Aligned::new();
+    let started = Instant::now();
+    let mut count = 0;
+    while started.elapsed() < SYNCS_FOR {
+        file.write_all(&buffer.bytes()[..4096])?;
+        file.sync_data()?;
+        count += 1;
+    }
+    Ok(rate(count, started))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits::measure(folder.path(), 3 << 20).unwrap();
+        assert!(limits.write > 0.0 && limits.cached_read > 0.0 && limits.copy > 0.0 && limits.syncs > 0.0);
+        assert_eq!(limits.list(3).len(), 5);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(Limits::measure(folder.path(), u64::MAX - 1).is_err());
+    }
+}

@@ -1,0 +1,282 @@
+//! `quarry cp`.
+
+use super::for_each;
+use crate::context::Context;
+use crate::failure::{Misuse, Reported, report_one};
+use crate::path::{Remote, escaped, join};
+use crate::size::umask;
+use crate::target::Target;
+use anyhow::{Result, bail};
+use quarry_client::Client;
+use quarry_common::ids::{FileOffset, InodeId};
+use quarry_common::limits::CHUNK_LEN_MAX;
+use quarry_common::wire::meta::{
+    Attr, CloneRange, Contents, FileKind, NodeKind, Op, OpReply, Publish, SetAttr,
+    SetTime, View, XattrMode,
+};
+use std::ffi::OsString;
+
+/// Bytes of a file that share their chunks in one step: an extent is at most a chunk long, so usual
+/// files stay well below what one command may hold.
+const STEP_LEN: u64 = 256 * CHUNK_LEN_MAX as u64;
+
+/// Copy files, or with -r whole trees, within the cluster
+///
+/// The copies share the chunks of what they were made from: no data moves. A copy appears whole or
+/// not at all.
+#[derive(Debug, clap::Args)]
+pub struct Cp {
+    /// Directories with all that is in them; symbolic links stay links
+    #[arg(short, long, visible_short_alias = 'R')]
+    recursive: bool,
+    /// Keep modes, times and owners (owners as far as you may set them)
+    #[arg(short, long)]
+    preserve: bool,
+    /// Fail if a file is there already
+    #[arg(short, long)]
+    no_clobber: bool,
+    /// What is to be copied, then where it goes
+    #[arg(required = true, num_args = 2.., value_name = "FROM... TO")]
+    paths: Vec<OsString>,
+}
+
+/// A copy that is under way.
+struct Copying<'a> {
+    client: &'a Client,
+    preserve: bool,
+    replace: bool,
+    mask: u16,
+}
+
+impl Cp {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let paths = Remote::parse_all(&self.paths)?;
+        let Some((to, from)) = paths.split_last() else {
+            return Err(Misuse::new("name what is to be copied, and where it goes").into());
+        };
+        context
+            .with_client(async |client| {
+                let copying = Copying {
+                    client,
+                    preserve: self.preserve,
+                    replace: !self.no_clobber,
+                    mask: umask(),
+                };
+                let target = self.target(client, from, to).await?;
+                for_each(context, from, async |path| {
+                    let attr = match self.recursive {
+                        true => client.lstat(path.bytes()).await?,
+                        false => client.stat(path.bytes()).await?,
+                    };
+                    let is_directory = attr.kind == FileKind::Directory;
+                    if is_directory && !self.recursive {
+                        let text = format!("{}: is a directory: use -r to copy it with all that is in it", path.shown());
+                        return Err(Misuse::new(text).into());
+                    }
+                    // As with cp(1), what ends in `.` or `..` stands for its contents.
+                    let new = match (path.name(), &target) {
+                        (None, Target::Into(dir)) => dir.clone(),
+                        (name, target) => target.path_of(name.unwrap_or_default()),
+                    };
+                    match is_directory {
+                        true => copying.tree(context, path.bytes(), &attr, new.bytes()).await,
+                        false => copying.one(path.bytes(), &attr, new.bytes()).await,
+                    }
+                })
+                .await
+            })
+            .await
+    }
+
+    async fn target(&self, client: &Client, from: &[Remote], to: &Remote) -> Result<Target> {
+        let one = matches!(from, [_]) && self.recursive;
+        if one && crate::target::stat_if_there(client, to).await?.is_none() {
+            return Ok(Target::As(to.clone()));
+        }
+        Target::find(client, to, from.len() > 1).await
+    }
+}
+
+impl Copying<'_> {
+    /// Anything but a directory.
+    async fn one(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
+        match attr.kind {
+            FileKind::File => return self.file(from, attr, to).await,
+            FileKind::Symlink => {
+                let target = self.client.read_link(from).await?;
+                self.client.symlink(&target, to).await?;
+            }
+            kind => {
+                let node = match kind {
+                    FileKind::Fifo => NodeKind::Fifo,
+                    FileKind::CharDevice => NodeKind::CharDevice(attr.device),
+                    FileKind::BlockDevice => NodeKind::BlockDevice(attr.device),
+                    _ => NodeKind::Socket,
+                };
+                self.client.make_node(to, self.mode(attr), node).await?;
+            }
+        }
+        self.keep(to, attr).await
+    }
+
+    /// Assembles the copy in a file without a name, then gives it its name in one step.
+    async fn file(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
+        let client = self.client;
+        let at = client.resolve_parent(to).await?;
+        let there = client.lookup(at.parent.inode, &at.name).await;
+        if let Ok(there) = &there {
+            if there.inode == attr.inode {
+                bail!("{} and {} are the same file", escaped(from), escaped(to));
+            }
+            if there.kind == FileKind::Directory {
+                bail!("{}: is a directory, the file {} can not replace it", escaped(to), escaped(from));
+            }
+        }
+        // An existing file keeps its permissions, as with cp(1).
+        let mode = match (&there, self.preserve) {
+            (Ok(there), false) if there.kind == FileKind::File => there.mode,
+            _ => self.mode(attr),
+        };
+        let unnamed = Op::CreateUnnamed {
+            parent: at.parent.inode,
+            mode,
+        };
+        let OpReply::Attr(copy) = client.mutate(unnamed).await? else {
+            bail!("the metaserver answered something else than a new file");
+        };
+        self.share(attr, copy.inode).await?;
+        let publish = Op::Publish(Publish {
+            parent: at.parent.inode,
+            name: at.name,
+            mode,
+            mtime: self.preserve.then_some(attr.mtime),
+            replace: self.replace,
+            xattrs: self.xattrs(from, attr).await?,
+            contents: Contents::Unnamed(copy.inode),
+        });
+        let published = client.mutate(publish).await;
+        published.map_err(|error| error.context(escaped(to)))?;
+        self.keep(to, attr).await
+    }
+
+    /// Makes the new file share all chunks of the old.
+    async fn share(&self, from: &Attr, to: InodeId) -> Result<()> {
+        let mut offset = 0;
+        while offset < from.size {
+            let len = STEP_LEN.min(from.size - offset);
+            let clone = Op::Clone(CloneRange {
+                view: View::Live,
+                from: from.inode,
+                from_offset: FileOffset(offset),
+                len,
+                to,
+                to_offset: FileOffset(offset),
+            });
+            self.client.mutate(clone).await?;
+            offset += len;
+        }
+        Ok(())
+    }
+
+    async fn xattrs(&self, from: &[u8], attr: &Attr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut all = Vec::new();
+        if self.preserve && attr.has_xattrs {
+            for name in self.client.list_xattr(from).await? {
+                let value = self.client.get_xattr(from, &name).await?;
+                all.push((name, value));
+            }
+        }
+        Ok(all)
+    }
+
+    fn mode(&self, attr: &Attr) -> u16 {
+        match self.preserve {
+            true => attr.mode,
+            false => attr.mode & 0o777 & !self.mask,
+        }
+    }
+
+    /// Sets what a copy that keeps everything keeps.
+    async fn keep(&self, to: &[u8], attr: &Attr) -> Result<()> {
+        if !self.preserve {
+            return Ok(());
+        }
+        let owners = SetAttr {
+            uid: Some(attr.uid),
+            gid: Some(attr.gid),
+            ..SetAttr::default()
+        };
+        if let Err(error) = self.client.set_attr(to, false, owners).await
+            && error.code != quarry_common::Code::NotPermitted
+        {
+            return Err(error.into());
+        }
+        // After the owner: giving a file away takes its set-id bits.
+        let set = SetAttr {
+            mode: (attr.kind != FileKind::Symlink).then_some(attr.mode),
+            mtime: Some(SetTime::To(attr.mtime)),
+            ..SetAttr::default()
+        };
+        self.client.set_attr(to, false, set).await?;
+        Ok(())
+    }
+
+    /// A directory with all that is in it. Copies of hard links become files of their own.
+    async fn tree(&self, context: &Context, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
+        let inside = to.starts_with(from) && (to.len() == from.len() || from == b"/" || to[from.len()] == b'/');
+        if inside {
+            bail!("{} can not be copied into itself, {}", escaped(from), escaped(to));
+        }
+        let mut failed = false;
+        let mut waiting = vec![(from.to_vec(), attr.clone(), to.to_vec())];
+        let mut made = Vec::new();
+        while let Some((from, attr, to)) = waiting.pop() {
+            if let Err(error) = self.directory(&from, &to, &attr).await {
+                report_one(context.command, &error);
+                failed = true;
+                continue;
+            }
+            let mut entries = self.client.open_dir(&from, true).await?;
+            while let Some(entry) = entries.next().await? {
+                let (old, new) = (join(&from, &entry.name), join(&to, &entry.name));
+                let inner = match entry.attr {
+                    Some(attr) => attr,
+                    None => self.client.lstat(&old).await?,
+                };
+                if inner.kind == FileKind::Directory {
+                    waiting.push((old, inner, new));
+                } else if let Err(error) = self.one(&old, &inner, &new).await {
+                    report_one(context.command, &error);
+                    failed = true;
+                }
+            }
+            made.push((to, attr));
+        }
+        // Deepest first, and after all was put into them: what is put in changes their times.
+        for (to, attr) in made.iter().rev() {
+            self.keep(to, attr).await?;
+        }
+        if failed { Err(Reported.into()) } else { Ok(()) }
+    }
+
+    async fn directory(&self, from: &[u8], to: &[u8], attr: &Attr) -> Result<()> {
+        // The owner must be able to fill it, whatever its mode will be.
+        match self.client.mkdir(to, self.mode(attr) | 0o700).await {
+            Ok(_) => {}
+            Err(error) if error.code == quarry_common::Code::Exists => {
+                if self.client.stat(to).await?.kind != FileKind::Directory {
+                    bail!("{}: exists and is not a directory, {} can not go there", escaped(to), escaped(from));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        for (name, value) in self.xattrs(from, attr).await? {
+            self.client.set_xattr(to, &name, &value, XattrMode::Set).await?;
+        }
+        Ok(())
+    }
+}

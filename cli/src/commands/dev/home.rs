@@ -1,0 +1,403 @@
+//! The directory of a development cluster: what is in it, and what it is made of.
+
+use crate::account;
+use crate::failure::Misuse;
+use crate::founding;
+use crate::server::load_identity;
+use anyhow::{Context as _, Result, bail};
+use quarry_client::ClientFile;
+use quarry_common::durable;
+use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_VALID};
+use quarry_common::ids::{ClusterId, ServerId};
+use quarry_common::wire::meta::User;
+use quarry_dataserver::{DataserverConfig, DiskConfig};
+use quarry_metaserver::{ClusterSeed, MetaserverConfig};
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Dataservers of a new cluster, unless said otherwise.
+const DATASERVERS: u32 = 3;
+
+/// The metaserver of a development cluster.
+const METASERVER: ServerId = ServerId(1);
+
+/// Memory for the metaserver's block cache, in MiB: it shares the machine with everything else.
+const CACHE_MIB: u64 = 128;
+
+/// The directory.
+///
+/// ```text
+/// dev.toml                 what the cluster is made of; written last, so it says that the rest is there
+/// lock                     the number of the process that runs it, which holds a lock on it
+/// log                      of a detached process
+/// authority.pem            the cluster's authority
+/// client.toml              the admin's client file
+/// metaserver/              identity.pem, and its state
+/// dataserver-1/ ...        identity.pem, and disk-1 ...
+/// ```
+#[derive(Clone, Debug)]
+pub struct Home {
+    dir: PathBuf,
+}
+
+/// What was asked for; nothing means what there is, or what is usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Dataservers.
+    pub dataservers: Option<u32>,
+    /// Disks of each.
+    pub disks: Option<u32>,
+}
+
+/// What a development cluster is made of: `dev.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The cluster, 32 hexadecimal digits.
+    pub cluster: String,
+    /// Dataservers.
+    pub dataservers: u32,
+    /// Disks of each.
+    pub disks: u32,
+    /// Chosen once.
+    pub metaserver_port: u16,
+    /// Chosen once, one for each dataserver.
+    pub dataserver_ports: Vec<u16>,
+    /// The admin.
+    pub admin: String,
+}
+
+impl Home {
+    /// The directory at that absolute path.
+    pub fn new(dir: PathBuf) -> Home {
+        Home { dir }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The lock file.
+    pub fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// The log of a detached process.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// The admin's client file.
+    pub fn client_file(&self) -> PathBuf {
+        self.dir.join("client.toml")
+    }
+
+    /// Makes the directory, for its owner alone: there are keys in it.
+    ///
+    /// # Errors
+    /// It can not be made.
+    pub fn make(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        made.with_context(|| format!("{}: can not be made; choose another place with --dir", self.dir.display()))
+    }
+
+    /// What the cluster there is made of; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// `dev.toml` can not be read or understood.
+    pub fn plan(&self) -> Result<Option<Plan>> {
+        let path = self.dir.join("dev.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.with_context(|| format!("{}: can not be read", path.display()))?,
+        };
+        let plan: Plan = match toml::from_str(&text) {
+            Ok(plan) => plan,
+            Err(error) => bail!("{}: {}", path.display(), error.to_string().trim_end()),
+        };
+        if plan.dataserver_ports.len() != plan.dataservers as usize {
+            bail!("{}: has {} ports for {} dataservers", path.display(), plan.dataserver_ports.len(), plan.dataservers);
+        }
+        Ok(Some(plan))
+    }
+
+    /// The cluster that is there, or a new one.
+    ///
+    /// # Errors
+    /// What is there is made of something else than was asked for, or can not be used.
+    pub fn found_or_make(&self, wanted: Wanted) -> Result<Plan> {
+        match self.plan()? {
+            Some(plan) => {
+                self.check(&plan, wanted)?;
+                Ok(plan)
+            }
+            None => self.make_cluster(wanted),
+        }
+    }
+
+    /// Whether the cluster that is there is what was asked for.
+    ///
+    /// # Errors
+    /// [`Misuse`] with the remedy if it is not.
+    pub fn check(&self, plan: &Plan, wanted: Wanted) -> Result<()> {
+        let differs = |wanted: Option<u32>, is: u32| wanted.is_some_and(|wanted| wanted != is);
+        if differs(wanted.dataservers, plan.dataservers) || differs(wanted.disks, plan.disks) {
+            let text = format!(
+                "the cluster in {} has {} dataservers with {} disks each, and data does not move to other ones yet: \
+                 leave --dataservers and --disks out to start it as it is, or make another one with --dir",
+                self.dir.display(),
+                plan.dataservers,
+                plan.disks
+            );
+            return Err(Misuse::new(text).into());
+        }
+        Ok(())
+    }
+
+    fn make_cluster(&self, wanted: Wanted) -> Result<Plan> {
+        // Without dev.toml an earlier start was cut off before there was anything to lose, or the
+        // file was lost and there is.
+        if self.metaserver_dir().join("state").exists() {
+            bail!(
+                "{}: has the state of a cluster but no dev.toml: restore that file, or choose another place with --dir",
+                self.dir.display()
+            );
+        }
+        let dataservers = wanted.dataservers.unwrap_or(DATASERVERS);
+        let mut ports = free_ports(dataservers as usize + 1)?;
+        let metaserver_port = ports.remove(0);
+        let authority = founding::authority()?;
+        let plan = Plan {
+            cluster: authority.cluster().to_string(),
+            dataservers,
+            disks: wanted.disks.unwrap_or(1),
+            metaserver_port,
+            dataserver_ports: ports,
+            admin: account::caller(true).name,
+        };
+        founding::save_authority(&authority, &self.authority_path())?;
+        std::fs::create_dir_all(self.metaserver_dir())?;
+        founding::issue_server(&authority, &metaserver_name(&authority), &self.metaserver_dir().join("identity.pem"))?;
+        for server in plan.servers() {
+            let dir = self.dataserver_dir(server);
+            std::fs::create_dir_all(&dir)?;
+            let name = PeerName::dataserver(authority.cluster(), server);
+            founding::issue_server(&authority, &name, &dir.join("identity.pem"))?;
+        }
+        self.write_client_file(&authority, &plan)?;
+        let text = toml::to_string(&plan)?;
+        let head = "# A development cluster (quarry dev). The state beside this file belongs to it.\n";
+        let path = self.dir.join("dev.toml");
+        durable::replace(&path, format!("{head}{text}").as_bytes())
+            .with_context(|| format!("{}: can not be written", path.display()))?;
+        Ok(plan)
+    }
+
+    fn write_client_file(&self, authority: &Authority, plan: &Plan) -> Result<()> {
+        let file = founding::client_file(authority, &plan.admin, &plan.metaservers())?;
+        Ok(file.save(&self.client_file())?)
+    }
+
+    fn authority_path(&self) -> PathBuf {
+        self.dir.join("authority.pem")
+    }
+
+    fn metaserver_dir(&self) -> PathBuf {
+        self.dir.join("metaserver")
+    }
+
+    fn dataserver_dir(&self, server: ServerId) -> PathBuf {
+        self.dir.join(format!("dataserver-{server}"))
+    }
+
+    /// The cluster's authority.
+    ///
+    /// # Errors
+    /// The file can not be read, or is another cluster's.
+    pub fn authority(&self, plan: &Plan) -> Result<Authority> {
+        let path = self.authority_path();
+        let pem = std::fs::read_to_string(&path).with_context(|| format!("{}: can not be read", path.display()))?;
+        let authority = Authority::from_pem(&pem).map_err(|error| error.context(path.display()))?;
+        let cluster: ClusterId = plan.cluster.parse().map_err(anyhow::Error::msg)?;
+        if authority.cluster() != cluster {
+            bail!("{}: is of cluster {}, dev.toml of cluster {cluster}", path.display(), authority.cluster());
+        }
+        Ok(authority)
+    }
+
+    /// The admin's client file; a certificate that will soon end is renewed first.
+    ///
+    /// # Errors
+    /// It can neither be read nor made.
+    pub fn renewed_client_file(&self, authority: &Authority, plan: &Plan) -> Result<ClientFile> {
+        let good = ClientFile::load(&self.client_file()).ok().filter(|file| {
+            let identity = Identity::from_pem(&file.identity);
+            file.cluster == authority.cluster() && identity.is_ok_and(|identity| lasts(&identity, USER_VALID))
+        });
+        if good.is_none() {
+            self.write_client_file(authority, plan)?;
+        }
+        Ok(ClientFile::load(&self.client_file())?)
+    }
+
+    /// The metaserver's settings and identity.
+    ///
+    /// # Errors
+    /// Its identity can not be read or renewed.
+    pub fn metaserver(&self, authority: &Authority, plan: &Plan) -> Result<(MetaserverConfig, Arc<Identity>)> {
+        let config = MetaserverConfig {
+            listen: local(plan.metaserver_port),
+            advertise: None,
+            dir: self.metaserver_dir(),
+            cache_mib: CACHE_MIB,
+        };
+        let identity = renewed(authority, &metaserver_name(authority), &self.metaserver_dir().join("identity.pem"))?;
+        Ok((config, identity))
+    }
+
+    /// A dataserver's settings and identity.
+    ///
+    /// # Errors
+    /// Its identity can not be read or renewed.
+    pub fn dataserver(
+        &self,
+        authority: &Authority,
+        plan: &Plan,
+        server: ServerId,
+    ) -> Result<(DataserverConfig, Arc<Identity>)> {
+        let dir = self.dataserver_dir(server);
+        let disks = (1..=plan.disks).map(|number| DiskConfig {
+            path: dir.join(format!("disk-{number}")),
+        });
+        let config = DataserverConfig {
+            listen: local(plan.dataserver_ports[server.0 as usize - 1]),
+            advertise: None,
+            metaservers: plan.metaservers(),
+            host: Some(format!("dev-{server}")),
+            rack: String::new(),
+            zone: String::new(),
+            disks: disks.collect(),
+            direct_io: true,
+            replace_disk: Vec::new(),
+        };
+        let name = PeerName::dataserver(authority.cluster(), server);
+        let identity = renewed(authority, &name, &dir.join("identity.pem"))?;
+        Ok((config, identity))
+    }
+}
+
+impl Plan {
+    /// The dataservers.
+    pub fn servers(&self) -> impl Iterator<Item = ServerId> + use<> {
+        (1..=self.dataservers).map(ServerId)
+    }
+
+    /// The metaservers and their addresses.
+    pub fn metaservers(&self) -> Vec<(ServerId, String)> {
+        vec![(METASERVER, local(self.metaserver_port).to_string())]
+    }
+
+    /// What the cluster begins with.
+    pub fn seed(&self, authority: &Authority) -> ClusterSeed {
+        let replicas = founding::usual_replicas(self.dataservers);
+        let admin = User {
+            name: self.admin.clone(),
+            ..account::caller(true)
+        };
+        ClusterSeed {
+            cluster: authority.cluster(),
+            replicas,
+            min_members: founding::usual_min_members(replicas),
+            pg_count: founding::pg_count(self.dataservers * self.disks, replicas),
+            dataservers: self.dataservers,
+            metaservers: self.metaservers(),
+            users: vec![admin],
+        }
+    }
+}
+
+fn metaserver_name(authority: &Authority) -> PeerName {
+    PeerName::metaserver(authority.cluster(), METASERVER)
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// Ports that nobody uses now; all are held until all are found, so that they differ.
+fn free_ports(count: usize) -> Result<Vec<u16>> {
+    let sockets = (0..count).map(|_| UdpSocket::bind(local(0)));
+    let sockets = sockets.collect::<std::io::Result<Vec<_>>>();
+    let sockets = sockets.context("no free UDP ports on 127.0.0.1")?;
+    sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect()
+}
+
+/// Whether a certificate is good for at least a third of its life.
+fn lasts(identity: &Identity, valid: Duration) -> bool {
+    let left = |end: SystemTime| end.duration_since(SystemTime::now()).unwrap_or_default();
+    identity.expires_at().is_ok_and(|end| left(end) > valid / 3)
+}
+
+/// A server's identity; one that will soon end is renewed first.
+fn renewed(authority: &Authority, name: &PeerName, path: &Path) -> Result<Arc<Identity>> {
+    let identity = load_identity(path)?;
+    if lasts(&identity, SERVER_VALID) {
+        return Ok(identity);
+    }
+    founding::issue_server(authority, name, path)?;
+    load_identity(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_made_once_and_keeps_its_ports() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().join("dev"));
+        home.make().unwrap();
+        assert_eq!(home.plan().unwrap(), None);
+        let wanted = Wanted {
+            dataservers: Some(2),
+            disks: None,
+        };
+        let plan = home.found_or_make(wanted).unwrap();
+        assert_eq!(home.found_or_make(Wanted::default()).unwrap(), plan);
+        let authority = home.authority(&plan).unwrap();
+        let file = home.renewed_client_file(&authority, &plan).unwrap();
+        assert_eq!(file.metaservers[0].address, format!("127.0.0.1:{}", plan.metaserver_port));
+        let (config, identity) = home.dataserver(&authority, &plan, ServerId(2)).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.host_label(), "dev-2");
+        assert_eq!(identity.name().id(), "2");
+        let seed = plan.seed(&authority);
+        assert_eq!((seed.replicas, seed.min_members, seed.users[0].admin), (2, 2, true));
+    }
+
+    #[test]
+    fn another_shape_is_refused_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().to_path_buf());
+        home.found_or_make(Wanted::default()).unwrap();
+        let wanted = Wanted {
+            dataservers: Some(4),
+            disks: None,
+        };
+        let error = home.found_or_make(wanted).unwrap_err();
+        assert!(error.is::<Misuse>() && error.to_string().contains("--dir"), "{error}");
+    }
+
+    #[test]
+    fn state_without_its_plan_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().to_path_buf());
+        std::fs::create_dir_all(folder.path().join("metaserver/state")).unwrap();
+        assert!(home.found_or_make(Wanted::default()).is_err());
+    }
+}

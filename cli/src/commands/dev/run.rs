@@ -1,0 +1,311 @@
+//! Starting a development cluster, in the foreground or detached.
+
+use super::home::{Home, Plan, Wanted};
+use super::lock::{Holder, Lock, holder};
+use crate::context::Context;
+use crate::failure::Interrupted;
+use crate::server::{self, Stopped};
+use crate::size::counted;
+use anyhow::{Context as _, Result, anyhow, bail};
+use quarry_client::{Client, ClientFile};
+use quarry_common::wire::meta::Status;
+use quarry_dataserver::Dataserver;
+use quarry_metaserver::Metaserver;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A cluster that is not ready by then says what it waits for.
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// What a failed detached process wrote last, in lines.
+const LOG_LINES: usize = 12;
+
+/// The servers of a cluster.
+struct Servers {
+    metaserver: Metaserver,
+    dataservers: Vec<Dataserver>,
+}
+
+/// Runs the cluster in this process until it is told to stop.
+///
+/// # Errors
+/// Another process runs it, or it can not start.
+pub fn foreground(context: &Context, home: &Home, wanted: Wanted, detached: bool) -> Result<()> {
+    if detached {
+        // Away from the terminal of whoever started it.
+        rustix::process::setsid().context("the process can not leave its terminal")?;
+    }
+    home.make()?;
+    let Some(mut lock) = Lock::take(&home.lock())? else {
+        return Err(in_use(home)?);
+    };
+    let plan = home.found_or_make(wanted)?;
+    server::run(async move |mut stopped: Stopped| {
+        let started = tokio::select! {
+            started = Box::pin(start(home, &plan)) => started?,
+            () = &mut stopped => return Err(Interrupted.into()),
+        };
+        let (servers, file) = started;
+        let place = publish(home, &file)?;
+        lock.set_ready()?;
+        context.print(&announcement(home, &plan, &place, std::process::id(), detached))?;
+        stopped.await;
+        stop(servers).await?;
+        if !detached {
+            context.print("stopped\n").ok();
+        }
+        drop(lock);
+        Ok(())
+    })
+}
+
+async fn start(home: &Home, plan: &Plan) -> Result<(Servers, ClientFile)> {
+    let authority = home.authority(plan)?;
+    let file = home.renewed_client_file(&authority, plan)?;
+    let seed = plan.seed(&authority);
+    let (config, identity) = home.metaserver(&authority, plan)?;
+    let mut settings = Vec::new();
+    for server in plan.servers() {
+        settings.push(home.dataserver(&authority, plan, server)?);
+    }
+    let started = Metaserver::start(config, identity, authority, Some(seed)).await;
+    let metaserver = started.map_err(|error| with_ports(home, error))?;
+    let mut starting = tokio::task::JoinSet::new();
+    for (config, identity) in settings {
+        starting.spawn(Dataserver::start(config, identity));
+    }
+    let mut dataservers = Vec::new();
+    for started in starting.join_all().await {
+        dataservers.push(started.map_err(|error| with_ports(home, error))?);
+    }
+    wait_until_ready(file.clone(), plan).await?;
+    let servers = Servers {
+        metaserver,
+        dataservers,
+    };
+    Ok((servers, file))
+}
+
+fn with_ports(home: &Home, error: quarry_common::Error) -> anyhow::Error {
+    let hint = format!("(ports are in {})", home.dir().join("dev.toml").display());
+    anyhow!("{error} {hint}")
+}
+
+/// Dataservers first: what they acknowledge while they stop is still known to the metaserver.
+async fn stop(servers: Servers) -> Result<()> {
+    for dataserver in servers.dataservers {
+        dataserver.stop().await?;
+    }
+    Ok(servers.metaserver.stop().await?)
+}
+
+/// Ready is what a client finds ready: every dataserver is heard and every group takes writes.
+async fn wait_until_ready(file: ClientFile, plan: &Plan) -> Result<()> {
+    let client = Client::connect(file).await?;
+    let until = Instant::now() + READY_WITHIN;
+    loop {
+        let status = client.status().await?;
+        let Some(missing) = missing(&status, plan) else {
+            break;
+        };
+        if Instant::now() > until {
+            bail!("the cluster is not ready after {} s: {missing}", READY_WITHIN.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(client.close().await?)
+}
+
+fn missing(status: &Status, plan: &Plan) -> Option<String> {
+    let heard = status.servers.iter().filter(|server| server.heard_ms_ago.is_some());
+    if (heard.count() as u32) < plan.dataservers {
+        return Some("not all dataservers have registered".into());
+    }
+    let failed = status.servers.iter().flat_map(|server| &server.disks);
+    if failed.filter(|disk| disk.up).count() == 0 {
+        return Some("no disk is up".into());
+    }
+    let unplaced = |(id, pool, counts): &(_, quarry_common::map::Pool, quarry_common::wire::meta::admin::PgCounts)| {
+        let placed = counts.clean + counts.crowded + counts.degraded;
+        (counts.unwritable > 0 || placed == 0).then(|| format!("pool {id} '{}' takes no writes yet", pool.name))
+    };
+    match status.pools.is_empty() {
+        true => Some("there is no pool yet".into()),
+        false => status.pools.iter().find_map(unplaced),
+    }
+}
+
+/// Gives the client file to the user who has none yet; returns where a command finds it.
+fn publish(home: &Home, file: &ClientFile) -> Result<Found> {
+    let usual = ClientFile::default_path()?;
+    match ClientFile::load(&usual) {
+        Ok(there) if there.cluster == file.cluster => {
+            // The same cluster: a renewed certificate takes the place of the old one.
+            if there.user == file.user && there.identity != file.identity {
+                file.save(&usual)?;
+            }
+            Ok(Found::Usual(usual))
+        }
+        Err(_) if !usual.exists() => {
+            file.save(&usual)?;
+            Ok(Found::Usual(usual))
+        }
+        // Another cluster's, or one that can not be read: the user's own.
+        Ok(_) | Err(_) => Ok(Found::ByName(home.client_file(), usual)),
+    }
+}
+
+/// How a command finds the cluster.
+enum Found {
+    /// In the XDG config directory, without being told.
+    Usual(PathBuf),
+    /// Only by name: the file in the XDG config directory is for another cluster.
+    ByName(PathBuf, PathBuf),
+}
+
+fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, detached: bool) -> String {
+    let disks = match plan.disks {
+        1 => String::new(),
+        disks => format!(" with {disks} disks each"),
+    };
+    let mut text = format!(
+        "the cluster is ready: 1 metaserver, {}{disks}, process {pid}\n  state        {}\n",
+        counted(plan.dataservers.into(), "dataserver", "dataservers"),
+        home.dir().display()
+    );
+    let command = match found {
+        Found::Usual(path) => {
+            text.push_str(&format!("  client file  {} (also {})\n", home.client_file().display(), path.display()));
+            "quarry".to_owned()
+        }
+        Found::ByName(path, other) => {
+            text.push_str(&format!(
+                "  client file  {}\n  note         {} is for another cluster; it was left alone.\n               export QUARRY_CLUSTER={} to use this one\n",
+                path.display(),
+                other.display(),
+                path.display()
+            ));
+            format!("quarry --cluster {}", path.display())
+        }
+    };
+    text.push_str(&format!("  try          echo hello | {command} put - /hello.txt && {command} cat /hello.txt\n"));
+    let dir = match home.dir() == super::usual_dir().unwrap_or_default() {
+        true => String::new(),
+        false => format!(" --dir {}", home.dir().display()),
+    };
+    let stop = format!("quarry dev stop{dir}");
+    text.push_str(&match detached {
+        true => format!("  log          {}\n  stop         {stop}\n", home.log().display()),
+        false => format!("  stop         Ctrl-C, or {stop}\n"),
+    });
+    text
+}
+
+fn in_use(home: &Home) -> Result<anyhow::Error> {
+    let who = match holder(&home.lock())? {
+        Holder::Process { pid, .. } => format!("process {pid}"),
+        Holder::Unknown | Holder::Nobody => "another process".to_owned(),
+    };
+    let dir = home.dir().display();
+    Ok(anyhow!("{dir}: {who} runs the cluster there already: stop it with 'quarry dev stop --dir {dir}', or use another --dir"))
+}
+
+/// Starts the cluster in a process of its own and waits until it is ready. One that runs already and
+/// is what was asked for is fine.
+///
+/// # Errors
+/// It can not start; the text has the end of its log.
+pub fn detach(context: &Context, home: &Home, wanted: Wanted) -> Result<()> {
+    home.make()?;
+    let mut child = None;
+    let until = Instant::now() + READY_WITHIN + Duration::from_secs(10);
+    loop {
+        match holder(&home.lock())? {
+            Holder::Process { pid, ready: true } => {
+                let plan = home.plan()?.with_context(|| format!("{}: has no dev.toml", home.dir().display()))?;
+                home.check(&plan, wanted)?;
+                let place = publish(home, &ClientFile::load(&home.client_file())?)?;
+                return context.print(&announcement(home, &plan, &place, pid, true));
+            }
+            Holder::Nobody if child.is_none() => {
+                if let Some(plan) = home.plan()? {
+                    home.check(&plan, wanted)?;
+                }
+                child = Some(spawn(home, wanted)?);
+            }
+            Holder::Nobody | Holder::Unknown | Holder::Process { .. } => {}
+        }
+        if let Some(child) = &mut child
+            && let Some(ended) = child.try_wait()?
+        {
+            bail!("the cluster did not start ({ended}); its log ends:\n{}", log_end(home));
+        }
+        if Instant::now() > until {
+            bail!("the cluster is not ready after {} s; its log ends:\n{}", READY_WITHIN.as_secs(), log_end(home));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn spawn(home: &Home, wanted: Wanted) -> Result<Child> {
+    let path = home.log();
+    let log = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+    let log = log.with_context(|| format!("{}: can not be written", path.display()))?;
+    let mut command = Command::new(std::env::current_exe().context("where this program is")?);
+    command.args(["dev", "--detached", "--dir"]).arg(home.dir());
+    if let Some(count) = wanted.dataservers {
+        command.arg("--dataservers").arg(count.to_string());
+    }
+    if let Some(count) = wanted.disks {
+        command.arg("--disks").arg(count.to_string());
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    // The working directory may be on a file system that is to be unmounted.
+    command.current_dir("/");
+    command.spawn().context("the cluster's process can not be started")
+}
+
+fn log_end(home: &Home) -> String {
+    let log = std::fs::read(home.log()).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::status::tests::healthy;
+
+    fn plan() -> Plan {
+        Plan {
+            cluster: "0".repeat(32),
+            dataservers: 1,
+            disks: 1,
+            metaserver_port: 1,
+            dataserver_ports: vec![2],
+            admin: "anna".into(),
+        }
+    }
+
+    #[test]
+    fn ready_is_when_all_are_heard_and_writes_are_taken() {
+        let mut status = healthy();
+        assert_eq!(missing(&status, &plan()), None);
+        status.pools[0].2.unwritable = 1;
+        assert!(missing(&status, &plan()).unwrap().contains("no writes"));
+        status.servers[0].heard_ms_ago = None;
+        assert!(missing(&status, &plan()).unwrap().contains("registered"));
+    }
+
+    #[test]
+    fn the_announcement_says_ready_and_how_to_go_on() {
+        let home = Home::new("/d".into());
+        let found = Found::ByName("/d/client.toml".into(), "/c".into());
+        let text = announcement(&home, &plan(), &found, 7, true);
+        for part in ["ready", "/d/client.toml", "put - /hello.txt", "dev stop --dir /d", "/d/log", "process 7"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `quarry dev stop` and `quarry dev status`.
+
+use super::home::Home;
+use super::lock::{Holder, end_holder, holder};
+use crate::commands::status;
+use crate::context::Context;
+use crate::failure::Reported;
+use anyhow::{Result, bail};
+use quarry_client::{Client, ClientFile};
+use serde_json::json;
+use std::time::Duration;
+
+/// How long a cluster may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+
+/// Stops the cluster and waits until it has ended; one that does not run is fine.
+///
+/// # Errors
+/// It does not stop, or the process may not be asked.
+pub fn stop(context: &Context, home: &Home) -> Result<()> {
+    match holder(&home.lock())? {
+        Holder::Nobody => context.print(&format!("no cluster runs in {}\n", home.dir().display())),
+        Holder::Unknown => bail!("{}: a process is just starting there: try again", home.dir().display()),
+        Holder::Process { pid, .. } => {
+            end_holder(&home.lock(), pid, STOP_WITHIN)?;
+            context.print(&format!("stopped (process {pid})\n"))
+        }
+    }
+}
+
+/// Shows whether the cluster runs, and how it is.
+///
+/// # Errors
+/// [`Reported`] if it does not run.
+pub fn status(context: &Context, home: &Home) -> Result<()> {
+    let dir = home.dir().display();
+    let (pid, ready) = match holder(&home.lock())? {
+        Holder::Process { pid, ready } => (Some(pid), ready),
+        Holder::Unknown => (None, false),
+        Holder::Nobody => {
+            let made = home.plan()?.is_some();
+            if context.json {
+                context.print_json(&json!({ "running": false, "dir": home.dir(), "made": made }))?;
+            } else if made {
+                context.print(&format!("not running; start the cluster in {dir} with 'quarry dev --dir {dir} --detach'\n"))?;
+            } else {
+                context.print(&format!("there is no cluster in {dir} yet; 'quarry dev --dir {dir} --detach' makes one\n"))?;
+            }
+            return Err(Reported.into());
+        }
+    };
+    if context.json {
+        return context.print_json(&json!({
+            "running": true, "ready": ready, "pid": pid, "dir": home.dir(), "client_file": home.client_file(),
+        }));
+    }
+    let pid = pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
+    if !ready {
+        return context.print(&format!("{pid} is starting the cluster in {dir}\n"));
+    }
+    context.print(&format!("{pid} runs the cluster in {dir}\n\n"))?;
+    let file = ClientFile::load(&home.client_file())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(context.with_client_of(file, async |client: &Client| Ok(client.status().await?)))?;
+    context.print(&status::text(&report))
+}

@@ -1,0 +1,106 @@
+//! `quarry disk`.
+
+use crate::context::Context;
+use crate::path::escaped;
+use crate::size::{grouped, human};
+use crate::table::Table;
+use anyhow::Result;
+use clap::Subcommand;
+use quarry_common::wire::meta::{DiskStatus, ServerStatus, Status};
+use serde_json::{Value, json};
+
+/// Disks of the cluster
+#[derive(Debug, clap::Args)]
+pub struct Disk {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List all disks with their state and fill
+    List,
+}
+
+impl Disk {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        match self.action {
+            Action::List => {
+                let ask = async |client: &quarry_client::Client| Ok(client.status().await?);
+                let status = context.with_client(ask).await?;
+                match context.json {
+                    true => context.print_json(&json(&status)),
+                    false => context.print(&text(&status)),
+                }
+            }
+        }
+    }
+}
+
+/// Each disk with its server.
+pub fn disks(status: &Status) -> impl Iterator<Item = (&ServerStatus, &DiskStatus)> {
+    let servers = status.servers.iter();
+    servers.flat_map(|server| server.disks.iter().map(move |disk| (server, disk)))
+}
+
+/// Bytes in use, and their share of the disk's capacity in per cent.
+pub fn used(disk: &DiskStatus) -> (u64, u64) {
+    let used = disk.report.total.saturating_sub(disk.report.free);
+    let share = (u128::from(used) * 100).checked_div(u128::from(disk.report.total));
+    (used, share.unwrap_or(0) as u64)
+}
+
+fn text(status: &Status) -> String {
+    let head = ["disk", "state", "server", "host", "used", "of", "full", "chunks", "groups", "directory"];
+    let mut table = Table::new(&head, &[0, 2, 4, 5, 6, 7, 8]);
+    for (server, disk) in disks(status) {
+        let (bytes, share) = used(disk);
+        let state = match (&disk.report.failed, disk.up) {
+            (Some(_), _) => "failed",
+            (None, true) => "up",
+            (None, false) => "down",
+        };
+        table.row(vec![
+            disk.disk.to_string(),
+            state.into(),
+            server.server.to_string(),
+            server.host.clone(),
+            human(bytes),
+            human(disk.report.total),
+            format!("{share}%"),
+            grouped(disk.report.chunks),
+            disk.groups.to_string(),
+            escaped(disk.report.path.as_bytes()),
+        ]);
+    }
+    let mut text = table.text();
+    for (_, disk) in disks(status) {
+        if let Some(why) = &disk.report.failed {
+            text.push_str(&format!("  disk {} does not serve: {why}\n", disk.disk));
+        }
+    }
+    text
+}
+
+fn json(status: &Status) -> Value {
+    let disk = |(server, disk): (&ServerStatus, &DiskStatus)| {
+        json!({
+            "disk": disk.disk,
+            "server": server.server,
+            "host": server.host,
+            "address": server.address,
+            "up": disk.up,
+            "failed": disk.report.failed,
+            "total": disk.report.total,
+            "free": disk.report.free,
+            "chunks": disk.report.chunks,
+            "groups": disk.groups,
+            "path": disk.report.path,
+        })
+    };
+    disks(status).map(disk).collect()
+}

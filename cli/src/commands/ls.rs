@@ -1,0 +1,290 @@
+//! `quarry ls`.
+
+use super::for_each;
+use crate::context::Context;
+use crate::path::{Remote, join, put_json};
+use crate::size::{human, kind_word, local, mode_text, rfc3339};
+use anyhow::Result;
+use quarry_client::Client;
+use quarry_common::wire::meta::{Attr, FileKind};
+use serde_json::{Map, Value, json};
+use std::ffi::OsString;
+use std::io::Write;
+
+/// List directories
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Ls {
+    /// Permissions, links, owner, group, size, time
+    #[arg(short)]
+    long: bool,
+    /// Names that begin with a dot too
+    #[arg(short)]
+    all: bool,
+    /// Sizes as 1.2K, 64M
+    #[arg(short = 'h')]
+    human: bool,
+    /// Directories with all that is in them
+    #[arg(short = 'R')]
+    recursive: bool,
+    /// Directories themselves, not what is in them
+    #[arg(short = 'd')]
+    directory: bool,
+    /// Newest first
+    #[arg(short = 't')]
+    time: bool,
+    /// The other way round
+    #[arg(short = 'r')]
+    reverse: bool,
+    /// Largest first
+    #[arg(short = 'S')]
+    size: bool,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    /// Files and directories of the cluster
+    #[arg(default_value = "/", value_name = "FILE")]
+    paths: Vec<OsString>,
+}
+
+/// One line of the list.
+struct Line {
+    /// As it is shown: a name in a directory, or the path that was asked for.
+    name: Vec<u8>,
+    path: Vec<u8>,
+    attr: Attr,
+    /// Where a symbolic link leads, if that is shown.
+    target: Option<Vec<u8>>,
+}
+
+impl Ls {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let paths = Remote::parse_all(&self.paths)?;
+        let mut json = JsonList::new(context.json);
+        let listed = context
+            .with_client(async |client| self.list(context, client, &paths, &mut json).await)
+            .await;
+        // A list that was begun is ended also when a part of it failed.
+        json.end()?;
+        listed
+    }
+
+    async fn list(
+        &self,
+        context: &Context,
+        client: &Client,
+        paths: &[Remote],
+        json: &mut JsonList,
+    ) -> Result<()> {
+        let headed = paths.len() > 1 || self.recursive;
+        let mut first = true;
+        for_each(context, paths, async |path| {
+            let attr = match self.long || self.directory {
+                // `ls -l LINK` shows the link itself.
+                true => client.lstat(path.bytes()).await?,
+                false => client.stat(path.bytes()).await?,
+            };
+            let is_directory = attr.kind == FileKind::Directory;
+            if !is_directory || self.directory {
+                let target = self.target(client, path.bytes(), &attr).await?;
+                let line = Line {
+                    name: path.bytes().to_vec(),
+                    path: path.bytes().to_vec(),
+                    attr,
+                    target,
+                };
+                return self.show(context, &[line], json);
+            }
+            let mut waiting = vec![path.bytes().to_vec()];
+            while let Some(dir) = waiting.pop() {
+                if headed && !context.json {
+                    self.head(context, &dir, first)?;
+                }
+                first = false;
+                let lines = self.directory(client, &dir).await?;
+                self.show(context, &lines, json)?;
+                if self.recursive {
+                    let below = lines.iter().rev();
+                    let below = below.filter(|line| line.attr.kind == FileKind::Directory);
+                    waiting.extend(below.map(|line| line.path.clone()));
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn target(&self, client: &Client, path: &[u8], attr: &Attr) -> Result<Option<Vec<u8>>> {
+        if attr.kind != FileKind::Symlink || !self.long {
+            return Ok(None);
+        }
+        Ok(Some(client.read_link(path).await?))
+    }
+
+    async fn directory(&self, client: &Client, dir: &[u8]) -> Result<Vec<Line>> {
+        let mut lines = Vec::new();
+        let mut entries = client.open_dir(dir, true).await?;
+        while let Some(entry) = entries.next().await? {
+            if entry.name.starts_with(b".") && !self.all {
+                continue;
+            }
+            let path = join(dir, &entry.name);
+            let attr = match entry.attr {
+                Some(attr) => attr,
+                None => client.lstat(&path).await?,
+            };
+            let target = self.target(client, &path, &attr).await?;
+            lines.push(Line {
+                name: entry.name,
+                path,
+                attr,
+                target,
+            });
+        }
+        self.sort(&mut lines);
+        Ok(lines)
+    }
+
+    /// Entries come in the order of their names; the sorts are stable.
+    fn sort(&self, lines: &mut [Line]) {
+        if self.size {
+            lines.sort_by_key(|line| std::cmp::Reverse(line.attr.size));
+        } else if self.time {
+            lines.sort_by_key(|line| std::cmp::Reverse(line.attr.mtime));
+        }
+        if self.reverse {
+            lines.reverse();
+        }
+    }
+
+    fn head(&self, context: &Context, dir: &[u8], first: bool) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        if !first {
+            out.write_all(b"\n")?;
+        }
+        out.write_all(&context.name(dir))?;
+        Ok(out.write_all(b":\n")?)
+    }
+
+    fn show(&self, context: &Context, lines: &[Line], json: &mut JsonList) -> Result<()> {
+        if context.json {
+            return lines.iter().try_for_each(|line| {
+                let mut object = attr_json(&line.path, &line.attr);
+                if let Some(target) = &line.target {
+                    put_json(&mut object, "target", target);
+                }
+                json.add(&Value::Object(object))
+            });
+        }
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        if !self.long {
+            for line in lines {
+                out.write_all(&context.name(&line.name))?;
+                out.write_all(b"\n")?;
+            }
+            return Ok(out.flush()?);
+        }
+        let size = |attr: &Attr| match self.human {
+            true => human(attr.size),
+            false => attr.size.to_string(),
+        };
+        let width = |text: fn(&Attr) -> String| {
+            lines.iter().map(|line| text(&line.attr).len()).max().unwrap_or(0)
+        };
+        let links = width(|attr| attr.links.to_string());
+        let uids = width(|attr| attr.uid.to_string());
+        let gids = width(|attr| attr.gid.to_string());
+        let sizes = lines.iter().map(|line| size(&line.attr).len()).max().unwrap_or(0);
+        for line in lines {
+            let attr = &line.attr;
+            write!(
+                out,
+                "{} {:>links$} {:>uids$} {:>gids$} {:>sizes$} {} ",
+                mode_text(attr.kind, attr.mode),
+                attr.links,
+                attr.uid.0,
+                attr.gid.0,
+                size(attr),
+                local(attr.mtime)
+            )?;
+            out.write_all(&context.name(&line.name))?;
+            if let Some(target) = &line.target {
+                out.write_all(b" -> ")?;
+                out.write_all(&context.name(target))?;
+            }
+            out.write_all(b"\n")?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+/// What a program reads of an inode.
+pub fn attr_json(path: &[u8], attr: &Attr) -> Map<String, Value> {
+    let mut object = Map::new();
+    put_json(&mut object, "path", path);
+    let fields = json!({
+        "inode": attr.inode.to_string(),
+        "kind": kind_word(attr.kind),
+        "mode": format!("{:04o}", attr.mode),
+        "uid": attr.uid,
+        "gid": attr.gid,
+        "size": attr.size,
+        "stored": attr.stored,
+        "links": attr.links,
+        "device": attr.device,
+        "mtime": rfc3339(attr.mtime),
+        "ctime": rfc3339(attr.ctime),
+        "atime": rfc3339(attr.atime),
+        "btime": rfc3339(attr.btime),
+        "data_version": attr.data_version,
+        "has_xattrs": attr.has_xattrs,
+    });
+    if let Value::Object(fields) = fields {
+        object.extend(fields);
+    }
+    object
+}
+
+/// A JSON array that is written while it grows.
+pub struct JsonList {
+    wanted: bool,
+    begun: bool,
+}
+
+impl JsonList {
+    /// Writes nothing unless `wanted`.
+    pub fn new(wanted: bool) -> JsonList {
+        JsonList {
+            wanted,
+            begun: false,
+        }
+    }
+
+    /// Adds a value, a line of its own.
+    ///
+    /// # Errors
+    /// Those of standard output.
+    pub fn add(&mut self, value: &Value) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(if self.begun { b",\n" } else { b"[\n" })?;
+        self.begun = true;
+        Ok(serde_json::to_writer(out, value).map_err(std::io::Error::from)?)
+    }
+
+    /// Ends the array; one without values is written here.
+    ///
+    /// # Errors
+    /// Those of standard output.
+    pub fn end(&mut self) -> Result<()> {
+        if !self.wanted {
+            return Ok(());
+        }
+        let mut out = std::io::stdout().lock();
+        out.write_all(if self.begun { b"\n]\n" } else { b"[]\n" })?;
+        Ok(out.flush()?)
+    }
+}

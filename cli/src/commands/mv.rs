@@ -1,0 +1,77 @@
+//! `quarry mv`.
+
+use super::for_each;
+use crate::context::Context;
+use crate::failure::Misuse;
+use crate::path::Remote;
+use crate::target::Target;
+use anyhow::Result;
+use quarry_common::wire::meta::RenameMode;
+use std::ffi::OsString;
+
+/// Rename files and directories, or move them into a directory
+#[derive(Debug, clap::Args)]
+pub struct Mv {
+    /// Fail if the new name is taken
+    #[arg(short, long, conflicts_with = "exchange")]
+    no_clobber: bool,
+    /// Let the two names change places, in one step
+    #[arg(long)]
+    exchange: bool,
+    /// TO itself is the new name, even if it is a directory
+    #[arg(short = 'T', long)]
+    no_target_directory: bool,
+    /// What is to be moved, then where it goes
+    #[arg(required = true, num_args = 2.., value_name = "FROM... TO")]
+    paths: Vec<OsString>,
+}
+
+impl Mv {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let paths = Remote::parse_all(&self.paths)?;
+        let Some((to, from)) = paths.split_last() else {
+            return Err(Misuse::new("name what is to be moved, and where it goes").into());
+        };
+        let exact = self.exchange || self.no_target_directory;
+        if exact && from.len() > 1 {
+            return Err(Misuse::new("with -T or --exchange only one thing can be moved").into());
+        }
+        let mode = match (self.exchange, self.no_clobber) {
+            (true, _) => RenameMode::Exchange,
+            (false, true) => RenameMode::NoReplace,
+            (false, false) => RenameMode::Replace,
+        };
+        context
+            .with_client(async |client| {
+                let target = match exact {
+                    true => Target::As(to.clone()),
+                    false => find(client, to, from).await?,
+                };
+                for_each(context, from, async |path| {
+                    let name = path.name().ok_or_else(|| {
+                        Misuse::new(format!("{}: can not be moved: name it by its own name", path.shown()))
+                    })?;
+                    let new = target.path_of(name);
+                    Ok(client.rename(path.bytes(), new.bytes(), mode).await?)
+                })
+                .await
+            })
+            .await
+    }
+}
+
+/// As [`Target::find`], but a directory may be renamed to a name with a slash that is not there.
+async fn find(client: &quarry_client::Client, to: &Remote, from: &[Remote]) -> Result<Target> {
+    use quarry_common::wire::meta::FileKind;
+    if let ([one], true) = (from, to.wants_directory()) {
+        let is_directory = client.lstat(one.bytes()).await?.kind == FileKind::Directory;
+        if is_directory && crate::target::stat_if_there(client, to).await?.is_none() {
+            return Ok(Target::As(to.clone()));
+        }
+    }
+    Target::find(client, to, from.len() > 1).await
+}

@@ -1,0 +1,300 @@
+//! `quarry put`.
+
+use crate::context::Context;
+use crate::failure::{Misuse, Reported, report_one};
+use crate::path::{Remote, escaped};
+use crate::progress::Shown;
+use crate::size::umask;
+use crate::target::{Target, lstat_if_there};
+use anyhow::{Context as _, Result, anyhow, bail};
+use quarry_client::{Client, Progress, PublishOptions, TreeOptions, TreeReport};
+use quarry_common::wire::meta::FileKind;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Store local files, or with -r whole trees
+///
+/// Modes, times, symbolic links and extended attributes come along. A file is visible whole or not
+/// at all, also if put is interrupted; when put has ended well, all is on stable storage. '-' is
+/// standard input. An existing directory takes things in, as cp does.
+#[derive(Debug, clap::Args)]
+pub struct Put {
+    /// Directories with all that is in them
+    #[arg(short, long, visible_short_alias = 'R')]
+    recursive: bool,
+    /// Files under way at a time
+    #[arg(short, long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: u16,
+    /// Keep owner and group (for admins)
+    #[arg(long)]
+    owners: bool,
+    /// Leave files that are there already as they are: an error
+    #[arg(short, long)]
+    no_clobber: bool,
+    /// Local files, '-' is standard input
+    #[arg(required = true, value_name = "LOCAL")]
+    local: Vec<OsString>,
+    /// A path of the cluster
+    remote: OsString,
+}
+
+/// One local thing and where it goes.
+struct Job {
+    local: PathBuf,
+    remote: Remote,
+    is_directory: bool,
+}
+
+impl Put {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster or a local file says.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let remote = Remote::parse(&self.remote)?;
+        if self.local.iter().any(|name| name == "-") && self.local.len() > 1 {
+            return Err(Misuse::new("'-' (standard input) can only be put alone").into());
+        }
+        // What can be known to fail without the cluster fails before anything is sent.
+        let mut local = Vec::new();
+        for name in self.local.iter().filter(|name| *name != "-") {
+            let path = PathBuf::from(name);
+            let found = std::fs::metadata(&path).or_else(|_| std::fs::symlink_metadata(&path));
+            let is_directory = found.with_context(|| escaped(name.as_bytes()))?.is_dir();
+            if is_directory && !self.recursive {
+                let shown = escaped(name.as_bytes());
+                return Err(Misuse::new(format!("{shown}: is a directory: use -r to put it with all that is in it")).into());
+            }
+            local.push((path, is_directory));
+        }
+        context
+            .with_client(async |client| match local.is_empty() {
+                true => self.standard_input(context, client, &remote).await,
+                false => {
+                    let jobs = plan(client, local, &remote).await?;
+                    self.transfer(context, client, jobs).await
+                }
+            })
+            .await
+    }
+
+    async fn standard_input(&self, context: &Context, client: &Client, remote: &Remote) -> Result<()> {
+        if let Target::Into(dir) = Target::find(client, remote, false).await? {
+            bail!("{}: is a directory: standard input needs the name of a file", dir.shown());
+        }
+        let progress = Arc::new(Progress::default());
+        let shown = Shown::start(progress.clone(), !context.json, "put");
+        let options = PublishOptions {
+            mode: 0o666 & !umask(),
+            replace: !self.no_clobber,
+            progress: Some(progress),
+            ..PublishOptions::default()
+        };
+        let published = client.publish(remote.bytes(), tokio::io::stdin(), options).await;
+        drop(shown);
+        published.map(drop).with_context(|| format!("- to {}", remote.shown()))
+    }
+
+    async fn transfer(&self, context: &Context, client: &Client, jobs: Vec<Job>) -> Result<()> {
+        let progress = Arc::new(Progress::default());
+        let mut shown = Shown::start(progress.clone(), !context.json, "put");
+        let options = TreeOptions {
+            jobs: usize::from(self.jobs),
+            owners: self.owners,
+            replace: !self.no_clobber,
+        };
+        let (trees, files): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.is_directory);
+        let mut outcome = Outcome::default();
+        put_files(client, files, &options, &progress, &mut outcome).await;
+        for job in trees {
+            let done = client_put_tree(client, &job, &options, &progress).await;
+            outcome.tree(&job.local, &job.remote, done);
+        }
+        shown.clear();
+        outcome.finish(context, &shown, "stored")
+    }
+}
+
+async fn client_put_tree(
+    client: &Client,
+    job: &Job,
+    options: &TreeOptions,
+    progress: &Arc<Progress>,
+) -> quarry_common::Result<TreeReport> {
+    quarry_client::put_tree(client, &job.local, job.remote.bytes(), options, progress).await
+}
+
+/// Decides where each local thing goes.
+async fn plan(client: &Client, local: Vec<(PathBuf, bool)>, remote: &Remote) -> Result<Vec<Job>> {
+    // A tree may become a directory that is not there yet, with or without a slash at its end.
+    let one_tree = matches!(local.as_slice(), [(_, true)]);
+    let missing = one_tree && lstat_if_there(client, remote).await?.is_none();
+    let target = match missing {
+        true => Target::As(remote.clone()),
+        false => Target::find(client, remote, local.len() > 1).await?,
+    };
+    let mut jobs = Vec::new();
+    for (path, is_directory) in local {
+        let remote = match (name_of(&path), &target) {
+            (None, Target::Into(dir)) => dir.clone(),
+            (None, Target::As(path)) => path.clone(),
+            (Some(name), target) => target.path_of(name.as_bytes()),
+        };
+        check_kinds(client, &path, is_directory, &remote).await?;
+        jobs.push(Job {
+            local: path,
+            remote,
+            is_directory,
+        });
+    }
+    let mut names: Vec<&[u8]> = jobs.iter().map(|job| job.remote.bytes()).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1] && target_is_one(&jobs, pair[0])) {
+        return Err(Misuse::new(format!("{}: two of the files would go there", escaped(twice[0]))).into());
+    }
+    Ok(jobs)
+}
+
+/// Two trees may be merged into one directory, two files can not have one name.
+fn target_is_one(jobs: &[Job], path: &[u8]) -> bool {
+    jobs.iter().any(|job| job.remote.bytes() == path && !job.is_directory)
+}
+
+/// The name under which a local path goes into a directory; none for what ends in `.` or `..`,
+/// whose contents go there instead, as with `cp`.
+fn name_of(path: &Path) -> Option<&OsStr> {
+    let bytes = path.as_os_str().as_bytes();
+    let last = bytes.rsplit(|byte| *byte == b'/').next();
+    match last {
+        Some(b"." | b"..") => None,
+        _ => path.file_name(),
+    }
+}
+
+async fn check_kinds(client: &Client, local: &Path, is_directory: bool, remote: &Remote) -> Result<()> {
+    let Some(attr) = lstat_if_there(client, remote).await? else {
+        return Ok(());
+    };
+    let there = attr.kind == FileKind::Directory;
+    match (is_directory, there) {
+        (true, false) => Err(anyhow!(
+            "{}: exists and is not a directory, so the tree {} can not go there: choose another name or remove it",
+            remote.shown(),
+            escaped(local.as_os_str().as_bytes())
+        )),
+        (false, true) => Err(anyhow!(
+            "{}: is a directory, the file {} can not replace it: choose another name or remove it",
+            remote.shown(),
+            escaped(local.as_os_str().as_bytes())
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Several files at a time.
+async fn put_files(
+    client: &Client,
+    files: Vec<Job>,
+    options: &TreeOptions,
+    progress: &Arc<Progress>,
+    outcome: &mut Outcome,
+) {
+    let mut waiting = files.into_iter();
+    let mut running = JoinSet::new();
+    loop {
+        while running.len() < options.jobs.max(1)
+            && let Some(job) = waiting.next()
+        {
+            let (client, options, progress) = (client.clone(), options.clone(), progress.clone());
+            running.spawn(async move {
+                let done = quarry_client::put_file(&client, &job.local, job.remote.bytes(), &options, &progress).await;
+                (job, done.map(drop))
+            });
+        }
+        match running.join_next().await {
+            None => return,
+            Some(Ok((job, done))) => outcome.file(&job.local, &job.remote, done),
+            Some(Err(failed)) => outcome.failed.push(anyhow!("a transfer ended without an answer: {failed}")),
+        }
+    }
+}
+
+/// What became of all files and trees.
+#[derive(Default)]
+pub struct Outcome {
+    /// What failed, each with its name.
+    pub failed: Vec<anyhow::Error>,
+    /// What was left out, and why.
+    pub skipped: Vec<(PathBuf, String)>,
+}
+
+impl Outcome {
+    /// Notes how a file went.
+    pub fn file(&mut self, from: &Path, to: &Remote, done: quarry_common::Result<()>) {
+        if let Err(error) = done {
+            self.failed.push(named(from, to, error));
+        }
+    }
+
+    /// Notes how a tree went.
+    pub fn tree(&mut self, from: &Path, to: &Remote, done: quarry_common::Result<TreeReport>) {
+        match done {
+            Err(error) => self.failed.push(named(from, to, error)),
+            Ok(report) => {
+                self.skipped.extend(report.skipped);
+                let failed = report.failed.into_iter();
+                self.failed.extend(failed.map(|(path, error)| {
+                    anyhow::Error::new(error).context(escaped(path.as_os_str().as_bytes()))
+                }));
+            }
+        }
+    }
+
+    /// Reports what failed and, to people, what was done.
+    ///
+    /// # Errors
+    /// [`Reported`] if anything failed; the one error itself if it is one.
+    pub fn finish(mut self, context: &Context, shown: &Shown, done: &str) -> Result<()> {
+        for (path, why) in &self.skipped {
+            eprintln!("quarry: {}: left out {}: {why}", context.command, escaped(path.as_os_str().as_bytes()));
+        }
+        if context.json {
+            context.print_json(&shown.json(self.failed.len(), self.skipped.len()))?;
+        } else if context.terminal {
+            eprintln!("{}", shown.summary(done));
+        }
+        match self.failed.len() {
+            0 => Ok(()),
+            1 => Err(self.failed.swap_remove(0)),
+            _ => {
+                for error in &self.failed {
+                    report_one(context.command, error);
+                }
+                Err(Reported.into())
+            }
+        }
+    }
+}
+
+fn named(from: &Path, to: &Remote, error: quarry_common::Error) -> anyhow::Error {
+    let from = escaped(from.as_os_str().as_bytes());
+    anyhow::Error::new(error).context(format!("{from} to {}", to.shown()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_ends_in_a_dot_stands_for_its_contents() {
+        assert_eq!(name_of(Path::new("a/b")), Some(OsStr::new("b")));
+        assert_eq!(name_of(Path::new("a/b/")), Some(OsStr::new("b")));
+        assert_eq!(name_of(Path::new("a/b/.")), None);
+        assert_eq!(name_of(Path::new(".")), None);
+        assert_eq!(name_of(Path::new("..")), None);
+        assert_eq!(name_of(Path::new("/")), None);
+    }
+}

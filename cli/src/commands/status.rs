@@ -1,0 +1,295 @@
+//! `quarry status`.
+
+use super::disk::{disks, used};
+use crate::context::Context;
+use crate::size::{counted, grouped, human};
+use crate::table::Table;
+use anyhow::Result;
+use quarry_common::limits::DOWN_AFTER;
+use quarry_common::map::Redundancy;
+use quarry_common::wire::meta::{ServerStatus, Status as Report};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// A disk fuller than this, in per cent, is worth a warning.
+const NEARLY_FULL: u64 = 90;
+
+/// Show the health of the cluster on one screen
+#[derive(Debug, clap::Args)]
+pub struct Status {}
+
+impl Status {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let ask = async |client: &quarry_client::Client| Ok(client.status().await?);
+        let report = context.with_client(ask).await?;
+        match context.json {
+            true => context.print_json(&json(&report))?,
+            false => context.print(&text(&report))?,
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong, each with what to do; nothing if all is well.
+pub fn problems(report: &Report) -> Vec<String> {
+    let mut found = Vec::new();
+    if report.servers.is_empty() {
+        found.push("no dataserver has registered: start them ('quarry dataserver run')".to_owned());
+    }
+    for server in report.servers.iter().filter(|server| !is_up(server)) {
+        found.push(format!(
+            "dataserver {} ({}, {}) is down, {}: start it, or look into its log",
+            server.server,
+            server.host,
+            server.address,
+            heard(server)
+        ));
+    }
+    for (server, disk) in disks(report) {
+        let name = format!("disk {} ({} on {})", disk.disk, disk.report.path, server.host);
+        if let Some(why) = &disk.report.failed {
+            found.push(format!("{name} does not serve: {why}"));
+        } else if !disk.up && is_up(server) {
+            found.push(format!("{name} is down although its server is up: look into the server's log"));
+        } else if disk.up && used(disk).1 >= NEARLY_FULL {
+            found.push(format!("{name} is {}% full: add disks or remove files", used(disk).1));
+        }
+    }
+    for (id, pool, counts) in &report.pools {
+        let groups = |count: u32, what: &str| {
+            let all = u64::from(pool.pg_count);
+            format!("pool {id} '{}': {} of {} groups {what}", pool.name, grouped(count.into()), grouped(all))
+        };
+        if counts.unwritable > 0 {
+            found.push(groups(counts.unwritable, "take no writes: too few of their disks are up"));
+        }
+        if counts.degraded > 0 {
+            found.push(groups(counts.degraded, "lack a copy: there are too few disks; start or add some"));
+        }
+    }
+    found
+}
+
+fn is_up(server: &ServerStatus) -> bool {
+    let limit = DOWN_AFTER.as_millis() as u64;
+    server.heard_ms_ago.is_some_and(|ago| ago < limit)
+}
+
+fn heard(server: &ServerStatus) -> String {
+    match server.heard_ms_ago {
+        None => "not heard since the metaserver started".to_owned(),
+        Some(ms) => format!("last heard {:.1} s ago", ms as f64 / 1000.0),
+    }
+}
+
+/// The screen.
+pub fn text(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a String can not fail.
+    let mut line = |words: String| writeln!(text, "{words}").unwrap_or_default();
+    let problems = problems(report);
+    line(format!("cluster {}, map epoch {}", report.cluster, report.epoch));
+    match problems.as_slice() {
+        [] => line("health: all is well".into()),
+        _ => {
+            line(format!("health: {}", counted(problems.len() as u64, "problem", "problems")));
+            problems.iter().for_each(|problem| line(format!("  ! {problem}")));
+        }
+    }
+    line(String::new());
+    for (id, address) in &report.metaservers {
+        let leads = if *id == report.leader { ", leads" } else { "" };
+        line(format!("metaserver {id} at {address}{leads}"));
+    }
+    let mut servers = Table::new(&["dataserver", "state", "heard", "host", "address", "disks", "used", "of"], &[0, 5, 6, 7]);
+    for server in &report.servers {
+        let up = server.disks.iter().filter(|disk| disk.up).count();
+        let total: u64 = server.disks.iter().map(|disk| disk.report.total).sum();
+        let bytes: u64 = server.disks.iter().map(|disk| used(disk).0).sum();
+        let ago = server.heard_ms_ago.map_or("never".into(), |ms| format!("{:.1} s ago", ms as f64 / 1000.0));
+        servers.row(vec![
+            server.server.to_string(),
+            if is_up(server) { "up" } else { "down" }.into(),
+            ago,
+            server.host.clone(),
+            server.address.clone(),
+            format!("{up}/{}", server.disks.len()),
+            human(bytes),
+            human(total),
+        ]);
+    }
+    line(servers.text());
+    let mut pools = Table::new(&["pool", "name", "copies", "groups", "clean", "crowded", "lacking", "unwritable"], &[0, 3, 4, 5, 6, 7]);
+    for (id, pool, counts) in &report.pools {
+        let Redundancy::Replicated {
+            replicas,
+            min_members,
+        } = pool.redundancy;
+        pools.row(vec![
+            id.to_string(),
+            pool.name.clone(),
+            format!("{replicas} (writes with {min_members})"),
+            pool.pg_count.to_string(),
+            counts.clean.to_string(),
+            counts.crowded.to_string(),
+            counts.degraded.to_string(),
+            counts.unwritable.to_string(),
+        ]);
+    }
+    line(pools.text());
+    line(format!(
+        "holds {} in {} and {}; {} open",
+        human(report.bytes),
+        counted(report.files, "file", "files"),
+        counted(report.directories, "directory", "directories"),
+        counted(report.sessions, "session", "sessions")
+    ));
+    line(format!(
+        "waiting: {} to be emptied, {} to be collected",
+        counted(report.orphans, "unnamed file", "unnamed files"),
+        counted(report.unreferenced_chunks, "unreferenced chunk", "unreferenced chunks")
+    ));
+    text
+}
+
+fn json(report: &Report) -> Value {
+    let problems = problems(report);
+    let server = |server: &ServerStatus| {
+        json!({
+            "server": server.server,
+            "address": server.address,
+            "host": server.host,
+            "up": is_up(server),
+            "heard_ms_ago": server.heard_ms_ago,
+            "disks": server.disks.len(),
+        })
+    };
+    let pools = report.pools.iter().map(|(id, pool, counts)| {
+        json!({
+            "pool": id,
+            "name": pool.name,
+            "replicas": pool.redundancy.members(),
+            "min_members": pool.redundancy.min_members(),
+            "pg_count": pool.pg_count,
+            "in_use": pool.in_use,
+            "clean": counts.clean,
+            "crowded": counts.crowded,
+            "degraded": counts.degraded,
+            "unwritable": counts.unwritable,
+        })
+    });
+    let metaservers = report.metaservers.iter();
+    json!({
+        "cluster": report.cluster.to_string(),
+        "epoch": report.epoch,
+        "healthy": problems.is_empty(),
+        "problems": problems,
+        "leader": report.leader,
+        "metaservers": metaservers.map(|(id, at)| json!({ "server": id, "address": at })).collect::<Vec<_>>(),
+        "servers": report.servers.iter().map(server).collect::<Vec<_>>(),
+        "pools": pools.collect::<Vec<_>>(),
+        "bytes": report.bytes,
+        "files": report.files,
+        "directories": report.directories,
+        "sessions": report.sessions,
+        "orphans": report.orphans,
+        "unreferenced_chunks": report.unreferenced_chunks,
+    })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use quarry_common::ids::{ClusterId, DiskId, Epoch, OpenNumber, PoolId, ServerId};
+    use quarry_common::map::{FailureDomain, Pool};
+    use quarry_common::wire::meta::admin::PgCounts;
+    use quarry_common::wire::meta::{DiskReport, DiskStatus};
+    use std::collections::BTreeMap;
+
+    /// One server with one disk, all well.
+    pub fn healthy() -> Report {
+        let report = DiskReport {
+            disk: Some(DiskId(1)),
+            path: "/d".into(),
+            replaces_lost: false,
+            previous_open: OpenNumber(0),
+            open_number: OpenNumber(1),
+            total: 1 << 40,
+            free: 1 << 39,
+            chunks: 12,
+            failed: None,
+        };
+        let server = ServerStatus {
+            server: ServerId(1),
+            address: "127.0.0.1:1".into(),
+            host: "dev-1".into(),
+            heard_ms_ago: Some(300),
+            disks: vec![DiskStatus {
+                disk: DiskId(1),
+                up: true,
+                groups: 64,
+                report,
+            }],
+        };
+        let redundancy = Redundancy::Replicated {
+            replicas: 1,
+            min_members: 1,
+        };
+        let pool = Pool {
+            name: "main".into(),
+            redundancy,
+            failure_domain: FailureDomain::Host,
+            pg_count: 64,
+            chunk_len_max: 64 << 20,
+            in_use: true,
+            exceptions: BTreeMap::new(),
+        };
+        let counts = PgCounts {
+            clean: 64,
+            ..PgCounts::default()
+        };
+        Report {
+            cluster: ClusterId([7; 16]),
+            epoch: Epoch(5),
+            leader: ServerId(1),
+            metaservers: vec![(ServerId(1), "127.0.0.1:2".into())],
+            servers: vec![server],
+            pools: vec![(PoolId(1), pool, counts)],
+            bytes: 1 << 30,
+            files: 1,
+            directories: 2,
+            sessions: 1,
+            orphans: 0,
+            unreferenced_chunks: 3,
+        }
+    }
+
+    #[test]
+    fn a_healthy_cluster_fits_one_screen_and_says_so() {
+        let text = text(&healthy());
+        assert!(text.contains("all is well") && text.contains("leads"), "{text}");
+        assert!(text.contains("1 file and 2 directories"), "{text}");
+        assert!(text.lines().count() < 24 && text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_what_to_do() {
+        let mut report = healthy();
+        report.servers[0].heard_ms_ago = Some(60_000);
+        report.servers[0].disks[0].report.failed = Some("an fsync failed".into());
+        report.pools[0].2.unwritable = 64;
+        report.pools[0].2.degraded = 64;
+        let text = text(&report);
+        for part in ["4 problems", "60.0 s ago", "an fsync failed", "take no writes", "start or add some"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert_eq!(json(&report)["healthy"], false);
+        let mut full = healthy();
+        full.servers[0].disks[0].report.free = 1 << 30;
+        assert!(problems(&full)[0].contains("99% full"));
+    }
+}

@@ -1,0 +1,117 @@
+//! What every command gets: the global flags, the way to the cluster, the way out.
+
+use crate::failure::Interrupted;
+use crate::path::escaped;
+use anyhow::Result;
+use quarry_client::{Client, ClientFile};
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What every command gets.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The client file that was named with `--cluster`.
+    pub cluster: Option<PathBuf>,
+    /// Whether output is for programs.
+    pub json: bool,
+    /// Whether standard output is a terminal.
+    pub terminal: bool,
+    /// The word of the command, for messages.
+    pub command: &'static str,
+}
+
+impl Context {
+    /// From the global flags.
+    pub fn new(cluster: Option<PathBuf>, json: bool, command: &'static str) -> Context {
+        Context {
+            cluster,
+            json,
+            terminal: std::io::stdout().is_terminal(),
+            command,
+        }
+    }
+
+    /// Connects with the client file that is found.
+    ///
+    /// # Errors
+    /// There is none, or the cluster can not be reached; [`Interrupted`].
+    pub async fn connect(&self) -> Result<Client> {
+        let (_, file) = ClientFile::find(self.cluster.as_deref())?;
+        interruptible(async { Ok(Client::connect(file).await?) }).await
+    }
+
+    /// Connects, runs `body` until it is done or a signal comes, and ends the session.
+    ///
+    /// # Errors
+    /// Those of `body`; [`Interrupted`] after Ctrl-C or SIGTERM.
+    pub async fn with_client<T>(&self, body: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
+        let (_, file) = ClientFile::find(self.cluster.as_deref())?;
+        self.with_client_of(file, body).await
+    }
+
+    /// The same with a client file at hand.
+    ///
+    /// # Errors
+    /// As [`Context::with_client`].
+    pub async fn with_client_of<T>(
+        &self,
+        file: ClientFile,
+        body: impl AsyncFnOnce(&Client) -> Result<T>,
+    ) -> Result<T> {
+        let connected = interruptible(async { Ok(Client::connect(file).await?) }).await;
+        let client = connected?;
+        let result = interruptible(body(&client)).await;
+        // What the session still held is given up at once; if that fails its lease ends it.
+        if let Err(error) = client.close().await {
+            tracing::debug!("the session could not be closed: {error}");
+        }
+        result
+    }
+
+    /// A name or a path for standard output: as it is for a pipe, escaped for a terminal.
+    pub fn name<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.terminal {
+            true => Cow::Owned(escaped(bytes).into_bytes()),
+            false => Cow::Borrowed(bytes),
+        }
+    }
+
+    /// Writes a JSON value as a line.
+    ///
+    /// # Errors
+    /// Those of standard output.
+    pub fn print_json(&self, value: &serde_json::Value) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, value).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+        Ok(out.flush()?)
+    }
+
+    /// Writes text.
+    ///
+    /// # Errors
+    /// Those of standard output.
+    pub fn print(&self, text: &str) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        Ok(out.flush()?)
+    }
+}
+
+/// Runs something until it is done, or a signal to stop comes and it is dropped.
+///
+/// # Errors
+/// Its own; [`Interrupted`].
+pub async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done,
+        pressed = tokio::signal::ctrl_c() => {
+            pressed?;
+            Err(Interrupted.into())
+        }
+        _ = terminate.recv() => Err(Interrupted.into()),
+    }
+}

@@ -1,0 +1,69 @@
+//! Where a copy, a move or an upload goes: onto a name, or into a directory, as `cp` decides it.
+
+use crate::failure::Misuse;
+use crate::path::Remote;
+use anyhow::{Result, bail};
+use quarry_client::Client;
+use quarry_common::Code;
+use quarry_common::wire::meta::{Attr, FileKind};
+
+/// Where things go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Into this directory, each under its own name.
+    Into(Remote),
+    /// To exactly this name.
+    As(Remote),
+}
+
+impl Target {
+    /// Decides by what is there: an existing directory takes things in.
+    ///
+    /// # Errors
+    /// Several things can go only into a directory; a path that ends in `/` must be one.
+    pub async fn find(client: &Client, to: &Remote, several: bool) -> Result<Target> {
+        match stat_if_there(client, to).await? {
+            Some(attr) if attr.kind == FileKind::Directory => Ok(Target::Into(to.clone())),
+            Some(_) if several => {
+                Err(Misuse::new(format!("{}: several things can only go into a directory", to.shown())).into())
+            }
+            Some(_) if to.wants_directory() => bail!("{}: is not a directory", to.shown()),
+            None if several || to.wants_directory() => {
+                bail!("{0}: there is no such directory; make it with 'quarry mkdir -p {0}'", to.shown())
+            }
+            _ => Ok(Target::As(to.clone())),
+        }
+    }
+
+    /// The path for something that is called `name`.
+    pub fn path_of(&self, name: &[u8]) -> Remote {
+        match self {
+            Target::Into(dir) => dir.join(name),
+            Target::As(path) => path.clone(),
+        }
+    }
+}
+
+/// What is at a path, links followed; `None` if there is nothing.
+///
+/// # Errors
+/// Anything but `NotFound`.
+pub async fn stat_if_there(client: &Client, path: &Remote) -> Result<Option<Attr>> {
+    match client.stat(path.bytes()).await {
+        Ok(attr) => Ok(Some(attr)),
+        Err(error) if error.code == Code::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What is at a path, the link itself if it is one; `None` if there is nothing.
+///
+/// # Errors
+/// Anything but `NotFound`.
+pub async fn lstat_if_there(client: &Client, path: &Remote) -> Result<Option<Attr>> {
+    match client.lstat(path.bytes()).await {
+        Ok(attr) => Ok(Some(attr)),
+        Err(error) if error.code == Code::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
