@@ -18,6 +18,9 @@ const HEAD_LEN: usize = LEN_LEN + ID_LEN;
 /// longer ones travel as they are.
 const COPIED_LEN_MAX: usize = 4 << 10;
 
+/// Gathered frames go into pieces of this capacity, which never grow: growing would copy them.
+const PIECE_CAPACITY: usize = 32 << 10;
+
 /// A request or an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -50,10 +53,10 @@ impl FrameReader {
     /// `Malformed`: a length below 8 or above the limit. Nothing after it can be read.
     pub fn take(&mut self) -> Result<Option<Frame>> {
         if self.begun.is_empty() {
-            if let Some(len) = frame_len(&self.piece)? {
-                if self.piece.len() >= len {
-                    return Ok(Some(frame(self.piece.split_to(len))));
-                }
+            if let Some(len) = frame_len(&self.piece)?
+                && self.piece.len() >= len
+            {
+                return Ok(Some(frame(self.piece.split_to(len))));
             }
             self.begun.extend_from_slice(&self.piece);
             self.piece.clear();
@@ -124,6 +127,13 @@ impl FrameWriter {
     pub fn push(&mut self, frame: Frame) -> Result<()> {
         let payload_len = frame.payload.len();
         check_len(payload_len)?;
+        let copied_len = HEAD_LEN + payload_len.min(COPIED_LEN_MAX);
+        if self.tail.capacity() - self.tail.len() < copied_len {
+            if !self.tail.is_empty() {
+                self.pieces.push(self.tail.split().freeze());
+            }
+            self.tail.reserve(PIECE_CAPACITY);
+        }
         self.tail.put_u32_le((ID_LEN + payload_len) as u32);
         self.tail.put_u64_le(frame.id);
         if payload_len <= COPIED_LEN_MAX {

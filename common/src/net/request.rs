@@ -75,16 +75,18 @@ impl Requests {
     /// `Bug`: the payload is longer than `MESSAGE_LEN_MAX`.
     pub async fn call(&self, payload: Bytes, timeout: Duration) -> Result<Bytes> {
         check_len(payload.len())?;
-        let (call, answer) = self.register()?;
+        let (mut call, answer) = self.register()?;
         let id = call.id;
         let exchange = async {
             if self.inner.queue.send(Frame { id, payload }).await.is_err() {
                 return Err(self.ended());
             }
-            answer.await.map_err(|_| self.ended())
+            let answer = answer.await.map_err(|_| self.ended())?;
+            // Who answered has removed it.
+            call.waits = false;
+            Ok(answer)
         };
         let answered = tokio::time::timeout(timeout, exchange).await;
-        drop(call);
         answered.unwrap_or_else(|_| {
             Err(Error::new(
                 Code::Disconnected,
@@ -118,6 +120,7 @@ impl Requests {
         waiting.calls.insert(id, answer);
         let call = Call {
             id,
+            waits: true,
             waiting: &self.inner.waiting,
         };
         Ok((call, answered))
@@ -140,12 +143,15 @@ impl fmt::Debug for Requests {
 /// A call that is forgotten when it ends, however it ends.
 struct Call<'a> {
     id: u64,
+    waits: bool,
     waiting: &'a Mutex<Waiting>,
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        lock(self.waiting).calls.remove(&self.id);
+        if self.waits {
+            lock(self.waiting).calls.remove(&self.id);
+        }
     }
 }
 
@@ -203,6 +209,12 @@ async fn write_frames(send: &mut SendStream, mut queued: mpsc::Receiver<Frame>) 
     let mut writer = FrameWriter::default();
     while let Some(frame) = queued.recv().await {
         writer.push(frame)?;
+        // Where there are two there are more: let those who are about to ask do so first. Without
+        // it hundreds of callers on several threads send datagrams of a few frames (measured: 4.9
+        // instead of 1.8 µs a request with 1,024 in flight).
+        if !queued.is_empty() {
+            tokio::task::yield_now().await;
+        }
         while writer.len() < GATHERED_LEN_MAX
             && let Ok(frame) = queued.try_recv()
         {
@@ -218,7 +230,7 @@ async fn write_frames(send: &mut SendStream, mut queued: mpsc::Receiver<Frame>) 
 async fn read_answers(recv: &mut RecvStream, waiting: &Mutex<Waiting>) -> Result<()> {
     let lost = |why: String| Error::new(Code::Disconnected, why);
     let mut reader = FrameReader::default();
-    let mut answers = Vec::new();
+    let (mut answers, mut answered) = (Vec::new(), Vec::new());
     loop {
         let piece = recv
             .read_chunk(PIECE_LEN_MAX, true)
@@ -229,12 +241,18 @@ async fn read_answers(recv: &mut RecvStream, waiting: &Mutex<Waiting>) -> Result
         while let Some(frame) = reader.take()? {
             answers.push(frame);
         }
-        let mut waiting = lock(waiting);
-        for Frame { id, payload } in answers.drain(..) {
-            // Nobody waits for it any more: its call was dropped or its time was over.
-            if let Some(call) = waiting.calls.remove(&id) {
-                let _dropped = call.send(payload);
+        {
+            let mut waiting = lock(waiting);
+            for Frame { id, payload } in answers.drain(..) {
+                // Else nobody waits for it any more: its call was dropped or its time was over.
+                if let Some(call) = waiting.calls.remove(&id) {
+                    answered.push((call, payload));
+                }
             }
+        }
+        // Without the lock: those who are woken make their next calls at once.
+        for (call, payload) in answered.drain(..) {
+            let _dropped = call.send(payload);
         }
     }
 }

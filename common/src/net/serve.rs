@@ -134,6 +134,10 @@ async fn write_answers(send: &mut SendStream, mut answered: mpsc::Receiver<Answe
     while let Some((frame, place)) = answered.recv().await {
         writer.push(frame)?;
         places.push(place);
+        // As in the requests' writer: gather the answers that are about to be ready.
+        if !answered.is_empty() {
+            tokio::task::yield_now().await;
+        }
         while writer.len() < GATHERED_LEN_MAX
             && let Ok((frame, place)) = answered.try_recv()
         {

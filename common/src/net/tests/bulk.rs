@@ -15,7 +15,7 @@ async fn stream() -> (BulkWriter, BulkReader, Pair) {
 async fn heads_and_data_come_out_as_they_went_in() {
     let (mut writer, mut reader, _pair) = stream().await;
     let data: Bytes = (0..3_000_000u32)
-        .map(|i| (i * 7 >> 5) as u8)
+        .map(|i| ((i * 7) >> 5) as u8)
         .collect::<Vec<_>>()
         .into();
     let sent = data.clone();

@@ -109,7 +109,7 @@ async fn raw_connect(shown: &Identity, believing: &Identity) -> String {
     let connected = soon(raw_dial(config, address)).await;
     let accepted = tokio::time::timeout(Duration::from_millis(100), server.accept()).await;
     assert!(accepted.is_err(), "the server let it in");
-    connected.err().expect("it got in")
+    connected.expect_err("it got in")
 }
 
 /// As far as the acceptor's welcome.
