@@ -1,7 +1,7 @@
 //! Each request exactly once: its answer is kept until the session has it for certain.
 
 use super::gone;
-use crate::kv::{Family, after_prefix};
+use crate::kv::Family;
 use crate::state::data_records::AnswerRecord;
 use crate::state::keys::{self, SessionKey};
 use crate::state::stop::{OpResult, Stop};
@@ -40,38 +40,61 @@ pub fn admit(
     };
     let refuse = |code, text: String| Ok(Admission::Refused(Error::new(code, text)));
     if number == RequestNumber(0) || answered_below > number {
-        let text = format!("request {number} of session {session} says that all below {answered_below} are answered: numbers begin at 1, and a request is not answered before it is sent");
+        let text = format!(
+            "request {number} of session {session} says that all below {answered_below} are answered: numbers begin at 1, and a request is not answered before it is sent"
+        );
         return refuse(Code::Malformed, text);
     }
     if number < record.answered_below {
-        let text = format!("request {number} of session {session} was answered, and the session said it has the answers below {}", record.answered_below);
+        let text = format!(
+            "request {number} of session {session} was answered, and the session said it has the answers below {}",
+            record.answered_below
+        );
         return refuse(Code::NumberReused, text);
     }
     if number.0 - record.answered_below.max(answered_below).0 >= OPEN_REQUESTS_MAX {
-        let text = format!("session {session} has {OPEN_REQUESTS_MAX} requests open: wait for answers before sending request {number}");
+        let text = format!(
+            "session {session} has {OPEN_REQUESTS_MAX} requests open: wait for answers before sending request {number}"
+        );
         return refuse(Code::Overloaded, text);
     }
     if answered_below > record.answered_below {
-        forget(txn, session, answered_below)?;
+        forget(txn, session, record.answered_below..answered_below)?;
         record.answered_below = answered_below;
-        txn.put(Family::Sessions, keys::session(session, SessionKey::Record), &record);
+        txn.put(
+            Family::Sessions,
+            keys::session(session, SessionKey::Record),
+            &record,
+        );
     }
-    let answer: Option<AnswerRecord> = txn.get(Family::Sessions, &keys::session(session, SessionKey::Answer(number)))?;
+    let answer: Option<AnswerRecord> = txn.get(
+        Family::Sessions,
+        &keys::session(session, SessionKey::Answer(number)),
+    )?;
     match answer {
         None => Ok(Admission::New),
-        Some(answer) if answer.body_hash == body_hash => Ok(Admission::Answered(answer.answer.into())),
+        Some(answer) if answer.body_hash == body_hash => {
+            Ok(Admission::Answered(answer.answer.into()))
+        }
         Some(_) => refuse(
             Code::NumberReused,
-            format!("request {number} of session {session} was another operation before: every operation needs a new number"),
+            format!(
+                "request {number} of session {session} was another operation before: every operation needs a new number"
+            ),
         ),
     }
 }
 
-/// Removes the answers below a number.
-fn forget(txn: &mut Txn<'_>, session: SessionId, below: RequestNumber) -> OpResult<()> {
-    let from = keys::session_part_prefix(session, SessionKey::Answer(below));
-    let to = keys::session(session, SessionKey::Answer(below));
-    debug_assert!(after_prefix(&from).is_none_or(|end| to < end));
+/// Removes the answers to a range of numbers. It begins where the last call ended: a scan over
+/// what was deleted before would visit every tombstone again (measured: 0.8 ms an operation
+/// after ten thousand).
+fn forget(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    numbers: std::ops::Range<RequestNumber>,
+) -> OpResult<()> {
+    let from = keys::session(session, SessionKey::Answer(numbers.start));
+    let to = keys::session(session, SessionKey::Answer(numbers.end));
     let mut old = Vec::new();
     txn.state()
         .scan(Family::Sessions, &from, Some(&to), &mut |key, _| {
@@ -79,7 +102,8 @@ fn forget(txn: &mut Txn<'_>, session: SessionId, below: RequestNumber) -> OpResu
             ControlFlow::Continue(())
         })
         .map_err(Stop::Broken)?;
-    old.into_iter().for_each(|key| txn.delete(Family::Sessions, key));
+    old.into_iter()
+        .for_each(|key| txn.delete(Family::Sessions, key));
     Ok(())
 }
 
@@ -91,7 +115,14 @@ pub fn record(
     body_hash: u64,
     answer: &Bytes,
 ) -> OpResult<()> {
-    let record = AnswerRecord { body_hash, answer: answer.to_vec() };
-    txn.put(Family::Sessions, keys::session(session, SessionKey::Answer(number)), &record);
+    let record = AnswerRecord {
+        body_hash,
+        answer: answer.to_vec(),
+    };
+    txn.put(
+        Family::Sessions,
+        keys::session(session, SessionKey::Answer(number)),
+        &record,
+    );
     Ok(())
 }
