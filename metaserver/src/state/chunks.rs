@@ -23,7 +23,12 @@ pub fn commit(txn: &mut Txn<'_>, pool: PoolId, chunk: ChunkId, len: u32, crc: Cr
     let record = match find(txn, pool, chunk)? {
         None => {
             count_unreferenced(txn, 1)?;
-            ChunkRecord { references: 0, len, crc, referenced: 0 }
+            ChunkRecord {
+                references: 0,
+                len,
+                crc,
+                referenced: 0,
+            }
         }
         Some(known) if known.len == len && known.crc != crc => {
             let text = format!(
@@ -40,18 +45,31 @@ pub fn commit(txn: &mut Txn<'_>, pool: PoolId, chunk: ChunkId, len: u32, crc: Cr
 }
 
 /// Extents came and went: so many more references (fewer, if negative), so many more bytes referred to.
-pub fn refer(txn: &mut Txn<'_>, pool: PoolId, chunk: ChunkId, references: i64, bytes: i64) -> OpResult<()> {
+pub fn refer(
+    txn: &mut Txn<'_>,
+    pool: PoolId,
+    chunk: ChunkId,
+    references: i64,
+    bytes: i64,
+) -> OpResult<()> {
     if references == 0 && bytes == 0 {
         return Ok(());
     }
     let damaged = |what: &str| {
-        let text = format!("chunk {chunk} of pool {pool} {what}: the counts in the state are wrong");
+        let text =
+            format!("chunk {chunk} of pool {pool} {what}: the counts in the state are wrong");
         Stop::Broken(Error::bug(text))
     };
-    let mut record = find(txn, pool, chunk)?.ok_or_else(|| damaged("is referred to and not known"))?;
+    let mut record =
+        find(txn, pool, chunk)?.ok_or_else(|| damaged("is referred to and not known"))?;
     let before = record.references;
-    record.references = before.checked_add_signed(references).ok_or_else(|| damaged("has fewer references than were removed"))?;
-    record.referenced = record.referenced.checked_add_signed(bytes).ok_or_else(|| damaged("has fewer bytes than were removed"))?;
+    record.references = before
+        .checked_add_signed(references)
+        .ok_or_else(|| damaged("has fewer references than were removed"))?;
+    record.referenced = record
+        .referenced
+        .checked_add_signed(bytes)
+        .ok_or_else(|| damaged("has fewer bytes than were removed"))?;
     match (before, record.references) {
         (0, after) if after > 0 => count_unreferenced(txn, -1)?,
         (before, 0) if before > 0 => count_unreferenced(txn, 1)?,
@@ -93,21 +111,36 @@ pub(crate) fn miscounts(state: &dyn crate::kv::KvRead) -> Vec<String> {
         .scan(Family::Chunks, &[], None, &mut |key, value| {
             let record = ChunkRecord::from_bytes(value).unwrap();
             unreferenced += u64::from(record.references == 0);
-            kept.insert(keys::parse_chunk(key).unwrap(), (record.references, record.referenced));
+            kept.insert(
+                keys::parse_chunk(key).unwrap(),
+                (record.references, record.referenced),
+            );
             ControlFlow::Continue(())
         })
         .unwrap();
     for (chunk, kept) in &kept {
         let counted = counted.remove(chunk).unwrap_or_default();
         if counted != *kept {
-            wrong.push(format!("{chunk:?} counts {kept:?}, its extents are {counted:?}"));
+            wrong.push(format!(
+                "{chunk:?} counts {kept:?}, its extents are {counted:?}"
+            ));
         }
     }
-    wrong.extend(counted.keys().map(|chunk| format!("{chunk:?} has extents and no record")));
-    let number: Option<NumberRecord> =
-        super::txn::load(state, Family::System, &keys::system(SystemKey::UnreferencedChunks)).unwrap();
+    wrong.extend(
+        counted
+            .keys()
+            .map(|chunk| format!("{chunk:?} has extents and no record")),
+    );
+    let number: Option<NumberRecord> = super::txn::load(
+        state,
+        Family::System,
+        &keys::system(SystemKey::UnreferencedChunks),
+    )
+    .unwrap();
     if number.unwrap_or_default().0 != unreferenced {
-        wrong.push(format!("{number:?} unreferenced chunks are counted, {unreferenced} there are"));
+        wrong.push(format!(
+            "{number:?} unreferenced chunks are counted, {unreferenced} there are"
+        ));
     }
     wrong
 }

@@ -116,7 +116,11 @@ mod tests {
     use quarry_common::map::{Member, MemberState};
 
     fn hex(record: &impl Record) -> String {
-        record.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+        record
+            .to_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// These bytes are on every metaserver's disk: a change is a new version.
@@ -129,19 +133,59 @@ mod tests {
             answered_below: RequestNumber(2),
         };
         // version, user, certificate, opened, answered below
-        assert_eq!(hex(&session), format!("01{}{}fb2c0102", "03616e6e", "07".repeat(32)));
-        assert_eq!(hex(&AnswerRecord { body_hash: 1, answer: vec![9] }), "01010109");
-        assert_eq!(hex(&RangeRecord { count: 5, marked: 3 }), "010503");
+        assert_eq!(
+            hex(&session),
+            format!("01{}{}fb2c0102", "03616e6e", "07".repeat(32))
+        );
+        assert_eq!(
+            hex(&AnswerRecord {
+                body_hash: 1,
+                answer: vec![9]
+            }),
+            "01010109"
+        );
+        assert_eq!(
+            hex(&RangeRecord {
+                count: 5,
+                marked: 3
+            }),
+            "010503"
+        );
         assert_eq!(hex(&Present), "01");
-        assert_eq!(hex(&LostSessionRecord { last: RequestNumber(4) }), "0104");
-        let member = Member { disk: DiskId(3), state: MemberState::Filling, since: Epoch(2) };
-        let row = Row { epoch: Epoch(2), changed_at: Epoch(3), members: vec![Some(member), None], holders: vec![] };
+        assert_eq!(
+            hex(&LostSessionRecord {
+                last: RequestNumber(4)
+            }),
+            "0104"
+        );
+        let member = Member {
+            disk: DiskId(3),
+            state: MemberState::Filling,
+            since: Epoch(2),
+        };
+        let row = Row {
+            epoch: Epoch(2),
+            changed_at: Epoch(3),
+            members: vec![Some(member), None],
+            holders: vec![],
+        };
         // version, epoch, changed at, two positions: present, disk, filling, since; empty; no holders
         assert_eq!(hex(&RowRecord(row)), "0102030201030002".to_owned() + "0000");
-        let user = User { name: "ann".into(), uid: Uid(5), gids: vec![Gid(6)], admin: true };
+        let user = User {
+            name: "ann".into(),
+            uid: Uid(5),
+            gids: vec![Gid(6)],
+            admin: true,
+        };
         assert_eq!(hex(&UserRecord(user)), "0103616e6e05010601");
-        let key = Key { number: KeyNumber(1), secret: [8; 32] };
-        let secret = SecretRecord { key, server: Some(ServerId(2)) };
+        let key = Key {
+            number: KeyNumber(1),
+            secret: [8; 32],
+        };
+        let secret = SecretRecord {
+            key,
+            server: Some(ServerId(2)),
+        };
         assert_eq!(hex(&secret), format!("0101{}0102", "08".repeat(32)));
     }
 }

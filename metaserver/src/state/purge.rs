@@ -31,13 +31,20 @@ pub fn purge(txn: &mut Txn<'_>, orphans: &[InodeId], records_max: u32) -> OpResu
     while left > 0 && purge_tree(txn, &mut left)? {}
     let waiting = first_key(txn, Family::System, &keys::trimmed())?.is_some()
         || first_key(txn, Family::Dentries, &keys::inode(HIDDEN_DIRECTORY))?.is_some();
-    Ok(Reply::Collected { purged, trees_left: waiting })
+    Ok(Reply::Collected {
+        purged,
+        trees_left: waiting,
+    })
 }
 
 /// Removes an orphan or a part of it. Whether it is gone.
 fn purge_orphan(txn: &mut Txn<'_>, inode: InodeId, left: &mut usize) -> OpResult<bool> {
-    let Some(mut record) = txn.find_inode(inode)? else { return Ok(true) };
-    let Some(since) = record.orphaned_at.filter(|_| record.links == 0) else { return Ok(false) };
+    let Some(mut record) = txn.find_inode(inode)? else {
+        return Ok(true);
+    };
+    let Some(since) = record.orphaned_at.filter(|_| record.links == 0) else {
+        return Ok(false);
+    };
     let mut edit = Edit::new(txn, inode, &mut record);
     let removed = edit.purge_all(*left)?;
     edit.finish()?;
@@ -51,7 +58,10 @@ fn purge_orphan(txn: &mut Txn<'_>, inode: InodeId, left: &mut usize) -> OpResult
     txn.delete(Family::Inodes, keys::inode(inode));
     txn.delete(Family::Atimes, keys::inode(inode));
     txn.delete(Family::System, keys::system(SystemKey::Trimmed(inode)));
-    txn.delete(Family::System, keys::system(SystemKey::Orphan(since, inode)));
+    txn.delete(
+        Family::System,
+        keys::system(SystemKey::Orphan(since, inode)),
+    );
     Ok(true)
 }
 
@@ -63,15 +73,22 @@ fn put_quietly(txn: &mut Txn<'_>, inode: InodeId, record: &InodeRecord) {
 fn remove_xattrs(txn: &mut Txn<'_>, inode: InodeId, count_max: usize) -> OpResult<usize> {
     let prefix = keys::inode(inode);
     let mut found = Vec::new();
-    txn.scan(Family::Xattrs, &prefix, after_prefix(&prefix).as_deref(), |key, _: XattrRecord| {
-        if found.len() == count_max {
-            return Ok(ControlFlow::Break(()));
-        }
-        found.push(key.to_vec());
-        Ok(ControlFlow::Continue(()))
-    })?;
+    txn.scan(
+        Family::Xattrs,
+        &prefix,
+        after_prefix(&prefix).as_deref(),
+        |key, _: XattrRecord| {
+            if found.len() == count_max {
+                return Ok(ControlFlow::Break(()));
+            }
+            found.push(key.to_vec());
+            Ok(ControlFlow::Continue(()))
+        },
+    )?;
     let count = found.len();
-    found.into_iter().for_each(|key| txn.delete(Family::Xattrs, key));
+    found
+        .into_iter()
+        .for_each(|key| txn.delete(Family::Xattrs, key));
     Ok(count)
 }
 
@@ -79,17 +96,24 @@ fn remove_xattrs(txn: &mut Txn<'_>, inode: InodeId, count_max: usize) -> OpResul
 fn first_key(txn: &Txn<'_>, family: Family, prefix: &[u8]) -> OpResult<Option<Vec<u8>>> {
     let mut found = None;
     txn.state()
-        .scan(family, prefix, after_prefix(prefix).as_deref(), &mut |key, _| {
-            found = Some(key.to_vec());
-            ControlFlow::Break(())
-        })
+        .scan(
+            family,
+            prefix,
+            after_prefix(prefix).as_deref(),
+            &mut |key, _| {
+                found = Some(key.to_vec());
+                ControlFlow::Break(())
+            },
+        )
         .map_err(Stop::Broken)?;
     Ok(found)
 }
 
 fn purge_truncated(txn: &mut Txn<'_>, left: &mut usize) -> OpResult<()> {
     while *left > 0 {
-        let Some(key) = first_key(txn, Family::System, &keys::trimmed())? else { return Ok(()) };
+        let Some(key) = first_key(txn, Family::System, &keys::trimmed())? else {
+            return Ok(());
+        };
         let inode = keys::parse_trimmed(&key).map_err(Stop::Broken)?;
         *left -= 1;
         match txn.find_inode(inode)? {
@@ -112,17 +136,32 @@ fn purge_truncated(txn: &mut Txn<'_>, left: &mut usize) -> OpResult<()> {
 /// Takes the first removed tree a step further: its files lose their names in it, its directories become
 /// removed trees themselves, and empty it becomes an orphan. Whether there was one.
 fn purge_tree(txn: &mut Txn<'_>, left: &mut usize) -> OpResult<bool> {
-    let Some((tree_name, tree)) = children(txn, HIDDEN_DIRECTORY, 1)?.pop() else { return Ok(false) };
+    let Some((tree_name, tree)) = children(txn, HIDDEN_DIRECTORY, 1)?.pop() else {
+        return Ok(false);
+    };
     for (name, child) in children(txn, tree.inode, *left)? {
         let mut record = txn.referred_inode(child.inode)?;
         if record.is_directory() {
             let hidden_name = child.inode.to_string();
-            let from = Place { parent: tree.inode, name: &name };
-            let to = Place { parent: HIDDEN_DIRECTORY, name: hidden_name.as_bytes() };
+            let from = Place {
+                parent: tree.inode,
+                name: &name,
+            };
+            let to = Place {
+                parent: HIDDEN_DIRECTORY,
+                name: hidden_name.as_bytes(),
+            };
             names::relocate(txn, from, to, child.modified_at, child.inode, &mut record)?;
         } else {
             let mut parent = txn.referred_inode(tree.inode)?;
-            names::remove(txn, tree.inode, &mut parent, &name, child.inode, &mut record)?;
+            names::remove(
+                txn,
+                tree.inode,
+                &mut parent,
+                &name,
+                child.inode,
+                &mut record,
+            )?;
             txn.put_inode(tree.inode, &mut parent);
         }
         txn.put_inode(child.inode, &mut record);
@@ -134,22 +173,38 @@ fn purge_tree(txn: &mut Txn<'_>, left: &mut usize) -> OpResult<bool> {
     *left -= 1;
     let mut hidden = txn.referred_inode(HIDDEN_DIRECTORY)?;
     let mut record = txn.referred_inode(tree.inode)?;
-    names::remove(txn, HIDDEN_DIRECTORY, &mut hidden, &tree_name, tree.inode, &mut record)?;
+    names::remove(
+        txn,
+        HIDDEN_DIRECTORY,
+        &mut hidden,
+        &tree_name,
+        tree.inode,
+        &mut record,
+    )?;
     txn.put_inode(HIDDEN_DIRECTORY, &mut hidden);
     txn.put_inode(tree.inode, &mut record);
     Ok(true)
 }
 
 /// The first names in a directory.
-fn children(txn: &Txn<'_>, directory: InodeId, count_max: usize) -> OpResult<Vec<(Vec<u8>, DentryRecord)>> {
+fn children(
+    txn: &Txn<'_>,
+    directory: InodeId,
+    count_max: usize,
+) -> OpResult<Vec<(Vec<u8>, DentryRecord)>> {
     let prefix = keys::inode(directory);
     let mut found = Vec::new();
-    txn.scan(Family::Dentries, &prefix, after_prefix(&prefix).as_deref(), |key, record: DentryRecord| {
-        if found.len() == count_max {
-            return Ok(ControlFlow::Break(()));
-        }
-        found.push((keys::parse_dentry(key)?.1.to_vec(), record));
-        Ok(ControlFlow::Continue(()))
-    })?;
+    txn.scan(
+        Family::Dentries,
+        &prefix,
+        after_prefix(&prefix).as_deref(),
+        |key, record: DentryRecord| {
+            if found.len() == count_max {
+                return Ok(ControlFlow::Break(()));
+            }
+            found.push((keys::parse_dentry(key)?.1.to_vec(), record));
+            Ok(ControlFlow::Continue(()))
+        },
+    )?;
     Ok(found)
 }

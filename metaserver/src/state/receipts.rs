@@ -19,15 +19,28 @@ use quarry_common::{Code, Error, Result};
 /// committed with other bytes, or a member did not give its word. `OldReceipt`: the group has other
 /// members by now. `TooFewDisks`: the group has fewer members than the pool asks for. `SessionLost`.
 pub fn accept(txn: &mut Txn<'_>, session: SessionId, receipt: &Receipt) -> OpResult<()> {
-    let Receipt { pool, chunk, epoch, len, crc, .. } = *receipt;
+    let Receipt {
+        pool,
+        chunk,
+        epoch,
+        len,
+        crc,
+        ..
+    } = *receipt;
     let refuse = |what: &str| {
-        let text = format!("chunk {chunk} of pool {pool} {what}: write its bytes again to a new chunk");
+        let text =
+            format!("chunk {chunk} of pool {pool} {what}: write its bytes again to a new chunk");
         Err(Stop::Refused(Error::new(Code::BadReceipt, text)))
     };
     let topology = map_state::topology(txn)?;
-    let Some(in_pool) = topology.pools.get(&pool) else { return refuse("is of a pool that does not exist") };
+    let Some(in_pool) = topology.pools.get(&pool) else {
+        return refuse("is of a pool that does not exist");
+    };
     session::check_own(txn, session, pool, chunk)?;
-    if txn.get_bytes(Family::Doomed, &keys::doomed(pool, chunk))?.is_some() {
+    if txn
+        .get_bytes(Family::Doomed, &keys::doomed(pool, chunk))?
+        .is_some()
+    {
         return refuse("was given up and waits for its deletion");
     }
     if len == 0 || len > in_pool.chunk_len_max {
@@ -44,13 +57,20 @@ pub fn accept(txn: &mut Txn<'_>, session: SessionId, receipt: &Receipt) -> OpRes
     }
     let (present, min) = (row.present(), in_pool.redundancy.min_members());
     if present < min {
-        let text = format!("group {pool}.{pg} has {present} members, {min} are needed: start more dataservers of pool '{}'", in_pool.name);
+        let text = format!(
+            "group {pool}.{pg} has {present} members, {min} are needed: start more dataservers of pool '{}'",
+            in_pool.name
+        );
         return Err(Error::new(Code::TooFewDisks, text).into());
     }
     let server_of = |disk: DiskId| topology.disks.get(&disk).map(|disk| disk.server);
     let mut members = Vec::with_capacity(present);
     for disk in row.chain() {
-        let number = receipt.macs.iter().find(|word| word.disk == disk).map(|word| word.key);
+        let number = receipt
+            .macs
+            .iter()
+            .find(|word| word.disk == disk)
+            .map(|word| word.key);
         members.push((disk, find_key(txn, server_of(disk), number)?));
     }
     let key_of = |disk: DiskId, number: KeyNumber| {
@@ -62,9 +82,15 @@ pub fn accept(txn: &mut Txn<'_>, session: SessionId, receipt: &Receipt) -> OpRes
     chunks::commit(txn, pool, chunk, len, crc)
 }
 
-fn find_key(txn: &Txn<'_>, server: Option<ServerId>, number: Option<KeyNumber>) -> OpResult<Option<Key>> {
+fn find_key(
+    txn: &Txn<'_>,
+    server: Option<ServerId>,
+    number: Option<KeyNumber>,
+) -> OpResult<Option<Key>> {
     match (server, number) {
-        (Some(server), Some(number)) => receipt_key(txn.state(), server, number).map_err(Stop::Broken),
+        (Some(server), Some(number)) => {
+            receipt_key(txn.state(), server, number).map_err(Stop::Broken)
+        }
         _ => Ok(None),
     }
 }
@@ -72,12 +98,12 @@ fn find_key(txn: &Txn<'_>, server: Option<ServerId>, number: Option<KeyNumber>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::Batch;
     use crate::state::command::Action;
-    use crate::state::data_testing::{POOL, commit, of_chunk};
     use crate::state::data_records::Present;
+    use crate::state::data_testing::{POOL, commit, of_chunk};
     use crate::state::records::Record;
     use crate::state::testing::{World, on_both, root};
-    use crate::kv::Batch;
     use quarry_common::checksum::Crc;
     use quarry_common::ids::{ChunkId, Epoch, InodeId, PgId, PoolId};
     use quarry_common::token::MemberMac;
@@ -103,25 +129,72 @@ mod tests {
                 macs
             };
             let bad = [
-                Receipt { pool: PoolId(2), ..good.clone() },
-                Receipt { chunk: ChunkId(chunk.0 + 1), ..good.clone() },
-                Receipt { epoch: Epoch(good.epoch.0 + 1), ..good.clone() },
-                Receipt { epoch: Epoch(good.epoch.0 - 1), ..good.clone() },
-                Receipt { len: 6, ..good.clone() },
-                Receipt { crc: Crc(good.crc.0 ^ 1), ..good.clone() },
-                Receipt { macs: Vec::new(), ..good.clone() },
-                Receipt { macs: good.macs[1..].to_vec(), ..good.clone() },
-                Receipt { macs: vec![good.macs[0].clone(); 9], ..good.clone() },
-                Receipt { macs: word(0, &|word| word.mac[3] ^= 1), ..good.clone() },
-                Receipt { macs: word(2, &|word| word.disk.0 += 1), ..good.clone() },
-                Receipt { macs: word(1, &|word| word.key.0 += 1), ..good.clone() },
+                Receipt {
+                    pool: PoolId(2),
+                    ..good.clone()
+                },
+                Receipt {
+                    chunk: ChunkId(chunk.0 + 1),
+                    ..good.clone()
+                },
+                Receipt {
+                    epoch: Epoch(good.epoch.0 + 1),
+                    ..good.clone()
+                },
+                Receipt {
+                    epoch: Epoch(good.epoch.0 - 1),
+                    ..good.clone()
+                },
+                Receipt {
+                    len: 6,
+                    ..good.clone()
+                },
+                Receipt {
+                    crc: Crc(good.crc.0 ^ 1),
+                    ..good.clone()
+                },
+                Receipt {
+                    macs: Vec::new(),
+                    ..good.clone()
+                },
+                Receipt {
+                    macs: good.macs[1..].to_vec(),
+                    ..good.clone()
+                },
+                Receipt {
+                    macs: vec![good.macs[0].clone(); 9],
+                    ..good.clone()
+                },
+                Receipt {
+                    macs: word(0, &|word| word.mac[3] ^= 1),
+                    ..good.clone()
+                },
+                Receipt {
+                    macs: word(2, &|word| word.disk.0 += 1),
+                    ..good.clone()
+                },
+                Receipt {
+                    macs: word(1, &|word| word.key.0 += 1),
+                    ..good.clone()
+                },
                 // One server's word for another's disk.
-                Receipt { macs: word(1, &|word| *word = MemberMac { disk: word.disk, ..good.macs[0].clone() }), ..good.clone() },
+                Receipt {
+                    macs: word(1, &|word| {
+                        *word = MemberMac {
+                            disk: word.disk,
+                            ..good.macs[0].clone()
+                        }
+                    }),
+                    ..good.clone()
+                },
             ];
             for receipt in bad {
                 let shown = format!("{receipt:?}");
                 let code = refused(world, inode, receipt);
-                assert!(matches!(code, Code::BadReceipt | Code::OldReceipt), "{shown}: {code:?}");
+                assert!(
+                    matches!(code, Code::BadReceipt | Code::OldReceipt),
+                    "{shown}: {code:?}"
+                );
             }
             world.op(&root(), commit(inode, 0, 5, good)).unwrap();
         });
@@ -138,13 +211,24 @@ mod tests {
                 assert_eq!(refused(world, inode, receipt), Code::BadReceipt);
             }
             let mut doom = Batch::new();
-            doom.put(Family::Doomed, keys::doomed(POOL, range.first), Present.to_bytes());
+            doom.put(
+                Family::Doomed,
+                keys::doomed(POOL, range.first),
+                Present.to_bytes(),
+            );
             world.kv.write(doom).unwrap();
             let receipt = world.receipt(range.first, 5);
             assert_eq!(refused(world, inode, receipt), Code::BadReceipt);
             let mine = world.session;
-            let other = world.act(Action::OpenSession { user: "ann".into(), certificate: [2; 32] }).unwrap();
-            let crate::state::command::Reply::Session(other) = other else { panic!() };
+            let other = world
+                .act(Action::OpenSession {
+                    user: "ann".into(),
+                    certificate: [2; 32],
+                })
+                .unwrap();
+            let crate::state::command::Reply::Session(other) = other else {
+                panic!()
+            };
             world.session = other;
             let receipt = world.receipt(ChunkId(range.first.0 + 1), 5);
             assert_eq!(refused(world, inode, receipt.clone()), Code::BadReceipt);
@@ -166,7 +250,13 @@ mod tests {
         members.rotate_left(1);
         let place = |world: &mut World, pg: PgId, members| {
             let epoch = world.map().epoch;
-            world.act(Action::Place { epoch, pool: POOL, rows: vec![(pg, members)] }).unwrap();
+            world
+                .act(Action::Place {
+                    epoch,
+                    pool: POOL,
+                    rows: vec![(pg, members)],
+                })
+                .unwrap();
         };
         // Another group's change does not matter.
         place(world, PgId(pg.0 ^ 1), vec![members[0], members[1], None]);
@@ -191,22 +281,37 @@ mod tests {
         let chunk = world.grant(10).first;
         let inode = world.put(InodeId::ROOT, "f", b"").inode;
         let known = |world: &World| {
-            let found = crate::state::txn::load::<crate::state::records::ChunkRecord>(&*world.kv, Family::Chunks, &keys::chunk(POOL, chunk));
+            let found = crate::state::txn::load::<crate::state::records::ChunkRecord>(
+                &*world.kv,
+                Family::Chunks,
+                &keys::chunk(POOL, chunk),
+            );
             found.unwrap().map(|record| (record.len, record.crc))
         };
         let (short, long) = (world.receipt(chunk, 5), world.receipt(chunk, 9));
-        world.op(&root(), commit(inode, 0, 5, short.clone())).unwrap();
-        world.op(&root(), commit(inode, 0, 9, long.clone())).unwrap();
+        world
+            .op(&root(), commit(inode, 0, 5, short.clone()))
+            .unwrap();
+        world
+            .op(&root(), commit(inode, 0, 9, long.clone()))
+            .unwrap();
         assert_eq!(known(world), Some((9, long.crc)));
         // The older word, later: the bytes are the same, and the longer length stays.
         world.op(&root(), commit(inode, 20, 5, short)).unwrap();
         assert_eq!(known(world), Some((9, long.crc)));
         // The same length with other bytes, by members who would sign anything.
-        let mut other = quarry_common::token::receipt::Durable { crc: Crc(1), ..long.durable() }.receipt(Vec::new());
+        let mut other = quarry_common::token::receipt::Durable {
+            crc: Crc(1),
+            ..long.durable()
+        }
+        .receipt(Vec::new());
         let map = world.map();
         for disk in long.macs.iter().map(|word| word.disk) {
             let server = map.topology.disks[&disk].server;
-            let key = map_state::keys::keys_of(&*world.kv, server).unwrap().receipt.unwrap();
+            let key = map_state::keys::keys_of(&*world.kv, server)
+                .unwrap()
+                .receipt
+                .unwrap();
             other.macs.push(other.durable().sign(&key, disk));
         }
         assert_eq!(refused(world, inode, other), Code::BadReceipt);
@@ -230,7 +335,10 @@ mod tests {
             (vec![of_chunk(0, 0, 0)], Code::Invalid),
             (vec![of_chunk(window - 1, 2, 0)], Code::Invalid),
             (vec![of_chunk(0, 10, 0), of_chunk(9, 10, 0)], Code::Invalid),
-            (vec![of_chunk(9, 10, 0), inline(0, b"1234567890")], Code::Invalid),
+            (
+                vec![of_chunk(9, 10, 0), inline(0, b"1234567890")],
+                Code::Invalid,
+            ),
             (vec![inline(0, &[0; 257])], Code::Invalid),
             (vec![too_short], Code::Invalid),
             (vec![of_chunk(u64::MAX, 1, 0)], Code::FileTooBig),
@@ -238,12 +346,31 @@ mod tests {
             (vec![inline(0, b"a"); 1_001], Code::TooBig),
         ];
         for (extents, code) in cases {
-            let op = Op::CommitExtents { inode, extents: extents.clone(), receipts: vec![receipt.clone()], size: None, mtime: None };
-            assert_eq!(world.op(&root(), op).map_err(|error| error.code), Err(code), "{:?}", extents[0]);
+            let op = Op::CommitExtents {
+                inode,
+                extents: extents.clone(),
+                receipts: vec![receipt.clone()],
+                size: None,
+                mtime: None,
+            };
+            assert_eq!(
+                world.op(&root(), op).map_err(|error| error.code),
+                Err(code),
+                "{:?}",
+                extents[0]
+            );
         }
-        let unknown = Op::CommitExtents { inode, extents: vec![of_chunk(0, 1, 0)], receipts: Vec::new(), size: None, mtime: None };
+        let unknown = Op::CommitExtents {
+            inode,
+            extents: vec![of_chunk(0, 1, 0)],
+            receipts: Vec::new(),
+            size: None,
+            mtime: None,
+        };
         assert_eq!(world.op(&root(), unknown).unwrap_err().code, Code::Invalid);
         assert!(world.extents(inode).extents.is_empty());
-        world.op(&root(), commit(inode, i64::MAX as u64 - 100, 100, receipt)).unwrap();
+        world
+            .op(&root(), commit(inode, i64::MAX as u64 - 100, 100, receipt))
+            .unwrap();
     }
 }

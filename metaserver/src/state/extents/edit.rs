@@ -32,7 +32,13 @@ pub struct Edit<'t, 'a> {
 impl<'t, 'a> Edit<'t, 'a> {
     /// Begins an edit of the file that `file` is the record of.
     pub fn new(txn: &'t mut Txn<'a>, inode: InodeId, file: &'t mut InodeRecord) -> Edit<'t, 'a> {
-        Edit { txn, inode, file, references: BTreeMap::new(), overwritten: 0 }
+        Edit {
+            txn,
+            inode,
+            file,
+            references: BTreeMap::new(),
+            overwritten: 0,
+        }
     }
 
     /// The file's record.
@@ -47,7 +53,11 @@ impl<'t, 'a> Edit<'t, 'a> {
     pub fn write(&mut self, span: Span, source: ExtentSource) -> OpResult<()> {
         debug_assert!(!span.is_empty() && !span.crosses_window());
         self.remove(span)?;
-        let extent = ExtentRecord { len: span.len(), source, modified_at: self.txn.version() };
+        let extent = ExtentRecord {
+            len: span.len(),
+            source,
+            modified_at: self.txn.version(),
+        };
         self.insert(span.start, &extent);
         Ok(())
     }
@@ -79,7 +89,9 @@ impl<'t, 'a> Edit<'t, 'a> {
         })
         .map_err(Stop::Broken)?;
         if full {
-            let text = format!("this would overwrite more than {OVERWRITTEN_MAX} small ranges of the file at once: write it in smaller parts");
+            let text = format!(
+                "this would overwrite more than {OVERWRITTEN_MAX} small ranges of the file at once: write it in smaller parts"
+            );
             return Err(Error::new(Code::TooBig, text).into());
         }
         self.overwritten += touched.len();
@@ -98,12 +110,19 @@ impl<'t, 'a> Edit<'t, 'a> {
     }
 
     fn insert(&mut self, offset: u64, extent: &ExtentRecord) {
-        self.txn.put(Family::Extents, keys::extent(self.inode, FileOffset(offset)), extent);
+        self.txn.put(
+            Family::Extents,
+            keys::extent(self.inode, FileOffset(offset)),
+            extent,
+        );
         self.count(extent, 1);
     }
 
     pub(super) fn delete(&mut self, offset: u64, extent: &ExtentRecord) {
-        self.txn.delete(Family::Extents, keys::extent(self.inode, FileOffset(offset)));
+        self.txn.delete(
+            Family::Extents,
+            keys::extent(self.inode, FileOffset(offset)),
+        );
         self.count(extent, -1);
     }
 
@@ -124,7 +143,13 @@ impl<'t, 'a> Edit<'t, 'a> {
         let change = i128::from(size) - i128::from(self.file.size);
         if self.file.links > 0 {
             let parent = self.file.parent;
-            self.txn.usage().note(parent, UsageChange { bytes: change, ..UsageChange::default() });
+            self.txn.usage().note(
+                parent,
+                UsageChange {
+                    bytes: change,
+                    ..UsageChange::default()
+                },
+            );
         }
         self.file.size = size;
     }

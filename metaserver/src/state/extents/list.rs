@@ -32,10 +32,13 @@ pub(super) fn stored(
     };
     let mut failed = None;
     state.scan(Family::Extents, &from, end.as_deref(), &mut |key, value| {
-        let read = keys::parse_extent(key).and_then(|(_, offset)| Ok((offset, ExtentRecord::from_bytes(value)?)));
+        let read = keys::parse_extent(key)
+            .and_then(|(_, offset)| Ok((offset, ExtentRecord::from_bytes(value)?)));
         match read {
             // The first one may end before the span.
-            Ok((offset, extent)) if span_of(offset.0, &extent).end <= span.start => ControlFlow::Continue(()),
+            Ok((offset, extent)) if span_of(offset.0, &extent).end <= span.start => {
+                ControlFlow::Continue(())
+            }
             Ok((offset, extent)) => visit(offset.0, extent),
             Err(error) => {
                 failed = Some(error);
@@ -57,7 +60,12 @@ pub fn visible(
 ) -> Result<(Vec<(u64, ExtentRecord)>, bool)> {
     let mut found = Vec::new();
     let mut more = false;
-    let Some(span) = span.common(Span { start: 0, end: file.size }) else { return Ok((found, more)) };
+    let Some(span) = span.common(Span {
+        start: 0,
+        end: file.size,
+    }) else {
+        return Ok((found, more));
+    };
     stored(state, inode, span, |offset, extent| {
         if is_dead(&file.trims, offset, extent.modified_at) {
             return ControlFlow::Continue(());
@@ -74,12 +82,22 @@ pub fn visible(
 
 /// Whether what readers see of `span` is certainly what it was at `version`: no extent is newer, and
 /// nothing in the file has become a hole since.
-pub fn unchanged_since(state: &dyn KvRead, inode: InodeId, file: &InodeRecord, span: Span, version: Version) -> Result<bool> {
+pub fn unchanged_since(
+    state: &dyn KvRead,
+    inode: InodeId,
+    file: &InodeRecord,
+    span: Span,
+    version: Version,
+) -> Result<bool> {
     let mut unchanged = file.holes_at <= version;
     if unchanged {
         stored(state, inode, span, |_, extent| {
             unchanged = extent.modified_at <= version;
-            if unchanged { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if unchanged {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         })?;
     }
     Ok(unchanged)

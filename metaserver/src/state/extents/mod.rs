@@ -22,29 +22,46 @@ use span::Span;
 
 /// Whether an extent was cut off by a truncation and only waits to be removed.
 fn is_dead(trims: &[Trim], offset: u64, modified_at: Version) -> bool {
-    trims.iter().any(|trim| offset >= trim.from.0 && modified_at <= trim.at)
+    trims
+        .iter()
+        .any(|trim| offset >= trim.from.0 && modified_at <= trim.at)
 }
 
 /// The bytes of a file that an extent covers.
 fn span_of(offset: u64, extent: &ExtentRecord) -> Span {
-    Span { start: offset, end: offset.saturating_add(extent.len) }
+    Span {
+        start: offset,
+        end: offset.saturating_add(extent.len),
+    }
 }
 
 /// The part of an extent at `offset` that covers `piece`, which lies within it.
 fn cut(offset: u64, extent: &ExtentRecord, piece: Span) -> ExtentRecord {
     let skipped = piece.start - offset;
     let source = match &extent.source {
-        ExtentSource::Chunk { pool, chunk, offset } => {
+        ExtentSource::Chunk {
+            pool,
+            chunk,
+            offset,
+        } => {
             // Fits: an extent ends within its chunk.
             let offset = ChunkOffset(offset.0.saturating_add(skipped as u32));
-            ExtentSource::Chunk { pool: *pool, chunk: *chunk, offset }
+            ExtentSource::Chunk {
+                pool: *pool,
+                chunk: *chunk,
+                offset,
+            }
         }
         ExtentSource::Inline(bytes) => {
             let end = (skipped + piece.len()).min(bytes.len() as u64) as usize;
             ExtentSource::Inline(bytes[(skipped as usize).min(end)..end].to_vec())
         }
     };
-    ExtentRecord { len: piece.len(), source, modified_at: extent.modified_at }
+    ExtentRecord {
+        len: piece.len(),
+        source,
+        modified_at: extent.modified_at,
+    }
 }
 
 /// Whether a file has extents that wait to be removed.

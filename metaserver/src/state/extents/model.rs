@@ -26,7 +26,11 @@ struct File {
 
 impl File {
     fn clear(&mut self, from: u64, len: u64) {
-        let keys: Vec<u64> = self.bytes.range(from..from + len).map(|(at, _)| *at).collect();
+        let keys: Vec<u64> = self
+            .bytes
+            .range(from..from + len)
+            .map(|(at, _)| *at)
+            .collect();
         keys.iter().for_each(|at| drop(self.bytes.remove(at)));
     }
 
@@ -38,9 +42,13 @@ impl File {
                 let byte = match &extent.source {
                     Source::Hole => continue,
                     Source::Inline(bytes) => Byte::Inline(bytes[at as usize]),
-                    Source::Chunk { receipt, chunk_offset } => {
-                        Byte::Chunk(receipts[*receipt as usize].chunk, ChunkOffset(chunk_offset + at as u32))
-                    }
+                    Source::Chunk {
+                        receipt,
+                        chunk_offset,
+                    } => Byte::Chunk(
+                        receipts[*receipt as usize].chunk,
+                        ChunkOffset(chunk_offset + at as u32),
+                    ),
                 };
                 self.bytes.insert(start + at, byte);
             }
@@ -66,7 +74,14 @@ struct Player {
 impl Player {
     fn new(world: World, seed: u64) -> Player {
         let (files, names) = (BTreeMap::new(), BTreeMap::new());
-        let mut player = Player { world, random: StdRng::seed_from_u64(seed), files, names, gone: Vec::new(), next: ChunkId(0) };
+        let mut player = Player {
+            world,
+            random: StdRng::seed_from_u64(seed),
+            files,
+            names,
+            gone: Vec::new(),
+            next: ChunkId(0),
+        };
         player.world.add_disks(4);
         player.next = player.world.grant(60_000).first;
         player
@@ -78,7 +93,11 @@ impl Player {
 
     /// Some extents that do not overlap and, unless `anywhere`, cross no window.
     fn extents(&mut self, anywhere: bool) -> (Vec<NewExtent>, Vec<Receipt>) {
-        let mut at = if anywhere { 0 } else { BASES[self.below(2) as usize] };
+        let mut at = if anywhere {
+            0
+        } else {
+            BASES[self.below(2) as usize]
+        };
         let (mut extents, mut receipts) = (Vec::new(), Vec::new());
         for _ in 0..self.below(5) {
             at += self.below(20);
@@ -92,10 +111,17 @@ impl Player {
                     let chunk_offset = self.below(9) as u32;
                     receipts.push(self.world.receipt(self.next, len as u32 + chunk_offset + 1));
                     self.next.0 += 1;
-                    Source::Chunk { receipt: receipts.len() as u32 - 1, chunk_offset }
+                    Source::Chunk {
+                        receipt: receipts.len() as u32 - 1,
+                        chunk_offset,
+                    }
                 }
             };
-            extents.push(NewExtent { offset: FileOffset(at), len, source });
+            extents.push(NewExtent {
+                offset: FileOffset(at),
+                len,
+                source,
+            });
             at += len;
         }
         (extents, receipts)
@@ -118,17 +144,37 @@ impl Player {
                 let (extents, receipts) = self.extents(false);
                 let file = self.files.get_mut(&inode).unwrap();
                 file.write(0, &extents, &receipts);
-                let op = Op::CommitExtents { inode, extents, receipts, size: None, mtime: None };
+                let op = Op::CommitExtents {
+                    inode,
+                    extents,
+                    receipts,
+                    size: None,
+                    mtime: None,
+                };
                 self.world.op(&root(), op).unwrap();
             }
             (5, Some(inode)) => {
                 let (extents, receipts) = self.extents(true);
-                let len = extents.last().map_or(3, |last| last.offset.0 + last.len + 2);
+                let len = extents
+                    .last()
+                    .map_or(3, |last| last.offset.0 + last.len + 2);
                 let file = self.files.get_mut(&inode).unwrap();
                 let end = file.size;
                 file.write(end, &extents, &receipts);
                 file.size = end + len;
-                match self.world.op(&root(), Op::Append { inode, extents, receipts, len }).unwrap() {
+                match self
+                    .world
+                    .op(
+                        &root(),
+                        Op::Append {
+                            inode,
+                            extents,
+                            receipts,
+                            len,
+                        },
+                    )
+                    .unwrap()
+                {
                     OpReply::Appended { offset, .. } => assert_eq!(offset.0, end),
                     other => panic!("{other:?}"),
                 }
@@ -137,12 +183,18 @@ impl Player {
             (8 | 9, Some(inode)) => {
                 let size = BASES[self.below(2) as usize] + self.below(90);
                 self.files.get_mut(&inode).unwrap().truncate(size);
-                let set = SetAttr { size: Some(size), ..SetAttr::default() };
+                let set = SetAttr {
+                    size: Some(size),
+                    ..SetAttr::default()
+                };
                 self.world.op(&root(), Op::SetAttr { inode, set }).unwrap();
             }
             (10, _) if self.names.contains_key(&name) => {
                 self.forget_name(name);
-                let unlink = Op::Unlink { parent: InodeId::ROOT, name: vec![b'a' + name] };
+                let unlink = Op::Unlink {
+                    parent: InodeId::ROOT,
+                    name: vec![b'a' + name],
+                };
                 self.world.op(&root(), unlink).unwrap();
             }
             _ => self.purge(),
@@ -161,7 +213,11 @@ impl Player {
             mtime: None,
             replace: true,
             xattrs: Vec::new(),
-            contents: Contents::Extents { size, extents, receipts },
+            contents: Contents::Extents {
+                size,
+                extents,
+                receipts,
+            },
         });
         let inode = self.world.attr_of(&root(), op).unwrap().inode;
         self.forget_name(name);
@@ -171,7 +227,10 @@ impl Player {
 
     fn clone_range(&mut self, from: InodeId) {
         let Some(to) = self.any() else { return };
-        let (from_offset, to_offset) = (BASES[self.below(2) as usize] + self.below(50), BASES[self.below(2) as usize] + self.below(50));
+        let (from_offset, to_offset) = (
+            BASES[self.below(2) as usize] + self.below(50),
+            BASES[self.below(2) as usize] + self.below(50),
+        );
         let source = self.files[&from].clone();
         let len = (1 + self.below(90)).min(source.size.saturating_sub(from_offset));
         let range = CloneRange {
@@ -217,17 +276,32 @@ impl Player {
             let page = self.world.extents(*inode);
             let mut shown = BTreeMap::new();
             for extent in page.extents {
-                assert!(!super::span::Span { start: extent.offset.0, end: extent.offset.0 + extent.len }.crosses_window());
+                assert!(
+                    !super::span::Span {
+                        start: extent.offset.0,
+                        end: extent.offset.0 + extent.len
+                    }
+                    .crosses_window()
+                );
                 for at in 0..extent.len {
                     let byte = match &extent.source {
                         ExtentSource::Inline(bytes) => Byte::Inline(bytes[at as usize]),
-                        ExtentSource::Chunk { pool, chunk, offset, chunk_len, .. } => {
+                        ExtentSource::Chunk {
+                            pool,
+                            chunk,
+                            offset,
+                            chunk_len,
+                            ..
+                        } => {
                             assert_eq!(*pool, POOL);
                             assert!(offset.0 + (at as u32) < *chunk_len);
                             Byte::Chunk(*chunk, ChunkOffset(offset.0 + at as u32))
                         }
                     };
-                    assert!(shown.insert(extent.offset.0 + at, byte).is_none(), "two extents at one place");
+                    assert!(
+                        shown.insert(extent.offset.0 + at, byte).is_none(),
+                        "two extents at one place"
+                    );
                 }
             }
             assert_eq!(page.size, file.size, "{inode}");
@@ -249,13 +323,28 @@ fn play(world: World, seed: u64, steps: usize) {
     for name in 0..4 {
         if player.names.contains_key(&name) {
             player.forget_name(name);
-            player.world.op(&root(), Op::Unlink { parent: InodeId::ROOT, name: vec![b'a' + name] }).unwrap();
+            player
+                .world
+                .op(
+                    &root(),
+                    Op::Unlink {
+                        parent: InodeId::ROOT,
+                        name: vec![b'a' + name],
+                    },
+                )
+                .unwrap();
         }
     }
     let gone = player.gone.clone();
     let (purged, left) = player.world.purge(gone.clone(), 10_000);
     assert_eq!((purged, left), (gone, false));
-    assert!(!player.world.dump().iter().any(|(family, ..)| *family == crate::kv::Family::Extents));
+    assert!(
+        !player
+            .world
+            .dump()
+            .iter()
+            .any(|(family, ..)| *family == crate::kv::Family::Extents)
+    );
     assert_eq!(miscounts(&*player.world.kv), Vec::<String>::new());
 }
 
@@ -267,31 +356,81 @@ fn readers_see_exactly_the_bytes_that_were_committed_and_counts_are_exact() {
     play(World::on_disk(), 1_000, 200);
 }
 
-
 #[test]
 fn a_file_that_is_written_again_after_a_truncation_keeps_the_new_bytes_while_the_old_ones_go() {
     let mut player = Player::new(World::in_memory(), 1);
-    let inode = player.world.create(&root(), InodeId::ROOT, "f", 0o644).unwrap().inode;
-    let byte = |at: u64| NewExtent { offset: FileOffset(at * 10), len: 1, source: Source::Inline(vec![at as u8]) };
-    let write = |extents| Op::CommitExtents { inode, extents, receipts: Vec::new(), size: None, mtime: None };
-    let cut = |size| Op::SetAttr { inode, set: SetAttr { size: Some(size), ..SetAttr::default() } };
-    player.world.op(&root(), write((0..10).map(byte).collect())).unwrap();
+    let inode = player
+        .world
+        .create(&root(), InodeId::ROOT, "f", 0o644)
+        .unwrap()
+        .inode;
+    let byte = |at: u64| NewExtent {
+        offset: FileOffset(at * 10),
+        len: 1,
+        source: Source::Inline(vec![at as u8]),
+    };
+    let write = |extents| Op::CommitExtents {
+        inode,
+        extents,
+        receipts: Vec::new(),
+        size: None,
+        mtime: None,
+    };
+    let cut = |size| Op::SetAttr {
+        inode,
+        set: SetAttr {
+            size: Some(size),
+            ..SetAttr::default()
+        },
+    };
+    player
+        .world
+        .op(&root(), write((0..10).map(byte).collect()))
+        .unwrap();
     // In one list, so that versions have to tell the old bytes from the new ones.
     let ops = vec![cut(5), write(vec![byte(9)]), cut(95), write(vec![byte(20)])];
-    player.world.op(&root(), Op::List { expectations: Vec::new(), ops }).unwrap();
-    let shown = |world: &World| world.extents(inode).extents.iter().map(|extent| extent.offset.0).collect::<Vec<_>>();
+    player
+        .world
+        .op(
+            &root(),
+            Op::List {
+                expectations: Vec::new(),
+                ops,
+            },
+        )
+        .unwrap();
+    let shown = |world: &World| {
+        world
+            .extents(inode)
+            .extents
+            .iter()
+            .map(|extent| extent.offset.0)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(shown(&player.world), [0, 90, 200]);
-    assert!(player.world.record(inode).extents > 3, "old ones wait to be removed");
+    assert!(
+        player.world.record(inode).extents > 3,
+        "old ones wait to be removed"
+    );
     let modified_at = player.world.record(inode).modified_at;
     while player.world.purge(Vec::new(), 3).1 {
         assert_eq!(shown(&player.world), [0, 90, 200]);
     }
     assert_eq!(shown(&player.world), [0, 90, 200]);
     let record = player.world.record(inode);
-    assert_eq!((record.extents, record.stored, record.modified_at), (3, 3, modified_at));
+    assert_eq!(
+        (record.extents, record.stored, record.modified_at),
+        (3, 3, modified_at)
+    );
     assert_eq!(faults(&*player.world.kv), Vec::<String>::new());
     // Ending the session changes nothing about files with names.
     let session = player.world.session;
-    player.world.act(Action::EndSession { session, lost: false }).unwrap();
+    player
+        .world
+        .act(Action::EndSession {
+            session,
+            lost: false,
+        })
+        .unwrap();
     assert_eq!(shown(&player.world), [0, 90, 200]);
 }

@@ -17,7 +17,10 @@ pub struct Span {
 impl Span {
     /// `len` bytes from `start` on; `None` if they end beyond 2^64.
     pub fn new(start: u64, len: u64) -> Option<Span> {
-        Some(Span { start, end: start.checked_add(len)? })
+        Some(Span {
+            start,
+            end: start.checked_add(len)?,
+        })
     }
 
     /// Bytes in it.
@@ -32,7 +35,10 @@ impl Span {
 
     /// Bytes in both.
     pub fn common(self, other: Span) -> Option<Span> {
-        let common = Span { start: self.start.max(other.start), end: self.end.min(other.end) };
+        let common = Span {
+            start: self.start.max(other.start),
+            end: self.end.min(other.end),
+        };
         (!common.is_empty()).then_some(common)
     }
 
@@ -41,8 +47,14 @@ impl Span {
         if self.common(cut).is_none() {
             return [Some(self), None];
         }
-        let before = Span { start: self.start, end: cut.start };
-        let after = Span { start: cut.end, end: self.end };
+        let before = Span {
+            start: self.start,
+            end: cut.start,
+        };
+        let after = Span {
+            start: cut.end,
+            end: self.end,
+        };
         [before, after].map(|span| (!span.is_empty()).then_some(span))
     }
 
@@ -59,7 +71,10 @@ impl Span {
                 return None;
             }
             let border = window_start(at).saturating_add(WINDOW_LEN);
-            let span = Span { start: at, end: border.min(self.end) };
+            let span = Span {
+                start: at,
+                end: border.min(self.end),
+            };
             at = span.end;
             Some(span)
         })
@@ -86,8 +101,14 @@ mod tests {
                 for cut_end in cut_start..25 {
                     let (whole, cut) = (span(start, end), span(cut_start, cut_end));
                     let left = whole.without(cut);
-                    let kept: Vec<u64> = left.into_iter().flatten().flat_map(|span| span.start..span.end).collect();
-                    let expected: Vec<u64> = (start..end).filter(|at| !(cut_start..cut_end).contains(at)).collect();
+                    let kept: Vec<u64> = left
+                        .into_iter()
+                        .flatten()
+                        .flat_map(|span| span.start..span.end)
+                        .collect();
+                    let expected: Vec<u64> = (start..end)
+                        .filter(|at| !(cut_start..cut_end).contains(at))
+                        .collect();
                     assert_eq!(kept, expected, "{whole:?} {cut:?}");
                     let common = whole.common(cut).map_or(0, Span::len);
                     assert_eq!(kept.len() as u64 + common, whole.len());

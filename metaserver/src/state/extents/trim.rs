@@ -37,16 +37,23 @@ impl Edit<'_, '_> {
         self.cut_at(size)?;
         let trims = &mut self.file.trims;
         trims.retain(|trim| trim.from.0 < size);
-        trims.push(Trim { from: FileOffset(size), at: version });
+        trims.push(Trim {
+            from: FileOffset(size),
+            at: version,
+        });
         self.purge_trims(PURGED_AT_ONCE)?;
         if self.file.trims.len() > TRIMS_MAX {
             let text = "the file was truncated so often that its old contents are still being removed: try again";
             return Err(Error::new(Code::Overloaded, text).into());
         }
         if !self.file.trims.is_empty() {
-            self.txn.put(Family::System, keys::system(SystemKey::Trimmed(self.inode)), &Present);
+            self.txn.put(
+                Family::System,
+                keys::system(SystemKey::Trimmed(self.inode)),
+                &Present,
+            );
             // What the same command writes after this is newer than what the truncation cut off.
-            self.txn.begin(Version(version.0 + 1));
+            self.txn.begin(Version(version.0.saturating_add(1)));
         }
         Ok(())
     }
@@ -54,13 +61,24 @@ impl Edit<'_, '_> {
     /// Cuts the extent that has bytes on both sides of `size`.
     fn cut_at(&mut self, size: u64) -> OpResult<()> {
         let mut across = None;
-        stored(self.txn.state(), self.inode, Span { start: size, end: size.saturating_add(1) }, |offset, extent| {
-            across = (offset < size).then(|| span_of(offset, &extent));
-            ControlFlow::Break(())
-        })
+        stored(
+            self.txn.state(),
+            self.inode,
+            Span {
+                start: size,
+                end: size.saturating_add(1),
+            },
+            |offset, extent| {
+                across = (offset < size).then(|| span_of(offset, &extent));
+                ControlFlow::Break(())
+            },
+        )
         .map_err(Stop::Broken)?;
         if let Some(across) = across {
-            self.remove(Span { start: size, end: across.end })?;
+            self.remove(Span {
+                start: size,
+                end: across.end,
+            })?;
         }
         Ok(())
     }
@@ -68,17 +86,27 @@ impl Edit<'_, '_> {
     /// Looks at `records` extents beyond truncations at most and removes those that were cut off. Returns how
     /// many it looked at.
     pub fn purge_trims(&mut self, records: usize) -> OpResult<usize> {
-        let Some(first) = self.file.trims.first() else { return Ok(0) };
+        let Some(first) = self.file.trims.first() else {
+            return Ok(0);
+        };
         let mut seen = Vec::new();
         let mut next = None;
-        stored(self.txn.state(), self.inode, Span { start: first.from.0, end: u64::MAX }, |offset, extent| {
-            if seen.len() == records {
-                next = Some(offset);
-                return ControlFlow::Break(());
-            }
-            seen.push((offset, extent));
-            ControlFlow::Continue(())
-        })
+        stored(
+            self.txn.state(),
+            self.inode,
+            Span {
+                start: first.from.0,
+                end: u64::MAX,
+            },
+            |offset, extent| {
+                if seen.len() == records {
+                    next = Some(offset);
+                    return ControlFlow::Break(());
+                }
+                seen.push((offset, extent));
+                ControlFlow::Continue(())
+            },
+        )
         .map_err(Stop::Broken)?;
         for (offset, extent) in &seen {
             if is_dead(&self.file.trims, *offset, extent.modified_at) {
@@ -89,7 +117,8 @@ impl Edit<'_, '_> {
             Some(next) => self.advance_trims(next),
             None => {
                 self.file.trims.clear();
-                self.txn.delete(Family::System, keys::system(SystemKey::Trimmed(self.inode)));
+                self.txn
+                    .delete(Family::System, keys::system(SystemKey::Trimmed(self.inode)));
             }
         }
         Ok(seen.len())
@@ -98,7 +127,9 @@ impl Edit<'_, '_> {
     /// Nothing that was cut off is left before `next`: trims begin there. Of several the newest counts.
     fn advance_trims(&mut self, next: u64) {
         let trims = &mut self.file.trims;
-        trims.iter_mut().for_each(|trim| trim.from.0 = trim.from.0.max(next));
+        trims
+            .iter_mut()
+            .for_each(|trim| trim.from.0 = trim.from.0.max(next));
         trims.reverse();
         trims.dedup_by_key(|trim| trim.from);
         trims.reverse();
@@ -107,13 +138,21 @@ impl Edit<'_, '_> {
     /// Removes `records` extents at most, of a file that nobody needs. Returns how many.
     pub fn purge_all(&mut self, records: usize) -> OpResult<usize> {
         let mut found = Vec::new();
-        stored(self.txn.state(), self.inode, Span { start: 0, end: u64::MAX }, |offset, extent| {
-            if found.len() == records {
-                return ControlFlow::Break(());
-            }
-            found.push((offset, extent));
-            ControlFlow::Continue(())
-        })
+        stored(
+            self.txn.state(),
+            self.inode,
+            Span {
+                start: 0,
+                end: u64::MAX,
+            },
+            |offset, extent| {
+                if found.len() == records {
+                    return ControlFlow::Break(());
+                }
+                found.push((offset, extent));
+                ControlFlow::Continue(())
+            },
+        )
         .map_err(Stop::Broken)?;
         for (offset, extent) in &found {
             self.delete(*offset, extent);

@@ -42,17 +42,26 @@ pub fn bootstrap(txn: &mut Txn<'_>, begin: Bootstrap) -> OpResult<Reply> {
 fn check_pool(id: PoolId, pool: &Pool) -> Result<()> {
     let (members, min) = (pool.redundancy.members(), pool.redundancy.min_members());
     let wrong = if !pool.pg_count.is_power_of_two() || pool.pg_count > PG_COUNT_MAX {
-        format!("has {} groups: a power of two up to {PG_COUNT_MAX} is possible", pool.pg_count)
+        format!(
+            "has {} groups: a power of two up to {PG_COUNT_MAX} is possible",
+            pool.pg_count
+        )
     } else if members == 0 || members > REPLICAS_MAX {
         format!("has {members} replicas: 1 to {REPLICAS_MAX} are possible")
     } else if min == 0 || min > members {
         format!("takes writes with {min} of {members} members: 1 to {members} are possible")
     } else if pool.chunk_len_max == 0 || pool.chunk_len_max > CHUNK_LEN_MAX {
-        format!("has chunks of {} bytes: 1 to {CHUNK_LEN_MAX} are possible", pool.chunk_len_max)
+        format!(
+            "has chunks of {} bytes: 1 to {CHUNK_LEN_MAX} are possible",
+            pool.chunk_len_max
+        )
     } else if pool.in_use {
         "is in use before it was made".to_owned()
     } else {
         return Ok(());
     };
-    Err(Error::new(Code::Invalid, format!("pool {id} '{}' {wrong}", pool.name)))
+    Err(Error::new(
+        Code::Invalid,
+        format!("pool {id} '{}' {wrong}", pool.name),
+    ))
 }

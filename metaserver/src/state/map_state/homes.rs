@@ -33,17 +33,28 @@ pub fn make_home(txn: &mut Txn<'_>, name: &str, uid: Uid, gid: Gid) -> OpResult<
     let inode = directory(txn, home, name.as_bytes(), uid, gid)?;
     let owner = txn.inode(inode)?.uid;
     if owner != uid {
-        let text = format!("/home/{name} exists and belongs to user {owner}: rename it or choose another name");
+        let text = format!(
+            "/home/{name} exists and belongs to user {owner}: rename it or choose another name"
+        );
         return Err(Error::new(Code::Exists, text).into());
     }
     Ok(())
 }
 
 /// The directory `name` in `parent`; a new one has mode 0755.
-fn directory(txn: &mut Txn<'_>, parent: InodeId, name: &[u8], uid: Uid, gid: Gid) -> OpResult<InodeId> {
+fn directory(
+    txn: &mut Txn<'_>,
+    parent: InodeId,
+    name: &[u8],
+    uid: Uid,
+    gid: Gid,
+) -> OpResult<InodeId> {
     if let Some(found) = txn.dentry(parent, name)? {
         if found.kind != FileKind::Directory {
-            let text = format!("/home or what is to be a user's directory in it is no directory ({}): rename it", found.inode);
+            let text = format!(
+                "/home or what is to be a user's directory in it is no directory ({}): rename it",
+                found.inode
+            );
             return Err(Error::new(Code::Exists, text).into());
         }
         return Ok(found.inode);

@@ -31,24 +31,35 @@ pub const FEATURE_LEVEL: u64 = 1;
 
 /// The epoch of the map: what a server compares to know that the map changed.
 pub fn epoch(state: &dyn KvRead) -> Result<Epoch> {
-    let record = load_record::<NumberRecord>(state, Family::System, &state_keys::system(SystemKey::Epoch))?;
+    let record =
+        load_record::<NumberRecord>(state, Family::System, &state_keys::system(SystemKey::Epoch))?;
     Ok(Epoch(record.unwrap_or_default().0))
 }
 
 /// The whole map, empty before the bootstrap: at the start of a server, after a snapshot, and
 /// whenever [`epoch`] has changed.
 pub fn load(state: &dyn KvRead) -> Result<ClusterMap> {
-    let topology = load_record::<TopologyRecord>(state, Family::Map, &state_keys::map(MapKey::Topology))?;
-    let mut map = ClusterMap { epoch: epoch(state)?, topology: topology.unwrap_or_default().0, ..ClusterMap::default() };
+    let topology =
+        load_record::<TopologyRecord>(state, Family::Map, &state_keys::map(MapKey::Topology))?;
+    let mut map = ClusterMap {
+        epoch: epoch(state)?,
+        topology: topology.unwrap_or_default().0,
+        ..ClusterMap::default()
+    };
     let from = state_keys::map(MapKey::Row(PoolId(0), PgId(0)));
     let mut failed = None;
-    state.scan(Family::Map, &from, None, &mut |key, value| match read_row(&mut map, key, value) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
+    state.scan(
+        Family::Map,
+        &from,
+        None,
+        &mut |key, value| match read_row(&mut map, key, value) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        },
+    )?;
     match failed {
         Some(error) => Err(error),
         None => Ok(map),
@@ -60,9 +71,16 @@ fn read_row(map: &mut ClusterMap, key: &[u8], value: &[u8]) -> Result<()> {
         return Err(Error::malformed("a key of the cluster map is out of place"));
     };
     let row = <RowRecord as super::records::Record>::from_bytes(value)?.0;
-    let count = map.topology.pools.get(&pool).map(|pool| pool.pg_count).filter(|count| pg.0 < *count);
+    let count = map
+        .topology
+        .pools
+        .get(&pool)
+        .map(|pool| pool.pg_count)
+        .filter(|count| pg.0 < *count);
     let Some(count) = count else {
-        return Err(Error::malformed(format!("there is a row of group {pool}.{pg}, which the topology does not have")));
+        return Err(Error::malformed(format!(
+            "there is a row of group {pool}.{pg}, which the topology does not have"
+        )));
     };
     let table = map.rows.entry(pool).or_default();
     table.resize(count as usize, Row::default());
@@ -75,7 +93,8 @@ pub fn topology(txn: &mut Txn<'_>) -> OpResult<Arc<Topology>> {
     if let Some(topology) = &txn.topology {
         return Ok(topology.clone());
     }
-    let record: Option<TopologyRecord> = txn.get(Family::Map, &state_keys::map(MapKey::Topology))?;
+    let record: Option<TopologyRecord> =
+        txn.get(Family::Map, &state_keys::map(MapKey::Topology))?;
     let topology = Arc::new(record.unwrap_or_default().0);
     txn.topology = Some(topology.clone());
     Ok(topology)
@@ -103,18 +122,27 @@ fn next_epoch(txn: &mut Txn<'_>) -> OpResult<Epoch> {
 
 /// The row of a group; one without members if the pool has not been placed.
 pub fn row(txn: &Txn<'_>, pool: PoolId, pg: PgId) -> OpResult<Row> {
-    let record: Option<RowRecord> = txn.get(Family::Map, &state_keys::map(MapKey::Row(pool, pg)))?;
+    let record: Option<RowRecord> =
+        txn.get(Family::Map, &state_keys::map(MapKey::Row(pool, pg)))?;
     Ok(record.unwrap_or_default().0)
 }
 
 fn put_row(txn: &mut Txn<'_>, pool: PoolId, pg: PgId, row: Row) {
-    txn.put(Family::Map, state_keys::map(MapKey::Row(pool, pg)), &RowRecord(row));
+    txn.put(
+        Family::Map,
+        state_keys::map(MapKey::Row(pool, pg)),
+        &RowRecord(row),
+    );
 }
 
 /// Refuses what comes before the bootstrap.
 pub fn check_begun(txn: &Txn<'_>) -> OpResult<()> {
     if current_epoch(txn)? == Epoch::ZERO {
-        return Err(Error::new(Code::Overloaded, "the cluster has not been bootstrapped yet: try again").into());
+        return Err(Error::new(
+            Code::Overloaded,
+            "the cluster has not been bootstrapped yet: try again",
+        )
+        .into());
     }
     Ok(())
 }
@@ -133,7 +161,12 @@ pub fn set_metaservers(txn: &mut Txn<'_>, metaservers: Vec<(ServerId, String)>) 
 }
 
 /// `Register`: see [`register::register`]. A dataserver without a key for receipts gets one.
-pub fn register(txn: &mut Txn<'_>, server: ServerId, registration: &Registration, secret: [u8; 32]) -> OpResult<Reply> {
+pub fn register(
+    txn: &mut Txn<'_>,
+    server: ServerId,
+    registration: &Registration,
+    secret: [u8; 32],
+) -> OpResult<Reply> {
     check_begun(txn)?;
     let before = topology(txn)?;
     let mut after = Topology::clone(&*before);
@@ -151,11 +184,18 @@ pub fn register(txn: &mut Txn<'_>, server: ServerId, registration: &Registration
 }
 
 /// `Place`: valid only for the map it was computed from; all changes of one command have one epoch.
-pub fn place(txn: &mut Txn<'_>, computed_at: Epoch, pool_id: PoolId, rows: &[(PgId, Vec<Option<DiskId>>)]) -> OpResult<Reply> {
+pub fn place(
+    txn: &mut Txn<'_>,
+    computed_at: Epoch,
+    pool_id: PoolId,
+    rows: &[(PgId, Vec<Option<DiskId>>)],
+) -> OpResult<Reply> {
     check_begun(txn)?;
     let now = current_epoch(txn)?;
     if computed_at != now {
-        let text = format!("the members were computed from the map of epoch {computed_at}, which is {now} now: compute them again");
+        let text = format!(
+            "the members were computed from the map of epoch {computed_at}, which is {now} now: compute them again"
+        );
         return Err(Error::new(Code::OldMap, text).into());
     }
     let topology = topology(txn)?;
@@ -193,7 +233,9 @@ pub fn set_in_use(txn: &mut Txn<'_>, pool: PoolId) -> OpResult<()> {
 pub fn raise_feature_level(txn: &mut Txn<'_>, level: u32) -> OpResult<Reply> {
     let level = u64::from(level);
     if level > FEATURE_LEVEL {
-        let text = format!("the cluster goes on to feature level {level}, this program knows {FEATURE_LEVEL}: use a newer quarry");
+        let text = format!(
+            "the cluster goes on to feature level {level}, this program knows {FEATURE_LEVEL}: use a newer quarry"
+        );
         return Err(Stop::Broken(Error::new(Code::TooNew, text)));
     }
     if level > txn.number(SystemKey::FeatureLevel)? {

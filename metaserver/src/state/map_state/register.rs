@@ -45,19 +45,44 @@ pub fn register(
                         }
                     }
                     let id = DiskId(fresh);
-                    fresh = fresh.checked_add(1).ok_or_else(|| refuse("all disk ids are used up"))?;
+                    fresh = fresh
+                        .checked_add(1)
+                        .ok_or_else(|| refuse("all disk ids are used up"))?;
                     id
                 }
             },
         };
-        let state = topology.disks.get(&id).map_or(DiskState::In, |disk| disk.state);
+        let state = topology
+            .disks
+            .get(&id)
+            .map_or(DiskState::In, |disk| disk.state);
         let open_number = report.disk.map_or(OpenNumber(0), |_| report.open_number);
-        let disk = Disk { server, path: report.path.clone(), weight: weight(report.total), state, open_number };
+        let disk = Disk {
+            server,
+            path: report.path.clone(),
+            weight: weight(report.total),
+            state,
+            open_number,
+        };
         changed.disks.insert(id, disk);
         ids.push(id);
     }
-    let Registration { address, host, rack, zone, .. } = registration.clone();
-    changed.servers.insert(server, Server { address, host, rack, zone });
+    let Registration {
+        address,
+        host,
+        rack,
+        zone,
+        ..
+    } = registration.clone();
+    changed.servers.insert(
+        server,
+        Server {
+            address,
+            host,
+            rack,
+            zone,
+        },
+    );
     *topology = changed;
     *next_disk = fresh;
     Ok(ids)
@@ -74,29 +99,52 @@ fn refuse(text: impl Into<String>) -> Error {
 
 /// Refuses what is too long, and what names one disk or path twice.
 fn check_texts(server: ServerId, registration: &Registration) -> Result<()> {
-    let Registration { address, host, rack, zone, disks } = registration;
-    let labels = [("address", address), ("host", host), ("rack", rack), ("zone", zone)];
+    let Registration {
+        address,
+        host,
+        rack,
+        zone,
+        disks,
+    } = registration;
+    let labels = [
+        ("address", address),
+        ("host", host),
+        ("rack", rack),
+        ("zone", zone),
+    ];
     let paths = disks.iter().map(|report| ("data directory", &report.path));
     for (what, text) in labels.into_iter().chain(paths) {
         if text.len() > TEXT_LEN_MAX {
             let len = text.len();
-            return Err(refuse(format!("the {what} of dataserver {server} has {len} bytes, {TEXT_LEN_MAX} are the most")));
+            return Err(refuse(format!(
+                "the {what} of dataserver {server} has {len} bytes, {TEXT_LEN_MAX} are the most"
+            )));
         }
     }
     if address.is_empty() || host.is_empty() {
-        let what = if host.is_empty() { "host label" } else { "address" };
-        return Err(refuse(format!("dataserver {server} has no {what}: set it in its configuration")));
+        let what = if host.is_empty() {
+            "host label"
+        } else {
+            "address"
+        };
+        return Err(refuse(format!(
+            "dataserver {server} has no {what}: set it in its configuration"
+        )));
     }
     if disks.len() > DISKS_PER_SERVER_MAX {
         let count = disks.len();
-        return Err(refuse(format!("dataserver {server} has {count} data directories, {DISKS_PER_SERVER_MAX} are the most: start a second one")));
+        return Err(refuse(format!(
+            "dataserver {server} has {count} data directories, {DISKS_PER_SERVER_MAX} are the most: start a second one"
+        )));
     }
     let mut paths = BTreeSet::new();
     let mut ids = BTreeSet::new();
     for report in disks {
         if !paths.insert(&report.path) {
             let path = &report.path;
-            return Err(refuse(format!("dataserver {server} names its data directory {path} twice: name it once")));
+            return Err(refuse(format!(
+                "dataserver {server} names its data directory {path} twice: name it once"
+            )));
         }
         if let Some(disk) = report.disk
             && !ids.insert(disk)
@@ -128,7 +176,8 @@ fn known(topology: &Topology, server: ServerId, report: &DiskReport, disk: DiskI
     }
     let known = recorded.open_number;
     // A retry of the same start's registration has been recorded already.
-    let follows = known == OpenNumber(0) || known == report.previous_open || known == report.open_number;
+    let follows =
+        known == OpenNumber(0) || known == report.previous_open || known == report.open_number;
     if !follows {
         return Err(refuse(format!(
             "disk {disk} in {path} of dataserver {server} was last opened as {}, the cluster recorded {known}: it was rolled back to an older copy or is a clone; \
@@ -147,17 +196,35 @@ enum Empty {
     New { lost: Vec<DiskId> },
 }
 
-fn unused(topology: &Topology, server: ServerId, registration: &Registration, report: &DiskReport) -> Result<Empty> {
-    let elsewhere = |disk: &DiskId| registration.disks.iter().any(|other| other.disk == Some(*disk));
+fn unused(
+    topology: &Topology,
+    server: ServerId,
+    registration: &Registration,
+    report: &DiskReport,
+) -> Result<Empty> {
+    let elsewhere = |disk: &DiskId| {
+        registration
+            .disks
+            .iter()
+            .any(|other| other.disk == Some(*disk))
+    };
     let mut before: Vec<DiskId> = topology
         .disks
         .iter()
         .filter(|(id, disk)| {
-            disk.server == server && disk.path == report.path && disk.state != DiskState::Out && !elsewhere(id)
+            disk.server == server
+                && disk.path == report.path
+                && disk.state != DiskState::Out
+                && !elsewhere(id)
         })
         .map(|(id, _)| *id)
         .collect();
-    let never_opened = |disk: &DiskId| topology.disks.get(disk).is_some_and(|disk| disk.open_number == OpenNumber(0));
+    let never_opened = |disk: &DiskId| {
+        topology
+            .disks
+            .get(disk)
+            .is_some_and(|disk| disk.open_number == OpenNumber(0))
+    };
     if let Some(again) = before.iter().copied().find(never_opened) {
         return Ok(Empty::Again(again));
     }
@@ -169,7 +236,9 @@ fn unused(topology: &Topology, server: ServerId, registration: &Registration, re
                  if the disk is gone for good, say so (replaces_lost), and the directory becomes a new disk"
             )))
         }
-        _ => Ok(Empty::New { lost: std::mem::take(&mut before) }),
+        _ => Ok(Empty::New {
+            lost: std::mem::take(&mut before),
+        }),
     }
 }
 
@@ -193,23 +262,51 @@ mod tests {
 
     fn registration(disks: Vec<DiskReport>) -> Registration {
         let (rack, zone) = ("r".into(), "z".into());
-        Registration { address: "127.0.0.1:1".into(), host: "h1".into(), rack, zone, disks }
+        Registration {
+            address: "127.0.0.1:1".into(),
+            host: "h1".into(),
+            rack,
+            zone,
+            disks,
+        }
     }
 
     /// A cluster whose server 1 has disk 1 at `/a`, last opened as 5.
     fn cluster() -> (Topology, u32) {
         let (mut topology, mut next) = (Topology::default(), 1);
-        register(&mut topology, &mut next, ServerId(1), &registration(vec![report(None, "/a", 0, 0)])).unwrap();
-        register(&mut topology, &mut next, ServerId(1), &registration(vec![report(Some(1), "/a", 0, 5)])).unwrap();
+        register(
+            &mut topology,
+            &mut next,
+            ServerId(1),
+            &registration(vec![report(None, "/a", 0, 0)]),
+        )
+        .unwrap();
+        register(
+            &mut topology,
+            &mut next,
+            ServerId(1),
+            &registration(vec![report(Some(1), "/a", 0, 5)]),
+        )
+        .unwrap();
         (topology, next)
     }
 
     fn refused(server: u32, reports: Vec<DiskReport>) -> String {
         let (mut topology, mut next) = cluster();
         let before = topology.clone();
-        let error = register(&mut topology, &mut next, ServerId(server), &registration(reports)).unwrap_err();
+        let error = register(
+            &mut topology,
+            &mut next,
+            ServerId(server),
+            &registration(reports),
+        )
+        .unwrap_err();
         assert_eq!(error.code, Code::Configuration);
-        assert_eq!((topology, next), (before, 2), "a refused registration changes nothing");
+        assert_eq!(
+            (topology, next),
+            (before, 2),
+            "a refused registration changes nothing"
+        );
         error.text
     }
 
@@ -217,12 +314,21 @@ mod tests {
     fn new_disks_get_ids_weight_and_no_open_number() {
         let (mut topology, mut next) = (Topology::default(), 1);
         let disks = vec![report(None, "/a", 0, 9), report(None, "/b", 0, 9)];
-        let first = register(&mut topology, &mut next, ServerId(1), &registration(disks.clone())).unwrap();
+        let first = register(
+            &mut topology,
+            &mut next,
+            ServerId(1),
+            &registration(disks.clone()),
+        )
+        .unwrap();
         assert_eq!(first, [DiskId(1), DiskId(2)]);
         assert_eq!(topology.disks[&DiskId(2)].weight, 10 << 10);
         assert_eq!(topology.disks[&DiskId(2)].open_number, OpenNumber(0));
         // The answer was lost: the same ids, no third disk.
-        assert_eq!(register(&mut topology, &mut next, ServerId(1), &registration(disks)).unwrap(), first);
+        assert_eq!(
+            register(&mut topology, &mut next, ServerId(1), &registration(disks)).unwrap(),
+            first
+        );
         assert_eq!(next, 3);
     }
 
@@ -234,40 +340,82 @@ mod tests {
             register(&mut topology, &mut next, ServerId(1), &start).unwrap();
         }
         let disk = &topology.disks[&DiskId(1)];
-        assert_eq!((disk.open_number, disk.path.as_str()), (OpenNumber(6), "/moved"));
+        assert_eq!(
+            (disk.open_number, disk.path.as_str()),
+            (OpenNumber(6), "/moved")
+        );
     }
 
     #[test]
     fn a_rolled_back_or_cloned_disk_is_refused() {
         let text = refused(1, vec![report(Some(1), "/a", 4, 7)]);
-        assert!(["disk 1", "/a", "dataserver 1", "rolled back", "clone"].iter().all(|word| text.contains(word)), "{text}");
+        assert!(
+            ["disk 1", "/a", "dataserver 1", "rolled back", "clone"]
+                .iter()
+                .all(|word| text.contains(word)),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_disk_of_another_server_is_refused() {
         let text = refused(2, vec![report(Some(1), "/x", 5, 6)]);
-        assert!(["disk 1", "/x", "dataserver 2", "dataserver 1", "copied to a second server"].iter().all(|word| text.contains(word)), "{text}");
+        assert!(
+            [
+                "disk 1",
+                "/x",
+                "dataserver 2",
+                "dataserver 1",
+                "copied to a second server"
+            ]
+            .iter()
+            .all(|word| text.contains(word)),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_disk_that_the_cluster_never_made_is_refused() {
         let text = refused(1, vec![report(Some(9), "/x", 5, 6)]);
-        assert!(["disk 9", "/x", "another cluster"].iter().all(|word| text.contains(word)), "{text}");
+        assert!(
+            ["disk 9", "/x", "another cluster"]
+                .iter()
+                .all(|word| text.contains(word)),
+            "{text}"
+        );
     }
 
     #[test]
     fn two_directories_with_one_identity_are_refused() {
-        let text = refused(1, vec![report(Some(1), "/a", 5, 6), report(Some(1), "/b", 5, 6)]);
-        assert!(text.contains("disk 1") && text.contains("/b") && text.contains("copy"), "{text}");
+        let text = refused(
+            1,
+            vec![report(Some(1), "/a", 5, 6), report(Some(1), "/b", 5, 6)],
+        );
+        assert!(
+            text.contains("disk 1") && text.contains("/b") && text.contains("copy"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_empty_directory_where_a_disk_was_is_refused_unless_it_is_said_to_be_lost() {
         let text = refused(1, vec![report(None, "/a", 0, 6)]);
-        assert!(text.contains("disk 1") && text.contains("/a") && text.contains("replaces_lost"), "{text}");
+        assert!(
+            text.contains("disk 1") && text.contains("/a") && text.contains("replaces_lost"),
+            "{text}"
+        );
         let (mut topology, mut next) = cluster();
-        let new = DiskReport { replaces_lost: true, ..report(None, "/a", 0, 6) };
-        let ids = register(&mut topology, &mut next, ServerId(1), &registration(vec![new])).unwrap();
+        let new = DiskReport {
+            replaces_lost: true,
+            ..report(None, "/a", 0, 6)
+        };
+        let ids = register(
+            &mut topology,
+            &mut next,
+            ServerId(1),
+            &registration(vec![new]),
+        )
+        .unwrap();
         assert_eq!(ids, [DiskId(2)]);
         assert_eq!(topology.disks[&DiskId(1)].state, DiskState::Out);
     }
@@ -276,7 +424,10 @@ mod tests {
     fn an_empty_directory_at_the_old_path_of_a_disk_that_moved_is_a_new_disk() {
         let (mut topology, mut next) = cluster();
         let both = registration(vec![report(None, "/a", 0, 6), report(Some(1), "/b", 5, 6)]);
-        assert_eq!(register(&mut topology, &mut next, ServerId(1), &both).unwrap(), [DiskId(2), DiskId(1)]);
+        assert_eq!(
+            register(&mut topology, &mut next, ServerId(1), &both).unwrap(),
+            [DiskId(2), DiskId(1)]
+        );
         assert_eq!(topology.disks[&DiskId(1)].state, DiskState::In);
     }
 }

@@ -13,7 +13,12 @@ use quarry_common::token::Key;
 use quarry_common::wire::meta::User;
 
 fn user(name: &str, uid: u32) -> User {
-    User { name: name.into(), uid: Uid(uid), gids: vec![Gid(uid)], admin: false }
+    User {
+        name: name.into(),
+        uid: Uid(uid),
+        gids: vec![Gid(uid)],
+        admin: false,
+    }
 }
 
 #[test]
@@ -38,7 +43,10 @@ fn a_cluster_begins_with_its_directories_its_user_and_epoch_1_and_only_once() {
 #[test]
 fn new_metaservers_are_a_new_epoch_and_the_same_ones_are_none() {
     let world = &mut World::in_memory();
-    let servers = vec![(ServerId(1), "a:1".to_owned()), (ServerId(2), "b:1".to_owned())];
+    let servers = vec![
+        (ServerId(1), "a:1".to_owned()),
+        (ServerId(2), "b:1".to_owned()),
+    ];
     for _ in 0..2 {
         world.act(Action::SetMetaservers(servers.clone())).unwrap();
         assert_eq!(map_state::epoch(&*world.kv).unwrap().0, 2);
@@ -53,7 +61,10 @@ fn a_registered_dataserver_has_disks_and_a_key_of_its_own() {
         let first = world.act(registration(7, disks.clone())).unwrap();
         assert_eq!(first, Reply::Registered(vec![DiskId(1), DiskId(2)]));
         let epoch = world.map().epoch;
-        let key = keys::keys_of(&*world.kv, ServerId(7)).unwrap().receipt.unwrap();
+        let key = keys::keys_of(&*world.kv, ServerId(7))
+            .unwrap()
+            .receipt
+            .unwrap();
         assert_eq!(key.secret, [7; 32]);
         // The same again: nothing changes, the key stays.
         assert_eq!(world.act(registration(7, disks)).unwrap(), first);
@@ -63,7 +74,10 @@ fn a_registered_dataserver_has_disks_and_a_key_of_its_own() {
         assert_ne!(other.receipt.as_ref().unwrap().number, key.number);
         assert_eq!(other.capability.len(), 1);
         // One server's key is not another's.
-        assert_eq!(keys::receipt_key(&*world.kv, ServerId(8), key.number).unwrap(), None);
+        assert_eq!(
+            keys::receipt_key(&*world.kv, ServerId(8), key.number).unwrap(),
+            None
+        );
     });
 }
 
@@ -79,7 +93,11 @@ fn members_are_placed_only_by_the_map_they_were_computed_from() {
         world.act(place).unwrap();
         let map = world.map();
         assert_eq!(map.epoch, before.next(), "one epoch for the whole command");
-        assert!(map.rows[&POOL].iter().all(|row| row.epoch == map.epoch && row.present() == 2));
+        assert!(
+            map.rows[&POOL]
+                .iter()
+                .all(|row| row.epoch == map.epoch && row.present() == 2)
+        );
         // Placed again by the new map: nothing changes.
         let again = world.placement();
         world.act(again).unwrap();
@@ -93,16 +111,36 @@ fn who_joins_before_the_first_range_is_complete_and_afterwards_filling() {
     world.add_disks(2);
     world.add_disks(3);
     let before = world.map();
-    let members = |row: &quarry_common::map::Row| row.members.iter().flatten().map(|member| member.state).collect::<Vec<_>>();
-    assert!(before.rows[&POOL].iter().all(|row| members(row) == [MemberState::Complete; 3]));
+    let members = |row: &quarry_common::map::Row| {
+        row.members
+            .iter()
+            .flatten()
+            .map(|member| member.state)
+            .collect::<Vec<_>>()
+    };
+    assert!(
+        before.rows[&POOL]
+            .iter()
+            .all(|row| members(row) == [MemberState::Complete; 3])
+    );
     world.grant(1);
     world.add_disks(4);
     let map = world.map();
-    let filling = map.rows[&POOL].iter().filter(|row| members(row).contains(&MemberState::Filling)).count();
-    assert!(filling > 20, "{filling} of 64 groups have a share of the new disk");
+    let filling = map.rows[&POOL]
+        .iter()
+        .filter(|row| members(row).contains(&MemberState::Filling))
+        .count();
+    assert!(
+        filling > 20,
+        "{filling} of 64 groups have a share of the new disk"
+    );
     for (row, old) in map.rows[&POOL].iter().zip(&before.rows[&POOL]) {
         let same = row.chain().eq(old.chain());
-        assert_eq!(row.epoch == old.epoch, same, "the epoch of a row changes with its members alone");
+        assert_eq!(
+            row.epoch == old.epoch,
+            same,
+            "the epoch of a row changes with its members alone"
+        );
         assert_eq!(row.holders.is_empty(), same);
     }
 }
@@ -121,7 +159,13 @@ fn impossible_members_are_refused_and_change_nothing() {
     ] {
         // A good row before it is not taken over either.
         let rows = vec![(PgId(1), vec![None, None, None]), (PgId(pg), members)];
-        let refused = world.act(Action::Place { epoch: map.epoch, pool: POOL, rows }).unwrap_err();
+        let refused = world
+            .act(Action::Place {
+                epoch: map.epoch,
+                pool: POOL,
+                rows,
+            })
+            .unwrap_err();
         assert_eq!(refused.code, Code::Invalid);
         assert_eq!(world.map(), map);
     }
@@ -133,18 +177,48 @@ fn users_have_a_name_a_number_and_a_home_of_their_own() {
         world.act(Action::AddUser(user("bob", 1001))).unwrap();
         world.act(Action::AddUser(user("bob", 1001))).unwrap();
         assert_eq!(users::users(&*world.kv).unwrap().len(), 2);
-        assert_eq!(users::user(&*world.kv, "bob").unwrap().unwrap().uid, Uid(1001));
+        assert_eq!(
+            users::user(&*world.kv, "bob").unwrap().unwrap().uid,
+            Uid(1001)
+        );
         let home = world.lookup(InodeId::ROOT, "home").unwrap().inode;
         assert_eq!(world.lookup(home, "bob").unwrap().uid, Uid(1001));
         for (name, uid, code) in [("bob", 1002, Code::Exists), ("eve", 1001, Code::Exists)] {
-            assert_eq!(world.act(Action::AddUser(user(name, uid))).unwrap_err().code, code);
+            assert_eq!(
+                world
+                    .act(Action::AddUser(user(name, uid)))
+                    .unwrap_err()
+                    .code,
+                code
+            );
         }
-        for name in ["", ".", "..", "a/b", "-a", "Ann", "1a", "a b", "é", &"a".repeat(33)] {
-            assert_eq!(world.act(Action::AddUser(user(name, 5))).unwrap_err().code, Code::Invalid, "{name}");
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "-a",
+            "Ann",
+            "1a",
+            "a b",
+            "é",
+            &"a".repeat(33),
+        ] {
+            assert_eq!(
+                world.act(Action::AddUser(user(name, 5))).unwrap_err().code,
+                Code::Invalid,
+                "{name}"
+            );
         }
-        world.mkdir(&crate::state::testing::root(), home, "carl", 0o755).unwrap();
+        world
+            .mkdir(&crate::state::testing::root(), home, "carl", 0o755)
+            .unwrap();
         let taken = world.act(Action::AddUser(user("carl", 1003))).unwrap_err();
-        assert!(taken.code == Code::Exists && taken.text.contains("/home/carl"), "{}", taken.text);
+        assert!(
+            taken.code == Code::Exists && taken.text.contains("/home/carl"),
+            "{}",
+            taken.text
+        );
         assert_eq!(users::users(&*world.kv).unwrap().len(), 2);
         assert_eq!(faults(&*world.kv), Vec::<String>::new());
     });
@@ -154,11 +228,21 @@ fn users_have_a_name_a_number_and_a_home_of_their_own() {
 fn keys_of_capabilities_follow_each_other_and_are_forgotten() {
     let world = &mut World::in_memory();
     let add = |world: &mut World, number: u32, below: u32| {
-        let key = Key { number: KeyNumber(number), secret: [number as u8; 32] };
-        world.act(Action::AddCapabilityKey { key, forget_below: KeyNumber(below) })
+        let key = Key {
+            number: KeyNumber(number),
+            secret: [number as u8; 32],
+        };
+        world.act(Action::AddCapabilityKey {
+            key,
+            forget_below: KeyNumber(below),
+        })
     };
     let numbers = |world: &World| {
-        keys::capability_keys(&*world.kv).unwrap().iter().map(|key| key.number.0).collect::<Vec<_>>()
+        keys::capability_keys(&*world.kv)
+            .unwrap()
+            .iter()
+            .map(|key| key.number.0)
+            .collect::<Vec<_>>()
     };
     add(world, 2, 0).unwrap();
     add(world, 2, 0).unwrap();
@@ -174,7 +258,11 @@ fn keys_of_capabilities_follow_each_other_and_are_forgotten() {
 #[test]
 fn before_the_bootstrap_nothing_else_is_done() {
     let world = &mut World::over(Box::new(crate::kv::Memory::new()), None);
-    for action in [registration(1, vec![new_disk("/a")]), Action::SetMetaservers(Vec::new()), Action::AddUser(user("a", 1))] {
+    for action in [
+        registration(1, vec![new_disk("/a")]),
+        Action::SetMetaservers(Vec::new()),
+        Action::AddUser(user("a", 1)),
+    ] {
         assert!(world.act(action).is_err());
     }
     assert_eq!(map_state::load(&*world.kv).unwrap(), Default::default());

@@ -21,16 +21,21 @@ pub const USER_NAME_LEN_MAX: usize = 32;
 pub fn users(state: &dyn KvRead) -> Result<Vec<User>> {
     let mut users = Vec::new();
     let mut failed = None;
-    state.scan(Family::Users, &[], None, &mut |_, value| match UserRecord::from_bytes(value) {
-        Ok(record) => {
-            users.push(record.0);
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            failed = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
+    state.scan(
+        Family::Users,
+        &[],
+        None,
+        &mut |_, value| match UserRecord::from_bytes(value) {
+            Ok(record) => {
+                users.push(record.0);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        },
+    )?;
     failed.map_or(Ok(users), Err)
 }
 
@@ -44,7 +49,9 @@ pub fn user(state: &dyn KvRead, name: &str) -> Result<Option<User>> {
 pub fn check_name(name: &str) -> Result<()> {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     let first = name.bytes().next().is_some_and(letter);
-    let rest = name.bytes().all(|byte| letter(byte) || byte.is_ascii_digit() || b".-".contains(&byte));
+    let rest = name
+        .bytes()
+        .all(|byte| letter(byte) || byte.is_ascii_digit() || b".-".contains(&byte));
     if first && rest && name.len() <= USER_NAME_LEN_MAX {
         return Ok(());
     }
@@ -65,7 +72,10 @@ pub fn add_user(txn: &mut Txn<'_>, user: User) -> OpResult<Reply> {
     check_name(&user.name)?;
     let name = &user.name;
     if user.gids.len() > GROUPS_MAX {
-        let text = format!("user '{name}' has {} groups, {GROUPS_MAX} are the most", user.gids.len());
+        let text = format!(
+            "user '{name}' has {} groups, {GROUPS_MAX} are the most",
+            user.gids.len()
+        );
         return Err(Error::new(Code::Invalid, text).into());
     }
     for other in users(txn.state()).map_err(Stop::Broken)? {
@@ -73,8 +83,14 @@ pub fn add_user(txn: &mut Txn<'_>, user: User) -> OpResult<Reply> {
             return Ok(Reply::Nothing);
         }
         let taken = match (other.name == user.name, other.uid == user.uid) {
-            (true, _) => format!("there is a user '{name}' already (uid {}): choose another name", other.uid),
-            (_, true) => format!("uid {} is user '{}': choose another uid for '{name}'", user.uid, other.name),
+            (true, _) => format!(
+                "there is a user '{name}' already (uid {}): choose another name",
+                other.uid
+            ),
+            (_, true) => format!(
+                "uid {} is user '{}': choose another uid for '{name}'",
+                user.uid, other.name
+            ),
             _ => continue,
         };
         return Err(Error::new(Code::Exists, taken).into());

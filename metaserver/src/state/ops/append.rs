@@ -22,10 +22,17 @@ pub fn append(
 ) -> OpResult<OpReply> {
     let mut record = contents::writable(txn, who, inode)?;
     let offset = record.size;
-    let end = offset.checked_add(len).filter(|end| *end <= FILE_LEN_MAX).ok_or_else(contents::too_long)?;
+    let end = offset
+        .checked_add(len)
+        .filter(|end| *end <= FILE_LEN_MAX)
+        .ok_or_else(contents::too_long)?;
     let pieces = contents::accept(txn, who, offset, extents, receipts, true)?;
     if pieces.iter().any(|piece| piece.span.end > end) {
-        return Err(Error::new(Code::Invalid, format!("an extent goes beyond the {len} bytes that are appended")).into());
+        return Err(Error::new(
+            Code::Invalid,
+            format!("an extent goes beyond the {len} bytes that are appended"),
+        )
+        .into());
     }
     let mut edit = Edit::new(txn, inode, &mut record);
     contents::write(&mut edit, pieces)?;
@@ -33,5 +40,8 @@ pub fn append(
     edit.touch();
     edit.finish()?;
     txn.put_inode(inode, &mut record);
-    Ok(OpReply::Appended { offset: FileOffset(offset), attr: txn.attr(inode, &record)? })
+    Ok(OpReply::Appended {
+        offset: FileOffset(offset),
+        attr: txn.attr(inode, &record)?,
+    })
 }

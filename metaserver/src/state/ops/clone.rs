@@ -3,7 +3,7 @@
 use super::contents::{self, Piece};
 use crate::state::extents::span::Span;
 use crate::state::extents::{Edit, visible};
-use crate::state::records::ExtentSource;
+use crate::state::records::{ExtentSource, InodeRecord};
 use crate::state::stop::{OpResult, Stop};
 use crate::state::txn::{Txn, Who};
 use quarry_common::ids::{ChunkOffset, InodeId};
@@ -16,11 +16,22 @@ pub fn clone(txn: &mut Txn<'_>, who: &Who<'_>, range: &CloneRange) -> OpResult<O
     let View::Live = range.view;
     let source = contents::readable(txn, who, range.from)?;
     let mut target = contents::writable(txn, who, range.to)?;
-    let len = range.len.min(source.size.saturating_sub(range.from_offset.0));
-    let from = Span { start: range.from_offset.0, end: range.from_offset.0.saturating_add(len) };
-    let to = Span::new(range.to_offset.0, len).filter(|to| to.end <= FILE_LEN_MAX).ok_or_else(contents::too_long)?;
+    let len = range
+        .len
+        .min(source.size.saturating_sub(range.from_offset.0));
+    let from = Span {
+        start: range.from_offset.0,
+        end: range.from_offset.0.saturating_add(len),
+    };
+    let to = Span::new(range.to_offset.0, len)
+        .filter(|to| to.end <= FILE_LEN_MAX)
+        .ok_or_else(contents::too_long)?;
     if range.from == range.to && from.common(to).is_some() {
-        return Err(Error::new(Code::Invalid, "a range of a file can not be cloned onto a part of itself").into());
+        return Err(Error::new(
+            Code::Invalid,
+            "a range of a file can not be cloned onto a part of itself",
+        )
+        .into());
     }
     if len == 0 {
         return Ok(OpReply::Attr(txn.attr(range.to, &target)?));
@@ -40,7 +51,7 @@ pub fn clone(txn: &mut Txn<'_>, who: &Who<'_>, range: &CloneRange) -> OpResult<O
 fn pieces(
     txn: &Txn<'_>,
     inode: InodeId,
-    file: &crate::state::records::InodeRecord,
+    file: &InodeRecord,
     from: Span,
     to: Span,
 ) -> OpResult<Vec<Piece>> {
@@ -48,24 +59,43 @@ fn pieces(
         visible(txn.state(), inode, file, from, EXTENTS_PER_COMMAND_MAX).map_err(Stop::Broken)?;
     let mut pieces = Vec::with_capacity(found.len());
     for (offset, extent) in found {
-        let whole = Span { start: offset, end: offset.saturating_add(extent.len) };
-        let Some(common) = whole.common(from) else { continue };
+        let whole = Span {
+            start: offset,
+            end: offset.saturating_add(extent.len),
+        };
+        let Some(common) = whole.common(from) else {
+            continue;
+        };
         let skipped = common.start - offset;
         let source = match extent.source {
             // Fits: an extent ends within its chunk.
-            ExtentSource::Chunk { pool, chunk, offset } => {
-                ExtentSource::Chunk { pool, chunk, offset: ChunkOffset(offset.0.saturating_add(skipped as u32)) }
-            }
+            ExtentSource::Chunk {
+                pool,
+                chunk,
+                offset,
+            } => ExtentSource::Chunk {
+                pool,
+                chunk,
+                offset: ChunkOffset(offset.0.saturating_add(skipped as u32)),
+            },
             ExtentSource::Inline(bytes) => {
                 let end = (skipped + common.len()).min(bytes.len() as u64) as usize;
                 ExtentSource::Inline(bytes[(skipped as usize).min(end)..end].to_vec())
             }
         };
         let start = to.start + (common.start - from.start);
-        pieces.extend(contents::windows(Span { start, end: start + common.len() }, Some(source)));
+        pieces.extend(contents::windows(
+            Span {
+                start,
+                end: start + common.len(),
+            },
+            Some(source),
+        ));
     }
     if more || pieces.len() > EXTENTS_PER_COMMAND_MAX {
-        let text = format!("the range has more than {EXTENTS_PER_COMMAND_MAX} extents, the most that are cloned at once: ask for it in smaller parts");
+        let text = format!(
+            "the range has more than {EXTENTS_PER_COMMAND_MAX} extents, the most that are cloned at once: ask for it in smaller parts"
+        );
         return Err(Error::new(Code::TooBig, text).into());
     }
     Ok(pieces)

@@ -48,7 +48,10 @@ fn file(txn: &Txn<'_>, who: &Who<'_>, inode: InodeId) -> OpResult<InodeRecord> {
             return Err(Error::new(Code::IsDirectory, text).into());
         }
         _ => {
-            let text = format!("{} ({inode}) is no regular file: it has no contents", shown(&record));
+            let text = format!(
+                "{} ({inode}) is no regular file: it has no contents",
+                shown(&record)
+            );
             return Err(Error::new(Code::Invalid, text).into());
         }
     }
@@ -84,7 +87,10 @@ pub fn accept(
 ) -> OpResult<Vec<Piece>> {
     session::check_open(txn, who.session)?;
     if extents.len() > EXTENTS_PER_COMMAND_MAX || receipts.len() > EXTENTS_PER_COMMAND_MAX {
-        let text = format!("{} extents in one operation, {EXTENTS_PER_COMMAND_MAX} are the most: commit them in parts", extents.len().max(receipts.len()));
+        let text = format!(
+            "{} extents in one operation, {EXTENTS_PER_COMMAND_MAX} are the most: commit them in parts",
+            extents.len().max(receipts.len())
+        );
         return Err(Error::new(Code::TooBig, text).into());
     }
     let mut pieces = Vec::with_capacity(extents.len());
@@ -101,8 +107,14 @@ pub fn accept(
         pieces.push((span, source));
     }
     pieces.sort_by_key(|(span, _)| span.start);
-    if let Some(pair) = pieces.windows(2).find(|pair| pair[0].0.end > pair[1].0.start) {
-        let text = format!("two extents of one operation overlap at offset {}", pair[1].0.start);
+    if let Some(pair) = pieces
+        .windows(2)
+        .find(|pair| pair[0].0.end > pair[1].0.start)
+    {
+        let text = format!(
+            "two extents of one operation overlap at offset {}",
+            pair[1].0.start
+        );
         return Err(Error::new(Code::Invalid, text).into());
     }
     for (receipt, used) in receipts.iter().zip(used) {
@@ -111,11 +123,20 @@ pub fn accept(
             receipts::accept(txn, who.session, receipt)?;
         }
     }
-    Ok(pieces.into_iter().flat_map(|(span, source)| windows(span, source)).collect())
+    Ok(pieces
+        .into_iter()
+        .flat_map(|(span, source)| windows(span, source))
+        .collect())
 }
 
 fn refuse(extent: &NewExtent, why: &str) -> Error {
-    Error::new(Code::Invalid, format!("the extent at offset {} ({} bytes) {why}", extent.offset, extent.len))
+    Error::new(
+        Code::Invalid,
+        format!(
+            "the extent at offset {} ({} bytes) {why}",
+            extent.offset, extent.len
+        ),
+    )
 }
 
 fn place(base: u64, extent: &NewExtent) -> Result<Span> {
@@ -124,12 +145,16 @@ fn place(base: u64, extent: &NewExtent) -> Result<Span> {
     }
     let start = base.checked_add(extent.offset.0);
     let span = start.and_then(|start| Span::new(start, extent.len));
-    span.filter(|span| span.end <= FILE_LEN_MAX).ok_or_else(too_long)
+    span.filter(|span| span.end <= FILE_LEN_MAX)
+        .ok_or_else(too_long)
 }
 
 /// That a file would become longer than one can be.
 pub fn too_long() -> Error {
-    Error::new(Code::FileTooBig, format!("a file has at most {FILE_LEN_MAX} bytes"))
+    Error::new(
+        Code::FileTooBig,
+        format!("a file has at most {FILE_LEN_MAX} bytes"),
+    )
 }
 
 fn source(extent: &NewExtent, receipts: &[Receipt]) -> Result<Option<ExtentSource>> {
@@ -137,34 +162,72 @@ fn source(extent: &NewExtent, receipts: &[Receipt]) -> Result<Option<ExtentSourc
         Source::Hole => Ok(None),
         Source::Inline(bytes) => {
             if bytes.len() as u64 != extent.len || bytes.len() > INLINE_LEN_MAX {
-                return Err(refuse(extent, &format!("has {} bytes in it: as many as it is long are needed, {INLINE_LEN_MAX} at most", bytes.len())));
+                return Err(refuse(
+                    extent,
+                    &format!(
+                        "has {} bytes in it: as many as it is long are needed, {INLINE_LEN_MAX} at most",
+                        bytes.len()
+                    ),
+                ));
             }
             Ok(Some(ExtentSource::Inline(bytes.clone())))
         }
-        Source::Chunk { receipt, chunk_offset } => {
-            let receipt = receipts.get(*receipt as usize).ok_or_else(|| refuse(extent, "names a receipt that was not sent"))?;
+        Source::Chunk {
+            receipt,
+            chunk_offset,
+        } => {
+            let receipt = receipts
+                .get(*receipt as usize)
+                .ok_or_else(|| refuse(extent, "names a receipt that was not sent"))?;
             let end = u64::from(*chunk_offset).checked_add(extent.len);
             if end.is_none_or(|end| end > u64::from(receipt.len)) {
-                return Err(refuse(extent, &format!("ends beyond the {} bytes that the receipt of its chunk confirms", receipt.len)));
+                return Err(refuse(
+                    extent,
+                    &format!(
+                        "ends beyond the {} bytes that the receipt of its chunk confirms",
+                        receipt.len
+                    ),
+                ));
             }
-            Ok(Some(ExtentSource::Chunk { pool: receipt.pool, chunk: receipt.chunk, offset: ChunkOffset(*chunk_offset) }))
+            Ok(Some(ExtentSource::Chunk {
+                pool: receipt.pool,
+                chunk: receipt.chunk,
+                offset: ChunkOffset(*chunk_offset),
+            }))
         }
     }
 }
 
 /// The piece cut at multiples of 64 MiB; a hole stays whole.
 pub fn windows(span: Span, source: Option<ExtentSource>) -> Vec<Piece> {
-    let Some(source) = source else { return vec![Piece { span, source: None }] };
+    let Some(source) = source else {
+        return vec![Piece { span, source: None }];
+    };
     let part = |window: Span| {
         let skipped = window.start - span.start;
         let source = match &source {
             // Fits: it ends within its chunk.
-            ExtentSource::Chunk { pool, chunk, offset } => {
-                ExtentSource::Chunk { pool: *pool, chunk: *chunk, offset: ChunkOffset(offset.0 + skipped as u32) }
+            ExtentSource::Chunk {
+                pool,
+                chunk,
+                offset,
+            } => ExtentSource::Chunk {
+                pool: *pool,
+                chunk: *chunk,
+                offset: ChunkOffset(offset.0 + skipped as u32),
+            },
+            ExtentSource::Inline(bytes) => {
+                let bytes = bytes
+                    .iter()
+                    .skip(skipped as usize)
+                    .take(window.len() as usize);
+                ExtentSource::Inline(bytes.copied().collect())
             }
-            ExtentSource::Inline(bytes) => ExtentSource::Inline(bytes[skipped as usize..(skipped + window.len()) as usize].to_vec()),
         };
-        Piece { span: window, source: Some(source) }
+        Piece {
+            span: window,
+            source: Some(source),
+        }
     };
     span.windows().map(part).collect()
 }

@@ -8,7 +8,12 @@ use quarry_common::ids::InodeId;
 use quarry_common::wire::meta::{FileKind, OpReply};
 
 /// The session holds it: when it ends before the file has a name, the file goes.
-pub fn create_unnamed(txn: &mut Txn<'_>, who: &Who<'_>, parent: InodeId, mode: u16) -> OpResult<OpReply> {
+pub fn create_unnamed(
+    txn: &mut Txn<'_>,
+    who: &Who<'_>,
+    parent: InodeId,
+    mode: u16,
+) -> OpResult<OpReply> {
     session::check_open(txn, who.session)?;
     let parent_record = txn.directory(parent)?;
     names::check_may_add(who, parent, &parent_record)?;

@@ -18,10 +18,17 @@ use std::collections::BTreeSet;
 /// # Errors
 /// `Invalid` for a count that can not be, `NotFound` for an unknown pool, `TooFewDisks` if a group of it has
 /// fewer members than it needs for a write, `Overloaded` for too many ranges.
-pub fn grant_range(txn: &mut Txn<'_>, who: &Who<'_>, pool_id: PoolId, count: u32) -> OpResult<OpReply> {
+pub fn grant_range(
+    txn: &mut Txn<'_>,
+    who: &Who<'_>,
+    pool_id: PoolId,
+    count: u32,
+) -> OpResult<OpReply> {
     session::check_open(txn, who.session)?;
     if count == 0 || count > RANGE_CHUNKS_MAX {
-        let text = format!("a range of {count} chunk ids was asked for: 1 to {RANGE_CHUNKS_MAX} are possible");
+        let text = format!(
+            "a range of {count} chunk ids was asked for: 1 to {RANGE_CHUNKS_MAX} are possible"
+        );
         return Err(Error::new(Code::Invalid, text).into());
     }
     let topology = map_state::topology(txn)?;
@@ -46,13 +53,25 @@ pub fn grant_range(txn: &mut Txn<'_>, who: &Who<'_>, pool_id: PoolId, count: u32
         expires_at: 0,
         mac: [0; 16],
     };
-    Ok(OpReply::Range(RangeGrant { range: Range { pool: pool_id, first, count }, capability }))
+    Ok(OpReply::Range(RangeGrant {
+        range: Range {
+            pool: pool_id,
+            first,
+            count,
+        },
+        capability,
+    }))
 }
 
 fn too_few(topology: &Topology, pool: &Pool) -> Error {
-    let taking_part = topology.disks.values().filter(|disk| disk.state == DiskState::In);
-    let hosts: BTreeSet<&str> =
-        taking_part.filter_map(|disk| topology.servers.get(&disk.server)).map(|server| server.host.as_str()).collect();
+    let taking_part = topology
+        .disks
+        .values()
+        .filter(|disk| disk.state == DiskState::In);
+    let hosts: BTreeSet<&str> = taking_part
+        .filter_map(|disk| topology.servers.get(&disk.server))
+        .map(|server| server.host.as_str())
+        .collect();
     let known = match hosts.len() {
         0 => "none has registered".to_owned(),
         count => {

@@ -1,13 +1,13 @@
 //! Where the contents of a file are.
 
 use super::Reader;
+use crate::kv::Family;
 use crate::state::access::{self, Want, shown};
 use crate::state::extents::span::Span;
 use crate::state::extents::visible;
 use crate::state::keys;
 use crate::state::records::{self, ChunkRecord};
 use crate::state::txn::load;
-use crate::kv::Family;
 use quarry_common::ids::{ChunkId, FileOffset, InodeId, PoolId};
 use quarry_common::token::Capability;
 use quarry_common::wire::meta::{Extent, ExtentPage, ExtentSource, FileKind};
@@ -34,21 +34,29 @@ impl Reader<'_> {
                 return Err(Error::new(Code::IsDirectory, text));
             }
             _ => {
-                let text = format!("{} ({inode}) is no regular file: it has no contents", shown(&file));
+                let text = format!(
+                    "{} ({inode}) is no regular file: it has no contents",
+                    shown(&file)
+                );
                 return Err(Error::new(Code::Invalid, text));
             }
         }
-        if !access::owns(self.caller, &file) {
-            access::check(self.caller, &file, Want::READ)?;
-        }
-        let span = Span { start: offset.0, end: offset.0.saturating_add(len) };
+        access::check(self.caller, &file, Want::READ)?;
+        let span = Span {
+            start: offset.0,
+            end: offset.0.saturating_add(len),
+        };
         let (found, more) = visible(self.state, inode, &file, span, EXTENTS_PER_PAGE)?;
         let mut chunks = BTreeMap::new();
         let mut extents = Vec::with_capacity(found.len());
         for (offset, extent) in found {
             let source = match extent.source {
                 records::ExtentSource::Inline(bytes) => ExtentSource::Inline(bytes),
-                records::ExtentSource::Chunk { pool, chunk, offset } => {
+                records::ExtentSource::Chunk {
+                    pool,
+                    chunk,
+                    offset,
+                } => {
                     let (record, capability) = match chunks.entry((pool, chunk)) {
                         std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
                         std::collections::btree_map::Entry::Vacant(new) => {
@@ -65,13 +73,26 @@ impl Reader<'_> {
                     }
                 }
             };
-            extents.push(Extent { offset: FileOffset(offset), len: extent.len, source });
+            extents.push(Extent {
+                offset: FileOffset(offset),
+                len: extent.len,
+                source,
+            });
         }
-        Ok(ExtentPage { size: file.size, data_version: file.data_version, extents, more })
+        Ok(ExtentPage {
+            size: file.size,
+            data_version: file.data_version,
+            extents,
+            more,
+        })
     }
 
     fn chunk(&self, pool: PoolId, chunk: ChunkId) -> Result<ChunkRecord> {
-        let missing = || Error::bug(format!("chunk {chunk} of pool {pool} is referred to and not known"));
+        let missing = || {
+            Error::bug(format!(
+                "chunk {chunk} of pool {pool} is referred to and not known"
+            ))
+        };
         load(self.state, Family::Chunks, &keys::chunk(pool, chunk))?.ok_or_else(missing)
     }
 }

@@ -17,8 +17,16 @@ impl Reader<'_> {
     pub(super) fn usage(&self, dir: InodeId) -> Result<ReadReply> {
         let record = self.directory(dir)?;
         access::check(self.caller, &record, Want::READ)?;
-        let UsageRecord { bytes, files, directories } = stored(self.state, dir)?;
-        Ok(ReadReply::Usage { bytes: shown(bytes), files, directories })
+        let UsageRecord {
+            bytes,
+            files,
+            directories,
+        } = stored(self.state, dir)?;
+        Ok(ReadReply::Usage {
+            bytes: shown(bytes),
+            files,
+            directories,
+        })
     }
 }
 
@@ -50,14 +58,27 @@ pub struct Totals {
 
 /// Counts sessions and orphans one by one, everything else stands in the state.
 pub fn totals(state: &dyn KvRead) -> Result<Totals> {
-    let UsageRecord { bytes, files, directories } = stored(state, InodeId::ROOT)?;
-    let chunks: Option<NumberRecord> = load(state, Family::System, &keys::system(SystemKey::UnreferencedChunks))?;
+    let UsageRecord {
+        bytes,
+        files,
+        directories,
+    } = stored(state, InodeId::ROOT)?;
+    let chunks: Option<NumberRecord> = load(
+        state,
+        Family::System,
+        &keys::system(SystemKey::UnreferencedChunks),
+    )?;
     let prefix = keys::orphans();
     let mut orphans = 0;
-    state.scan(Family::System, &prefix, after_prefix(&prefix).as_deref(), &mut |_, _| {
-        orphans += 1;
-        ControlFlow::Continue(())
-    })?;
+    state.scan(
+        Family::System,
+        &prefix,
+        after_prefix(&prefix).as_deref(),
+        &mut |_, _| {
+            orphans += 1;
+            ControlFlow::Continue(())
+        },
+    )?;
     Ok(Totals {
         bytes: shown(bytes),
         files,

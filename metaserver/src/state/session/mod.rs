@@ -25,10 +25,14 @@ pub const LOST_MAX: usize = 4_096;
 
 /// An open session, for readers: its user, and the certificate to which its capabilities are bound.
 pub fn find(state: &dyn KvRead, session: SessionId) -> Result<Option<SessionRecord>> {
-    load(state, Family::Sessions, &keys::session(session, SessionKey::Record))
+    load(
+        state,
+        Family::Sessions,
+        &keys::session(session, SessionKey::Record),
+    )
 }
 
-/// All open sessions with their users, for a new leader that gives each a full lease.
+/// All open sessions, for a new leader that gives each a full lease.
 pub fn all(state: &dyn KvRead) -> Result<Vec<SessionId>> {
     let mut sessions = Vec::new();
     let mut from = Vec::new();
@@ -39,7 +43,9 @@ pub fn all(state: &dyn KvRead) -> Result<Vec<SessionId>> {
             found = Some(keys::parse_session(key));
             ControlFlow::Break(())
         })?;
-        let Some(found) = found else { return Ok(sessions) };
+        let Some(found) = found else {
+            return Ok(sessions);
+        };
         let (session, _) = found?;
         sessions.push(session);
         match after_prefix(&keys::session_prefix(session)) {
@@ -59,8 +65,17 @@ pub fn open(txn: &mut Txn<'_>, user: String, certificate: [u8; 32]) -> OpResult<
     txn.set_number(SystemKey::NextSession, sequence + 1);
     let session = SessionId(u64::from(incarnation) << 48 | sequence);
     let opened = txn.version();
-    let record = SessionRecord { user, certificate, opened, answered_below: RequestNumber(1) };
-    txn.put(Family::Sessions, keys::session(session, SessionKey::Record), &record);
+    let record = SessionRecord {
+        user,
+        certificate,
+        opened,
+        answered_below: RequestNumber(1),
+    };
+    txn.put(
+        Family::Sessions,
+        keys::session(session, SessionKey::Record),
+        &record,
+    );
     Ok(session)
 }
 
@@ -74,16 +89,21 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, lost: bool) -> OpResult<()> {
     let prefix = keys::session_prefix(session);
     let mut visited = Ok(());
     txn.state()
-        .scan(Family::Sessions, &prefix, after_prefix(&prefix).as_deref(), &mut |key, _| match keys::parse_session(key) {
-            Ok((_, part)) => {
-                all.push(part);
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                visited = Err(error);
-                ControlFlow::Break(())
-            }
-        })
+        .scan(
+            Family::Sessions,
+            &prefix,
+            after_prefix(&prefix).as_deref(),
+            &mut |key, _| match keys::parse_session(key) {
+                Ok((_, part)) => {
+                    all.push(part);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    visited = Err(error);
+                    ControlFlow::Break(())
+                }
+            },
+        )
         .and(visited)
         .map_err(Stop::Broken)?;
     let mut last = find_last(txn, session)?;
@@ -108,30 +128,44 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, lost: bool) -> OpResult<()> {
 /// The greatest number below which the session has all answers: all of them may have been applied.
 fn find_last(txn: &Txn<'_>, session: SessionId) -> OpResult<RequestNumber> {
     let record = find(txn.state(), session).map_err(Stop::Broken)?;
-    Ok(RequestNumber(record.map_or(0, |record| record.answered_below.0.saturating_sub(1))))
+    Ok(RequestNumber(record.map_or(0, |record| {
+        record.answered_below.0.saturating_sub(1)
+    })))
 }
 
 fn remember_lost(txn: &mut Txn<'_>, session: SessionId, last: RequestNumber) -> OpResult<()> {
     let prefix = keys::lost_sessions();
     let mut remembered = Vec::new();
     txn.state()
-        .scan(Family::System, &prefix, after_prefix(&prefix).as_deref(), &mut |key, _| {
-            remembered.push(key.to_vec());
-            ControlFlow::Continue(())
-        })
+        .scan(
+            Family::System,
+            &prefix,
+            after_prefix(&prefix).as_deref(),
+            &mut |key, _| {
+                remembered.push(key.to_vec());
+                ControlFlow::Continue(())
+            },
+        )
         .map_err(Stop::Broken)?;
     let too_many = (remembered.len() + 1).saturating_sub(LOST_MAX);
     for key in remembered.into_iter().take(too_many) {
         txn.delete(Family::System, key);
     }
-    txn.put(Family::System, keys::system(SystemKey::LostSession(session)), &LostSessionRecord { last });
+    txn.put(
+        Family::System,
+        keys::system(SystemKey::LostSession(session)),
+        &LostSessionRecord { last },
+    );
     Ok(())
 }
 
 /// Why a request of a session that is not open is refused: `UnknownOutcome` if it may have been
 /// applied, `SessionLost` if it certainly was not.
 fn gone(txn: &Txn<'_>, session: SessionId, number: RequestNumber) -> OpResult<Error> {
-    let lost: Option<LostSessionRecord> = txn.get(Family::System, &keys::system(SystemKey::LostSession(session)))?;
+    let lost: Option<LostSessionRecord> = txn.get(
+        Family::System,
+        &keys::system(SystemKey::LostSession(session)),
+    )?;
     let incarnation = Epoch(txn.number(SystemKey::Epoch)?).incarnation();
     let next = u64::from(incarnation) << 48 | txn.number(SystemKey::NextSession)?.max(1);
     let existed = session != SessionId::NONE && session.0 < next;
@@ -140,10 +174,14 @@ fn gone(txn: &Txn<'_>, session: SessionId, number: RequestNumber) -> OpResult<Er
         None => existed,
     };
     Ok(if unknown {
-        let text = format!("session {session} has ended, and request {number} may have been done before: look at the result, and go on in a new session");
+        let text = format!(
+            "session {session} has ended, and request {number} may have been done before: look at the result, and go on in a new session"
+        );
         Error::new(Code::UnknownOutcome, text)
     } else {
-        let text = format!("session {session} is not open; request {number} was not done: repeat it in a new session");
+        let text = format!(
+            "session {session} is not open; request {number} was not done: repeat it in a new session"
+        );
         Error::new(Code::SessionLost, text)
     })
 }
@@ -151,10 +189,14 @@ fn gone(txn: &Txn<'_>, session: SessionId, number: RequestNumber) -> OpResult<Er
 /// Refuses with `SessionLost` what needs an open session.
 pub fn check_open(txn: &Txn<'_>, session: SessionId) -> OpResult<SessionRecord> {
     let lost = || {
-        let text = format!("session {session} is not open: what it had not committed is to be written again in a new one");
+        let text = format!(
+            "session {session} is not open: what it had not committed is to be written again in a new one"
+        );
         Stop::Refused(Error::new(Code::SessionLost, text))
     };
-    find(txn.state(), session).map_err(Stop::Broken)?.ok_or_else(lost)
+    find(txn.state(), session)
+        .map_err(Stop::Broken)?
+        .ok_or_else(lost)
 }
 
 /// The session holds an inode without a name: it stays until the session ends or it gets a name.
@@ -165,25 +207,48 @@ pub fn hold(txn: &mut Txn<'_>, session: SessionId, inode: InodeId) -> OpResult<(
     let prefix = keys::session_part_prefix(session, SessionKey::Unnamed(inode));
     let mut held = 0;
     txn.state()
-        .scan(Family::Sessions, &prefix, after_prefix(&prefix).as_deref(), &mut |_, _| {
-            held += 1;
-            if held < UNNAMED_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })
+        .scan(
+            Family::Sessions,
+            &prefix,
+            after_prefix(&prefix).as_deref(),
+            &mut |_, _| {
+                held += 1;
+                if held < UNNAMED_MAX {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            },
+        )
         .map_err(Stop::Broken)?;
     if held >= UNNAMED_MAX {
-        let text = format!("the session holds {UNNAMED_MAX} files without a name: publish some of them first");
+        let text = format!(
+            "the session holds {UNNAMED_MAX} files without a name: publish some of them first"
+        );
         return Err(Error::new(Code::Overloaded, text).into());
     }
-    txn.put(Family::Sessions, keys::session(session, SessionKey::Unnamed(inode)), &Present);
+    txn.put(
+        Family::Sessions,
+        keys::session(session, SessionKey::Unnamed(inode)),
+        &Present,
+    );
     Ok(())
 }
 
 /// Whether the session holds that inode without a name.
 pub fn holds(txn: &Txn<'_>, session: SessionId, inode: InodeId) -> OpResult<bool> {
-    Ok(txn.get_bytes(Family::Sessions, &keys::session(session, SessionKey::Unnamed(inode)))?.is_some())
+    Ok(txn
+        .get_bytes(
+            Family::Sessions,
+            &keys::session(session, SessionKey::Unnamed(inode)),
+        )?
+        .is_some())
 }
 
 /// The inode got a name: the session no longer holds it.
 pub fn release(txn: &mut Txn<'_>, session: SessionId, inode: InodeId) {
-    txn.delete(Family::Sessions, keys::session(session, SessionKey::Unnamed(inode)));
+    txn.delete(
+        Family::Sessions,
+        keys::session(session, SessionKey::Unnamed(inode)),
+    );
 }

@@ -22,13 +22,25 @@ const OPEN_CHUNKS_MAX: usize = OPEN_REQUESTS_MAX as usize;
 ///
 /// # Errors
 /// `Overloaded` if it has too many that are not marked to their end.
-pub fn add_range(txn: &mut Txn<'_>, session: SessionId, pool: PoolId, first: ChunkId, count: u32) -> OpResult<()> {
+pub fn add_range(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    pool: PoolId,
+    first: ChunkId,
+    count: u32,
+) -> OpResult<()> {
     if ranges(txn, session)?.len() >= RANGES_MAX {
-        let text = format!("the session has {RANGES_MAX} ranges of chunk ids: use them up, and renew the session with their marks");
+        let text = format!(
+            "the session has {RANGES_MAX} ranges of chunk ids: use them up, and renew the session with their marks"
+        );
         return Err(Error::new(Code::Overloaded, text).into());
     }
     let record = RangeRecord { count, marked: 0 };
-    txn.put(Family::Sessions, keys::session(session, SessionKey::Range(pool, first)), &record);
+    txn.put(
+        Family::Sessions,
+        keys::session(session, SessionKey::Range(pool, first)),
+        &record,
+    );
     Ok(())
 }
 
@@ -36,33 +48,57 @@ pub fn add_range(txn: &mut Txn<'_>, session: SessionId, pool: PoolId, first: Chu
 fn ranges(txn: &Txn<'_>, session: SessionId) -> OpResult<Vec<(PoolId, ChunkId, RangeRecord)>> {
     let mut all = Vec::new();
     let prefix = keys::session_part_prefix(session, SessionKey::Range(PoolId(0), ChunkId(0)));
-    txn.scan(Family::Sessions, &prefix, after_prefix(&prefix).as_deref(), |key, record: RangeRecord| {
-        if let (_, SessionKey::Range(pool, first)) = keys::parse_session(key)? {
-            all.push((pool, first, record));
-        }
-        Ok(std::ops::ControlFlow::Continue(()))
-    })?;
+    txn.scan(
+        Family::Sessions,
+        &prefix,
+        after_prefix(&prefix).as_deref(),
+        |key, record: RangeRecord| {
+            if let (_, SessionKey::Range(pool, first)) = keys::parse_session(key)? {
+                all.push((pool, first, record));
+            }
+            Ok(std::ops::ControlFlow::Continue(()))
+        },
+    )?;
     Ok(all)
 }
 
 /// The range that has `chunk` in it, or ends with the id before.
-fn range_of(txn: &Txn<'_>, session: SessionId, pool: PoolId, chunk: ChunkId) -> OpResult<Option<(ChunkId, RangeRecord)>> {
+fn range_of(
+    txn: &Txn<'_>,
+    session: SessionId,
+    pool: PoolId,
+    chunk: ChunkId,
+) -> OpResult<Option<(ChunkId, RangeRecord)>> {
     let low = keys::session(session, SessionKey::Range(pool, ChunkId(0)));
     let high = keys::session(session, SessionKey::Range(pool, chunk));
     let found = txn.last_before::<RangeRecord>(Family::Sessions, &low, Bound::Included(&high))?;
-    let Some((key, record)) = found else { return Ok(None) };
+    let Some((key, record)) = found else {
+        return Ok(None);
+    };
     match keys::parse_session(&key).map_err(Stop::Broken)? {
-        (_, SessionKey::Range(_, first)) if chunk.0 - first.0 <= u64::from(record.count) => Ok(Some((first, record))),
+        (_, SessionKey::Range(_, first)) if chunk.0 - first.0 <= u64::from(record.count) => {
+            Ok(Some((first, record)))
+        }
         _ => Ok(None),
     }
 }
 
 fn is_open(txn: &Txn<'_>, session: SessionId, pool: PoolId, chunk: ChunkId) -> OpResult<bool> {
-    Ok(txn.get_bytes(Family::Sessions, &keys::session(session, SessionKey::OpenChunk(pool, chunk)))?.is_some())
+    Ok(txn
+        .get_bytes(
+            Family::Sessions,
+            &keys::session(session, SessionKey::OpenChunk(pool, chunk)),
+        )?
+        .is_some())
 }
 
 /// Whether the session may commit the chunk: why not, if not.
-fn may_commit(txn: &Txn<'_>, session: SessionId, pool: PoolId, chunk: ChunkId) -> OpResult<Result<(), &'static str>> {
+fn may_commit(
+    txn: &Txn<'_>,
+    session: SessionId,
+    pool: PoolId,
+    chunk: ChunkId,
+) -> OpResult<Result<(), &'static str>> {
     Ok(match range_of(txn, session, pool, chunk)? {
         Some((first, range)) if chunk.0 - first.0 < u64::from(range.count) => {
             if chunk.0 - first.0 >= u64::from(range.marked) || is_open(txn, session, pool, chunk)? {
@@ -79,7 +115,9 @@ fn may_commit(txn: &Txn<'_>, session: SessionId, pool: PoolId, chunk: ChunkId) -
 pub fn check_own(txn: &Txn<'_>, session: SessionId, pool: PoolId, chunk: ChunkId) -> OpResult<()> {
     check_open(txn, session)?;
     may_commit(txn, session, pool, chunk)?.map_err(|why| {
-        let text = format!("chunk {chunk} of pool {pool} {why}: write the bytes again to a chunk of its own");
+        let text = format!(
+            "chunk {chunk} of pool {pool} {why}: write the bytes again to a chunk of its own"
+        );
         Stop::Refused(Error::new(Code::BadReceipt, text))
     })
 }
@@ -89,10 +127,18 @@ pub fn check_own(txn: &Txn<'_>, session: SessionId, pool: PoolId, chunk: ChunkId
 ///
 /// # Errors
 /// `SessionLost`, `Malformed` for too many open chunks.
-pub fn mark(txn: &mut Txn<'_>, session: SessionId, marks: &[(PoolId, ChunkId)], open_chunks: &[(PoolId, ChunkId)]) -> OpResult<()> {
+pub fn mark(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    marks: &[(PoolId, ChunkId)],
+    open_chunks: &[(PoolId, ChunkId)],
+) -> OpResult<()> {
     check_open(txn, session)?;
     if open_chunks.len() > OPEN_CHUNKS_MAX {
-        let text = format!("{} chunks are open below marks, {OPEN_CHUNKS_MAX} are the most", open_chunks.len());
+        let text = format!(
+            "{} chunks are open below marks, {OPEN_CHUNKS_MAX} are the most",
+            open_chunks.len()
+        );
         return Err(Error::malformed(text).into());
     }
     let mut still_open = BTreeSet::new();
@@ -105,24 +151,41 @@ pub fn mark(txn: &mut Txn<'_>, session: SessionId, marks: &[(PoolId, ChunkId)], 
         if let Some((first, mut range)) = range_of(txn, session, *pool, *chunk)? {
             // The length fits: it is at most the count of the range.
             range.marked = range.marked.max((chunk.0 - first.0) as u32);
-            txn.put(Family::Sessions, keys::session(session, SessionKey::Range(*pool, first)), &range);
+            txn.put(
+                Family::Sessions,
+                keys::session(session, SessionKey::Range(*pool, first)),
+                &range,
+            );
         }
     }
     let prefix = keys::session_part_prefix(session, SessionKey::OpenChunk(PoolId(0), ChunkId(0)));
     let mut old = Vec::new();
-    txn.scan(Family::Sessions, &prefix, after_prefix(&prefix).as_deref(), |key, _: Present| {
-        old.push(key.to_vec());
-        Ok(std::ops::ControlFlow::Continue(()))
-    })?;
-    old.into_iter().for_each(|key| txn.delete(Family::Sessions, key));
+    txn.scan(
+        Family::Sessions,
+        &prefix,
+        after_prefix(&prefix).as_deref(),
+        |key, _: Present| {
+            old.push(key.to_vec());
+            Ok(std::ops::ControlFlow::Continue(()))
+        },
+    )?;
+    old.into_iter()
+        .for_each(|key| txn.delete(Family::Sessions, key));
     for (pool, first, range) in ranges(txn, session)? {
         let ids = |count: u32| (pool, first)..(pool, ChunkId(first.0 + u64::from(count)));
         if range.marked == range.count && still_open.range(ids(range.count)).next().is_none() {
-            txn.delete(Family::Sessions, keys::session(session, SessionKey::Range(pool, first)));
+            txn.delete(
+                Family::Sessions,
+                keys::session(session, SessionKey::Range(pool, first)),
+            );
         }
         // Above the mark a chunk needs no name.
         for (pool, chunk) in still_open.range(ids(range.marked)) {
-            txn.put(Family::Sessions, keys::session(session, SessionKey::OpenChunk(*pool, *chunk)), &Present);
+            txn.put(
+                Family::Sessions,
+                keys::session(session, SessionKey::OpenChunk(*pool, *chunk)),
+                &Present,
+            );
         }
     }
     Ok(())
