@@ -45,6 +45,8 @@ pub struct Target {
     pub head: Peer,
     /// Its disk.
     pub disk: DiskId,
+    /// All disks of the pipeline.
+    pub members: Vec<DiskId>,
     /// The epoch of the group's row.
     pub pg_epoch: Epoch,
 }
@@ -159,6 +161,7 @@ impl DataLink {
         Ok(Target {
             head: peer_of(&map, disk)?,
             disk,
+            members: row.chain().collect(),
             pg_epoch: row.epoch,
             chunk,
         })

@@ -45,7 +45,7 @@ async fn files_of_all_lengths_read_back_as_they_were_written() {
         65_537,
         3 * MIB + 1,
         64 * MIB + 9,
-        130 * MIB,
+        66 * MIB,
     ] {
         let bytes = content(len);
         publish(&client, b"/file", &bytes).await.unwrap();
@@ -162,7 +162,7 @@ async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
     let client = fake.client().await;
     fake.state().faults.fails_after.insert(DiskId(1), 20 << 20);
     fake.state().faults.fails_after.insert(DiskId(2), 100_000);
-    let bytes = content(150 * MIB);
+    let bytes = content(70 * MIB);
     publish(&client, b"/file", &bytes).await.unwrap();
     assert!(read(&client, b"/file").await.unwrap() == bytes);
     for len in [1_000, 60_000, 200_000] {
@@ -204,6 +204,16 @@ async fn full_disks_are_avoided_and_a_full_cluster_says_so() {
     assert_eq!(
         fake.state().write_streams,
         streams + 5,
+        "asked once, then avoided"
+    );
+    let small = fake.state().small_writes;
+    fake.state().faults.full = [DiskId(5)].into();
+    for _ in 0..20 {
+        publish(&client, b"/small", &content(1000)).await.unwrap();
+    }
+    assert_eq!(
+        fake.state().small_writes,
+        small + 21,
         "asked once, then avoided"
     );
     let all = (1..=6).map(DiskId).collect();

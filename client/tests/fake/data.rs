@@ -173,8 +173,10 @@ pub async fn ask(fake: Fake, request: DataRequest) -> Result<DataReply> {
     match request {
         DataRequest::WriteSmall { target, data, crc } => {
             let members = fake.members(&target)?;
-            if let Some((_, error)) = fake.failing(&members, data.len() as u64) {
-                return Err(error);
+            fake.state().small_writes += 1;
+            if let Some((disk, error)) = fake.failing(&members, data.len() as u64) {
+                let error = error.context(format!("disk {disk} of dataserver {disk}"));
+                return Err(error.context("disk 999 of dataserver 999"));
             }
             assert_eq!(Crc::of(&data), crc);
             fake.store(&members, target.chunk, &data);

@@ -48,6 +48,8 @@ pub struct State {
     pub chunks: HashMap<(DiskId, ChunkId), Vec<u8>>,
     /// Streams that wrote chunks.
     pub write_streams: u32,
+    /// Chunks that came in one message.
+    pub small_writes: u32,
     /// Reads, by disk.
     pub reads: BTreeMap<DiskId, u32>,
 }

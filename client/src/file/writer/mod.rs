@@ -33,6 +33,9 @@ const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nonsense from servers is not waited out: so many in a row fail the transfer.
 const NONSENSE_MAX: u32 = 8;
 
+/// When so many chunks in a row met a full disk, the cluster is called full.
+const FULL_MAX: u32 = 24;
+
 /// A piece of a range in a chunk, with the proof that it is durable.
 #[derive(Debug)]
 pub struct WrittenPart {
@@ -198,10 +201,15 @@ impl Runner {
                 Ok(())
             }
             Ok(_) => Err(Error::malformed("a dataserver answered something else").into()),
-            Err(error) => Err(Failure {
-                disk: Some(target.disk),
-                error,
-            }),
+            Err(error) => {
+                let named = disk_named(&error.text, &target.members);
+                // Without a name the head is suspected, but not of being full.
+                let head = (error.kind() != Kind::NoSpace).then_some(target.disk);
+                Err(Failure {
+                    disk: named.or(head),
+                    error,
+                })
+            }
         }
     }
 
@@ -314,6 +322,18 @@ impl Runner {
     }
 }
 
+/// The disk that the answer to a small write blames: each member puts its name before what it
+/// heard, so it is the last that is named.
+fn disk_named(text: &str, members: &[DiskId]) -> Option<DiskId> {
+    let named = text.rmatch_indices("disk ").find_map(|(at, word)| {
+        let after = &text[at + word.len()..];
+        let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse().ok()
+    });
+    let disk = DiskId(named?);
+    members.contains(&disk).then_some(disk)
+}
+
 fn stalled(what: &str) -> Error {
     let text = format!(
         "the pipeline {what} ({} s without progress)",
@@ -328,6 +348,7 @@ struct Trouble {
     deadline: Instant,
     backoff: Backoff,
     nonsense: u32,
+    full_count: u32,
     count: u32,
 }
 
@@ -337,6 +358,7 @@ impl Trouble {
             deadline: Instant::now() + link.deadline,
             backoff: Backoff::new(Duration::from_millis(30), Duration::from_secs(2)),
             nonsense: 0,
+            full_count: 0,
             count: 0,
             link,
         }
@@ -353,11 +375,13 @@ impl Trouble {
                 if let Some(disk) = disk {
                     self.link.health.handle_full(disk, now);
                 }
+                self.full_count += 1;
                 let map = self.link.map.get();
                 let full = map.rows.keys().all(|pool| self.link.all_full(*pool));
-                if full {
+                if full || self.full_count >= FULL_MAX {
                     let text = format!(
-                        "no placement group is without a full disk: remove files or add disks ({error})"
+                        "every placement group that was tried has a full disk: \
+                         remove files or add disks ({error})"
                     );
                     return Err(Error::new(Code::ClusterFull, text));
                 }
@@ -395,3 +419,17 @@ impl Trouble {
 }
 
 const _: () = assert!(HELD_MAX > FRAME_LEN_MAX as u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_disk_that_is_named_is_blamed() {
+        let members = [DiskId(1), DiskId(5), DiskId(12)];
+        let text = "disk 5 of dataserver 2: disk 12 of dataserver 3: the disk is full";
+        assert_eq!(disk_named(text, &members), Some(DiskId(12)));
+        assert_eq!(disk_named("disk 7: it is full", &members), None);
+        assert_eq!(disk_named("the disk is full", &members), None);
+    }
+}
