@@ -9,25 +9,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
+const HOUR_MICROS: u64 = 3_600_000_000;
+
 /// How long operations took, in microseconds, with three digits.
 pub struct Latencies(Histogram<u64>);
 
 impl Latencies {
     /// None yet.
     pub fn new() -> Latencies {
-        // Three digits are always possible.
-        Latencies(Histogram::new(3).expect("a histogram of three digits"))
+        // Fixed bounds, about 200 KiB: what takes longer than an hour is shown as an hour.
+        let bounds = Histogram::new_with_bounds(1, HOUR_MICROS, 3);
+        Latencies(bounds.expect("a histogram of three digits"))
     }
 
     /// Adds one.
     pub fn record(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        // It grows as it must: there is no value that it refuses.
         self.0.saturating_record(micros);
     }
 
     fn add(&mut self, other: &Latencies) {
-        self.0.add(&other.0).expect("a histogram that grows takes any other");
+        self.0.add(&other.0).expect("both have the same bounds");
     }
 
     /// Half were no slower, in microseconds.
@@ -96,5 +98,21 @@ impl Bed<'_> {
             latencies,
             best,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_of_every_length_are_kept() {
+        let mut latencies = Latencies::new();
+        for millis in [1, 20, 3_000] {
+            latencies.record(Duration::from_millis(millis));
+        }
+        let about = |micros: u64, wanted: u64| micros.abs_diff(wanted) * 100 < wanted;
+        assert!(about(latencies.p50(), 20_000), "{}", latencies.p50());
+        assert!(about(latencies.max(), 3_000_000), "{}", latencies.max());
     }
 }
