@@ -83,7 +83,11 @@ pub fn check_owner(caller: &Caller, record: &InodeRecord, doing: &str) -> Result
     }
     Err(Error::new(
         Code::NotPermitted,
-        format!("only user {}, its owner, may {doing} {}", record.uid, shown(record)),
+        format!(
+            "only user {}, its owner, may {doing} {}",
+            record.uid,
+            shown(record)
+        ),
     ))
 }
 
@@ -108,5 +112,70 @@ pub fn shown(record: &InodeRecord) -> String {
         (true, true) => "'/'".to_owned(),
         (true, false) => "a file without a name".to_owned(),
         (false, _) => format!("'{}'", quoted(&record.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{root, user};
+    use quarry_common::ids::{Uid, Version};
+    use quarry_common::time::Nanos;
+    use quarry_common::wire::meta::FileKind;
+
+    fn owned(kind: FileKind, mode: u16, uid: u32, gid: u32) -> InodeRecord {
+        InodeRecord::new(kind, mode, Uid(uid), Gid(gid), Version(1), Nanos(1))
+    }
+
+    #[test]
+    fn the_first_class_of_a_caller_decides() {
+        let owner = user(1, &[9]);
+        let member = user(2, &[9, 5]);
+        let other = user(3, &[9]);
+        // Mode, then what owner, group member and anybody else may do: r, w, x.
+        for (mode, expected) in [
+            (0o000, ["---", "---", "---"]),
+            (0o754, ["rwx", "r-x", "r--"]),
+            (0o077, ["---", "rwx", "rwx"]),
+            (0o707, ["rwx", "---", "rwx"]),
+            (0o421, ["r--", "-w-", "--x"]),
+            (0o7000, ["---", "---", "---"]),
+        ] {
+            let record = owned(FileKind::File, mode, 1, 5);
+            for (caller, expected) in [&owner, &member, &other].into_iter().zip(expected) {
+                for (letter, want) in [('r', Want::READ), ('w', Want::WRITE), ('x', Want::SEARCH)] {
+                    let allowed = expected.contains(letter);
+                    assert_eq!(
+                        permits(caller, &record, want),
+                        allowed,
+                        "{mode:o} {letter} {caller:?}"
+                    );
+                    assert_eq!(check(caller, &record, want).is_ok(), allowed);
+                }
+                let both = expected.contains('w') && expected.contains('x');
+                assert_eq!(permits(caller, &record, Want::CHANGE_NAMES), both);
+                assert!(permits(&root(), &record, Want(7)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_sticky_bit_is_for_the_owners_of_file_and_directory() {
+        for (mode, directory_owner, file_owner, caller, allowed) in [
+            (0o777, 1, 1, user(3, &[]), true),
+            (0o1777, 1, 2, user(3, &[]), false),
+            (0o1777, 3, 2, user(3, &[]), true),
+            (0o1777, 1, 3, user(3, &[]), true),
+            (0o1777, 1, 2, root(), true),
+        ] {
+            let directory = owned(FileKind::Directory, mode, directory_owner, 0);
+            let file = owned(FileKind::File, 0o777, file_owner, 0);
+            assert_eq!(
+                sticky_permits(&caller, &directory, &file),
+                allowed,
+                "{mode:o} {caller:?}"
+            );
+            assert_eq!(check_sticky(&caller, &directory, &file).is_ok(), allowed);
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::command::{Action, Answer, Command, Reply};
 use super::keys::SystemKey;
-use super::ops;
 use super::map_state;
+use super::ops;
 use super::purge;
 use super::session::{self, Admission};
 use super::stop::{OpResult, Stop};
@@ -58,15 +58,28 @@ impl Apply for Machine {
 /// before the entry's time.
 fn next_version(last: Version, time_us: u64, seen: Version) -> Version {
     let beyond_last = last.0.saturating_add(1).max(time_us);
-    let beyond_seen = seen.0.saturating_add(1).min(beyond_last.saturating_add(SEEN_AHEAD_MAX));
+    let beyond_seen = seen
+        .0
+        .saturating_add(1)
+        .min(beyond_last.saturating_add(SEEN_AHEAD_MAX));
     Version(beyond_last.max(beyond_seen))
 }
 
 /// Runs one command; its encoded answer.
 fn run(txn: &mut Txn<'_>, action: Action) -> Result<Bytes> {
     match action {
-        Action::Mutate { session, number, answered_below, caller, op } => {
-            let request = Request { session, number, answered_below };
+        Action::Mutate {
+            session,
+            number,
+            answered_below,
+            caller,
+            op,
+        } => {
+            let request = Request {
+                session,
+                number,
+                answered_below,
+            };
             mutate(txn, request, &caller, &op)
         }
         action => {
@@ -85,7 +98,11 @@ struct Request {
 
 /// A mutation is run once; the same request again gets the answer that was recorded.
 fn mutate(txn: &mut Txn<'_>, request: Request, caller: &Caller, op: &Op) -> Result<Bytes> {
-    let Request { session, number, answered_below } = request;
+    let Request {
+        session,
+        number,
+        answered_below,
+    } = request;
     let body_hash = xxhash_rust::xxh3::xxh3_64(&codec::encode(op));
     match session::admit(txn, session, number, answered_below, body_hash)? {
         Admission::New => {}
@@ -119,7 +136,9 @@ fn whole<T>(
 /// Everything but mutations.
 fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
     match action {
-        Action::Mutate { .. } => Err(Stop::Broken(Error::bug("a mutation is run by its own function"))),
+        Action::Mutate { .. } => Err(Stop::Broken(Error::bug(
+            "a mutation is run by its own function",
+        ))),
         Action::OpenSession { user, certificate } => {
             Ok(Reply::Session(session::open(txn, user, certificate)?))
         }
@@ -127,15 +146,21 @@ fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
             session::end(txn, session, lost)?;
             Ok(Reply::Nothing)
         }
-        Action::Mark { session, marks, open_chunks } => {
+        Action::Mark {
+            session,
+            marks,
+            open_chunks,
+        } => {
             session::mark(txn, session, &marks, &open_chunks)?;
             Ok(Reply::Nothing)
         }
         Action::Bootstrap(begin) => map_state::bootstrap::bootstrap(txn, begin),
         Action::SetMetaservers(metaservers) => map_state::set_metaservers(txn, metaservers),
-        Action::Register { server, registration, secret } => {
-            map_state::register(txn, server, &registration, secret)
-        }
+        Action::Register {
+            server,
+            registration,
+            secret,
+        } => map_state::register(txn, server, &registration, secret),
         Action::Place { epoch, pool, rows } => map_state::place(txn, epoch, pool, &rows),
         Action::AddUser(user) => {
             map_state::check_begun(txn)?;
@@ -145,11 +170,124 @@ fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
             map_state::check_begun(txn)?;
             map_state::keys::add_capability_key(txn, key, forget_below)
         }
-        Action::Purge { orphans, records_max } => purge::purge(txn, &orphans, records_max),
+        Action::Purge {
+            orphans,
+            records_max,
+        } => purge::purge(txn, &orphans, records_max),
         Action::RaiseFeatureLevel(level) => map_state::raise_feature_level(txn, level),
     }
 }
 
 fn encode_answer(answer: &Answer) -> Bytes {
     codec::encode(answer).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{World, on_both, refusal, root};
+    use quarry_common::Code;
+    use quarry_common::ids::InodeId;
+
+    #[test]
+    fn versions_go_beyond_predecessors_clocks_and_what_was_seen() {
+        for (last, time, seen, version) in [
+            (5, 10, 0, 10),
+            (10, 10, 0, 11),
+            (20, 10, 0, 21),
+            (5, 10, 40, 41),
+            (5, 10, u64::MAX, 10 + SEEN_AHEAD_MAX),
+            (u64::MAX, 10, 0, u64::MAX),
+        ] {
+            assert_eq!(
+                next_version(Version(last), time, Version(seen)),
+                Version(version)
+            );
+        }
+    }
+
+    #[test]
+    fn a_request_that_comes_again_gets_its_first_answer_and_does_nothing() {
+        on_both(|world| {
+            let op = Op::Create {
+                parent: InodeId::ROOT,
+                name: b"a".to_vec(),
+                mode: 0o644,
+                exclusive: true,
+            };
+            let action = world.mutation(&root(), op);
+            // In one entry, and in a later one.
+            let answers = world.apply(vec![action.clone(), action.clone()]);
+            assert!(answers[0].is_ok());
+            assert_eq!(answers[0], answers[1]);
+            let before = world.record(InodeId::ROOT);
+            assert_eq!(world.act(action), answers[0]);
+            assert_eq!(world.record(InodeId::ROOT), before);
+        });
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer_that_is_kept_and_changes_nothing_else() {
+        on_both(|world| {
+            let op = Op::Unlink {
+                parent: InodeId::ROOT,
+                name: b"none".to_vec(),
+            };
+            let action = world.mutation(&root(), op);
+            let first = world.act(action.clone());
+            assert_eq!(refusal(first.clone()), Code::NotFound);
+            world.create(&root(), InodeId::ROOT, "none", 0o644).unwrap();
+            let again = world.act(action);
+            assert_eq!(again, first);
+            assert!(world.lookup(InodeId::ROOT, "none").is_ok());
+        });
+    }
+
+    #[test]
+    fn times_never_go_backwards_though_the_clock_of_a_new_leader_is_behind() {
+        let mut world = World::in_memory();
+        let first = world.create(&root(), InodeId::ROOT, "a", 0o644).unwrap();
+        world.time_us -= 500_000;
+        let second = world.create(&root(), InodeId::ROOT, "b", 0o644).unwrap();
+        assert!(second.modified_at > first.modified_at);
+        assert!(second.mtime > first.mtime);
+    }
+
+    #[test]
+    fn an_entry_that_can_not_be_understood_ends_applying() {
+        let world = World::in_memory();
+        assert!(Machine::new().apply(&*world.kv, b"nonsense").is_err());
+        let entry = Entry {
+            time_us: 1,
+            commands: vec![Bytes::from_static(b"nonsense")],
+        };
+        assert!(Machine::new().apply(&*world.kv, &entry.encode()).is_err());
+    }
+
+    #[test]
+    fn a_state_that_makes_no_sense_ends_applying_and_is_no_answer() {
+        use crate::kv::{Batch, Family};
+        let mut world = World::in_memory();
+        let mut batch = Batch::new();
+        batch.put(
+            Family::Inodes,
+            crate::state::keys::inode(InodeId::ROOT),
+            &b"\x01damaged"[..],
+        );
+        world.kv.write(batch).unwrap();
+        let op = Op::Unlink {
+            parent: InodeId::ROOT,
+            name: b"a".to_vec(),
+        };
+        let action = world.mutation(&root(), op);
+        let command = Command {
+            seen: Version(0),
+            action,
+        };
+        let entry = Entry {
+            time_us: 1,
+            commands: vec![codec::encode(&command).into()],
+        };
+        assert!(Machine::new().apply(&*world.kv, &entry.encode()).is_err());
+    }
 }

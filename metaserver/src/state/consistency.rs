@@ -108,7 +108,10 @@ impl Whole {
             names.entry(dentry.inode).or_default().push(name);
             match self.inodes.get(&dentry.inode) {
                 Some(record) if record.kind == dentry.kind => {}
-                other => faults.push(format!("{name:?} leads to {:?}, which is {other:?}", dentry.inode)),
+                other => faults.push(format!(
+                    "{name:?} leads to {:?}, which is {other:?}",
+                    dentry.inode
+                )),
             }
         }
         let mut expected = BTreeSet::new();
@@ -121,7 +124,10 @@ impl Whole {
                 continue;
             }
             if record.links as usize != names.len() {
-                faults.push(format!("{inode} counts {} names and has {names:?}", record.links));
+                faults.push(format!(
+                    "{inode} counts {} names and has {names:?}",
+                    record.links
+                ));
             }
             let primary = (record.parent, record.name.clone());
             let primary_fits = match names.is_empty() {
@@ -129,14 +135,19 @@ impl Whole {
                 false => names.contains(&&primary),
             };
             if !primary_fits {
-                faults.push(format!("the primary name of {inode} is {primary:?} and its names are {names:?}"));
+                faults.push(format!(
+                    "the primary name of {inode} is {primary:?} and its names are {names:?}"
+                ));
             }
             if names.len() > 1 {
                 expected.extend(names.iter().map(|name| (*inode, (*name).clone())));
             }
         }
         if expected != self.names {
-            faults.push(format!("the family of names has {:?} and not {expected:?}", self.names));
+            faults.push(format!(
+                "the family of names has {:?} and not {expected:?}",
+                self.names
+            ));
         }
     }
 
@@ -150,7 +161,10 @@ impl Whole {
         for (inode, record) in &self.inodes {
             let counted = entries.remove(inode).unwrap_or_default();
             if counted != (record.entries, record.subdirectories) {
-                faults.push(format!("{inode} counts {} entries and {} directories, has {counted:?}", record.entries, record.subdirectories));
+                faults.push(format!(
+                    "{inode} counts {} entries and {} directories, has {counted:?}",
+                    record.entries, record.subdirectories
+                ));
             }
             if counted.0 > 0 && !record.is_directory() {
                 faults.push(format!("{inode} has entries and is {:?}", record.kind));
@@ -161,11 +175,17 @@ impl Whole {
                     at = self.inodes.get(&at).map_or(at, |record| record.parent);
                 }
                 if at != InodeId::ROOT && at != HIDDEN_DIRECTORY {
-                    faults.push(format!("{inode} is not below the root: its way ends at {at}"));
+                    faults.push(format!(
+                        "{inode} is not below the root: its way ends at {at}"
+                    ));
                 }
             }
         }
-        faults.extend(entries.keys().map(|gone| format!("{gone} has entries and does not exist")));
+        faults.extend(
+            entries
+                .keys()
+                .map(|gone| format!("{gone} has entries and does not exist")),
+        );
     }
 
     /// What has no name is an orphan, or held by a session.
@@ -181,7 +201,10 @@ impl Whole {
             }
         }
         if expected != self.orphans {
-            faults.push(format!("orphans are {:?} and not {expected:?}", self.orphans));
+            faults.push(format!(
+                "orphans are {:?} and not {expected:?}",
+                self.orphans
+            ));
         }
         if held != self.unnamed {
             faults.push(format!("sessions hold {:?} and not {held:?}", self.unnamed));
@@ -190,7 +213,11 @@ impl Whole {
 
     fn check_contents(&self, faults: &mut Vec<String>) {
         for (inode, record) in &self.inodes {
-            let extents = self.extents.get(inode).map(Vec::as_slice).unwrap_or_default();
+            let extents = self
+                .extents
+                .get(inode)
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             let stored: u64 = extents.iter().map(|extent| extent.len).sum();
             if (extents.len() as u64, stored) != (record.extents, record.stored) {
                 faults.push(format!(
@@ -201,10 +228,17 @@ impl Whole {
                 ));
             }
             if self.xattrs.get(inode).copied().unwrap_or(0) != record.xattr_names_len {
-                faults.push(format!("{inode} counts {} bytes of attribute names", record.xattr_names_len));
+                faults.push(format!(
+                    "{inode} counts {} bytes of attribute names",
+                    record.xattr_names_len
+                ));
             }
         }
-        let with_parts = self.extents.keys().chain(self.xattrs.keys()).chain(&self.atimes);
+        let with_parts = self
+            .extents
+            .keys()
+            .chain(self.xattrs.keys())
+            .chain(&self.atimes);
         for inode in with_parts.filter(|inode| !self.inodes.contains_key(inode)) {
             faults.push(format!("{inode} has parts and does not exist"));
         }
@@ -215,12 +249,20 @@ impl Whole {
         let mut expected: BTreeMap<InodeId, UsageRecord> = BTreeMap::new();
         for (inode, record) in &self.inodes {
             let mut at = *inode;
-            while let Some(parent) = self.inodes.get(&at).map(|record| record.parent).filter(|parent| *parent != at) {
+            while let Some(parent) = self
+                .inodes
+                .get(&at)
+                .map(|record| record.parent)
+                .filter(|parent| *parent != at)
+            {
                 at = parent;
                 let sum = expected.entry(parent).or_default();
                 match record.kind {
                     FileKind::Directory => sum.directories += 1,
-                    _ => (sum.files, sum.bytes) = (sum.files + 1, sum.bytes + u128::from(record.size)),
+                    _ => {
+                        (sum.files, sum.bytes) =
+                            (sum.files + 1, sum.bytes + u128::from(record.size))
+                    }
                 }
             }
         }
@@ -228,7 +270,9 @@ impl Whole {
             let expected = expected.get(inode).copied().unwrap_or_default();
             let kept = self.usage.get(inode).copied().unwrap_or_default();
             if expected != kept {
-                faults.push(format!("the usage of {inode} is {kept:?} and not {expected:?}"));
+                faults.push(format!(
+                    "the usage of {inode} is {kept:?} and not {expected:?}"
+                ));
             }
         }
     }

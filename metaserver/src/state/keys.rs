@@ -29,7 +29,10 @@ impl<'a> Parser<'a> {
     }
 
     fn wrong(&self) -> Error {
-        Error::malformed(format!("a key of {} is damaged or of a newer format", self.what))
+        Error::malformed(format!(
+            "a key of {} is damaged or of a newer format",
+            self.what
+        ))
     }
 
     fn take<const N: usize>(&mut self) -> Result<[u8; N]> {
@@ -55,7 +58,11 @@ impl<'a> Parser<'a> {
     }
 
     fn end<T>(self, value: T) -> Result<T> {
-        if self.rest.is_empty() { Ok(value) } else { Err(self.wrong()) }
+        if self.rest.is_empty() {
+            Ok(value)
+        } else {
+            Err(self.wrong())
+        }
     }
 }
 
@@ -121,7 +128,11 @@ pub fn parse_xattr(key: &[u8]) -> Result<(InodeId, &[u8])> {
 /// what the low bits of the hash say, so it is one range of keys however many groups there are.
 pub fn chunk(pool: PoolId, chunk: ChunkId) -> Vec<u8> {
     let hash = hash_of(chunk).reverse_bits();
-    join(&[&pool.0.to_be_bytes(), &hash.to_be_bytes(), &chunk.0.to_be_bytes()])
+    join(&[
+        &pool.0.to_be_bytes(),
+        &hash.to_be_bytes(),
+        &chunk.0.to_be_bytes(),
+    ])
 }
 
 /// Reads [`chunk`].
@@ -151,7 +162,12 @@ pub fn chunks_of_pg(pool: PoolId, pg: PgId, pg_count: u32) -> (Vec<u8>, Option<V
 
 /// `removed`: a name that can be restored. Names have no NUL, so that one ends them.
 pub fn removed(parent: InodeId, name: &[u8], version: Version) -> Vec<u8> {
-    join(&[&parent.0.to_be_bytes(), name, &[0], &version.0.to_be_bytes()])
+    join(&[
+        &parent.0.to_be_bytes(),
+        name,
+        &[0],
+        &version.0.to_be_bytes(),
+    ])
 }
 
 /// Reads [`removed`].
@@ -190,14 +206,20 @@ pub fn session(session: SessionId, part: SessionKey) -> Vec<u8> {
     let id = session.0.to_be_bytes();
     match part {
         SessionKey::Record => join(&[&id, &[SESSION_RECORD]]),
-        SessionKey::Range(pool, first) => {
-            join(&[&id, &[SESSION_RANGE], &pool.0.to_be_bytes(), &first.0.to_be_bytes()])
-        }
+        SessionKey::Range(pool, first) => join(&[
+            &id,
+            &[SESSION_RANGE],
+            &pool.0.to_be_bytes(),
+            &first.0.to_be_bytes(),
+        ]),
         SessionKey::Answer(number) => join(&[&id, &[SESSION_ANSWER], &number.0.to_be_bytes()]),
         SessionKey::Unnamed(inode) => join(&[&id, &[SESSION_UNNAMED], &inode.0.to_be_bytes()]),
-        SessionKey::OpenChunk(pool, chunk) => {
-            join(&[&id, &[SESSION_OPEN_CHUNK], &pool.0.to_be_bytes(), &chunk.0.to_be_bytes()])
-        }
+        SessionKey::OpenChunk(pool, chunk) => join(&[
+            &id,
+            &[SESSION_OPEN_CHUNK],
+            &pool.0.to_be_bytes(),
+            &chunk.0.to_be_bytes(),
+        ]),
     }
 }
 
@@ -432,12 +454,18 @@ mod tests {
         assert_eq!(parse_name(&name(i, j, b"a")).unwrap(), (i, j, &b"a"[..]));
         let at = FileOffset(1 << 40);
         assert_eq!(parse_extent(&extent(i, at)).unwrap(), (i, at));
-        assert_eq!(parse_xattr(&xattr(i, b"user.a")).unwrap(), (i, &b"user.a"[..]));
+        assert_eq!(
+            parse_xattr(&xattr(i, b"user.a")).unwrap(),
+            (i, &b"user.a"[..])
+        );
         let place = (PoolId(3), ChunkId(99));
         assert_eq!(parse_chunk(&chunk(place.0, place.1)).unwrap(), place);
         assert_eq!(parse_doomed(&doomed(place.0, place.1)).unwrap(), place);
         let version = Version(0x00ff_0000);
-        assert_eq!(parse_removed(&removed(i, b"a", version)).unwrap(), (i, &b"a"[..], version));
+        assert_eq!(
+            parse_removed(&removed(i, b"a", version)).unwrap(),
+            (i, &b"a"[..], version)
+        );
         let s = SessionId(5);
         for part in [
             SessionKey::Record,
@@ -451,7 +479,10 @@ mod tests {
             assert!(key.starts_with(&session_part_prefix(s, part)));
             assert!(key.starts_with(&session_prefix(s)));
         }
-        for part in [SecretKey::Capability(KeyNumber(1)), SecretKey::Receipt(KeyNumber(2))] {
+        for part in [
+            SecretKey::Capability(KeyNumber(1)),
+            SecretKey::Receipt(KeyNumber(2)),
+        ] {
             assert_eq!(parse_secret(&secret(part)).unwrap(), part);
         }
         for part in [MapKey::Topology, MapKey::Row(PoolId(1), PgId(70_000))] {

@@ -4,13 +4,14 @@
 //! Bytes after the fields that this program knows are kept when an inode is written again.
 
 use quarry_common::checksum::Crc;
-use quarry_common::ids::{
-    ChunkId, ChunkOffset, FileOffset, Gid, InodeId, PoolId, Uid, Version,
-};
+use quarry_common::ids::{ChunkId, ChunkOffset, FileOffset, Gid, InodeId, PoolId, Uid, Version};
 use quarry_common::time::Nanos;
 use quarry_common::wire::meta::{Attr, FileKind};
 use quarry_common::{Code, Error, Result, codec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+#[cfg(test)]
+mod golden;
 
 /// A value of the state.
 pub trait Record: Serialize + DeserializeOwned {
@@ -28,7 +29,11 @@ pub trait Record: Serialize + DeserializeOwned {
     fn keep_unknown(&mut self, bytes: &[u8]) -> Result<()> {
         Err(Error::new(
             Code::TooNew,
-            format!("{} has {} bytes more than this program knows: use a newer quarry", Self::WHAT, bytes.len()),
+            format!(
+                "{} has {} bytes more than this program knows: use a newer quarry",
+                Self::WHAT,
+                bytes.len()
+            ),
         ))
     }
 
@@ -73,7 +78,11 @@ impl Flags {
 
     /// Sets or clears the bits of `flag`.
     pub fn set(&mut self, flag: Flags, on: bool) {
-        self.0 = if on { self.0 | flag.0 } else { self.0 & !flag.0 };
+        self.0 = if on {
+            self.0 | flag.0
+        } else {
+            self.0 & !flag.0
+        };
     }
 }
 
@@ -169,7 +178,14 @@ impl Record for InodeRecord {
 
 impl InodeRecord {
     /// A new inode without a name, not yet written.
-    pub fn new(kind: FileKind, mode: u16, uid: Uid, gid: Gid, version: Version, time: Nanos) -> InodeRecord {
+    pub fn new(
+        kind: FileKind,
+        mode: u16,
+        uid: Uid,
+        gid: Gid,
+        version: Version,
+        time: Nanos,
+    ) -> InodeRecord {
         InodeRecord {
             kind,
             mode: mode & 0o7777,
@@ -240,7 +256,11 @@ impl InodeRecord {
             ctime: self.ctime,
             atime: atime.unwrap_or(self.btime),
             btime: self.btime,
-            parent: if self.name.is_empty() && inode != InodeId::ROOT { inode } else { self.parent },
+            parent: if self.name.is_empty() && inode != InodeId::ROOT {
+                inode
+            } else {
+                self.parent
+            },
             data_version: self.data_version,
             modified_at: self.modified_at,
             has_xattrs: self.xattr_names_len > 0,

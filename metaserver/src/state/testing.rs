@@ -8,11 +8,14 @@ use super::{keys, records::InodeRecord};
 use crate::kv::{Family, Kv, KvRead, Memory, Rocks, RocksOptions};
 use crate::raft::Apply;
 use crate::raft::entry::{Entry, decode_answers};
-use quarry_common::ids::{ClusterId, Gid, InodeId, KeyNumber, PoolId, RequestNumber, ServerId, SessionId, Uid, Version};
+use quarry_common::ids::{
+    ClusterId, Gid, InodeId, KeyNumber, PoolId, RequestNumber, ServerId, SessionId, Uid, Version,
+};
 use quarry_common::map::{FailureDomain, Pool, Redundancy};
 use quarry_common::token::{Access, Capability, Key};
 use quarry_common::wire::meta::{
-    Attr, Caller, Contents, NewExtent, Op, OpReply, Publish, Read, ReadReply, RenameMode, Source, User, View,
+    Attr, Caller, Contents, NewExtent, Op, OpReply, Publish, Read, ReadReply, RenameMode, Source,
+    User, View,
 };
 use quarry_common::{Code, Result, codec};
 use std::ops::ControlFlow;
@@ -34,11 +37,19 @@ pub(crate) fn on_both(test: impl Fn(&mut World)) {
 }
 
 pub(crate) fn root() -> Caller {
-    Caller { uid: Uid(0), gids: vec![Gid(0)], superuser: true }
+    Caller {
+        uid: Uid(0),
+        gids: vec![Gid(0)],
+        superuser: true,
+    }
 }
 
 pub(crate) fn user(uid: u32, gids: &[u32]) -> Caller {
-    Caller { uid: Uid(uid), gids: gids.iter().map(|gid| Gid(*gid)).collect(), superuser: false }
+    Caller {
+        uid: Uid(uid),
+        gids: gids.iter().map(|gid| Gid(*gid)).collect(),
+        superuser: false,
+    }
 }
 
 impl World {
@@ -54,7 +65,14 @@ impl World {
 
     /// Without a bootstrap.
     pub fn over(kv: Box<dyn Kv>, dir: Option<tempfile::TempDir>) -> World {
-        World { kv, machine: Machine::new(), time_us: 1_000_000, number: 0, session: SessionId(0), _dir: dir }
+        World {
+            kv,
+            machine: Machine::new(),
+            time_us: 1_000_000,
+            number: 0,
+            session: SessionId(0),
+            _dir: dir,
+        }
     }
 
     fn begun(mut self) -> World {
@@ -71,11 +89,24 @@ impl World {
     pub fn apply(&mut self, actions: Vec<Action>) -> Vec<Answer> {
         let commands = actions
             .into_iter()
-            .map(|action| codec::encode(&Command { seen: Version(0), action }).into())
+            .map(|action| {
+                codec::encode(&Command {
+                    seen: Version(0),
+                    action,
+                })
+                .into()
+            })
             .collect();
         self.time_us += 10;
-        let entry = Entry { time_us: self.time_us, commands }.encode();
-        self.apply_entry(&entry).iter().map(|bytes| codec::decode("an answer", bytes).unwrap()).collect()
+        let entry = Entry {
+            time_us: self.time_us,
+            commands,
+        }
+        .encode();
+        self.apply_entry(&entry)
+            .iter()
+            .map(|bytes| codec::decode("an answer", bytes).unwrap())
+            .collect()
     }
 
     /// Applies an encoded entry; its encoded answers.
@@ -95,7 +126,8 @@ impl World {
         Action::Mutate {
             session: self.session,
             number: RequestNumber(self.number),
-            answered_below: RequestNumber(self.number),
+            // Some answers stay, so that requests can come again.
+            answered_below: RequestNumber(self.number.saturating_sub(100)),
             caller: caller.clone(),
             op,
         }
@@ -117,30 +149,91 @@ impl World {
         }
     }
 
-    pub fn create(&mut self, caller: &Caller, parent: InodeId, name: &str, mode: u16) -> Result<Attr> {
+    pub fn create(
+        &mut self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &str,
+        mode: u16,
+    ) -> Result<Attr> {
         let name = name.as_bytes().to_vec();
-        self.attr_of(caller, Op::Create { parent, name, mode, exclusive: true })
+        self.attr_of(
+            caller,
+            Op::Create {
+                parent,
+                name,
+                mode,
+                exclusive: true,
+            },
+        )
     }
 
-    pub fn mkdir(&mut self, caller: &Caller, parent: InodeId, name: &str, mode: u16) -> Result<Attr> {
-        self.attr_of(caller, Op::Mkdir { parent, name: name.as_bytes().to_vec(), mode })
+    pub fn mkdir(
+        &mut self,
+        caller: &Caller,
+        parent: InodeId,
+        name: &str,
+        mode: u16,
+    ) -> Result<Attr> {
+        self.attr_of(
+            caller,
+            Op::Mkdir {
+                parent,
+                name: name.as_bytes().to_vec(),
+                mode,
+            },
+        )
     }
 
     pub fn symlink(&mut self, parent: InodeId, name: &str, target: &str) -> Attr {
         let (name, target) = (name.as_bytes().to_vec(), target.as_bytes().to_vec());
-        self.attr_of(&root(), Op::Symlink { parent, name, target, mtime: None }).unwrap()
+        self.attr_of(
+            &root(),
+            Op::Symlink {
+                parent,
+                name,
+                target,
+                mtime: None,
+            },
+        )
+        .unwrap()
     }
 
-    pub fn link(&mut self, caller: &Caller, inode: InodeId, parent: InodeId, name: &str) -> Result<Attr> {
-        self.attr_of(caller, Op::Link { inode, parent, name: name.as_bytes().to_vec() })
+    pub fn link(
+        &mut self,
+        caller: &Caller,
+        inode: InodeId,
+        parent: InodeId,
+        name: &str,
+    ) -> Result<Attr> {
+        self.attr_of(
+            caller,
+            Op::Link {
+                inode,
+                parent,
+                name: name.as_bytes().to_vec(),
+            },
+        )
     }
 
     pub fn unlink(&mut self, caller: &Caller, parent: InodeId, name: &str) -> Result<OpReply> {
-        self.op(caller, Op::Unlink { parent, name: name.as_bytes().to_vec() })
+        self.op(
+            caller,
+            Op::Unlink {
+                parent,
+                name: name.as_bytes().to_vec(),
+            },
+        )
     }
 
     pub fn rmdir(&mut self, caller: &Caller, parent: InodeId, name: &str) -> Result<OpReply> {
-        self.op(caller, Op::Rmdir { parent, name: name.as_bytes().to_vec() })
+        self.op(
+            caller,
+            Op::Rmdir {
+                parent,
+                name: name.as_bytes().to_vec(),
+            },
+        )
     }
 
     pub fn rename(
@@ -151,7 +244,16 @@ impl World {
         mode: RenameMode,
     ) -> Result<OpReply> {
         let (from_name, to_name) = (from_name.as_bytes().to_vec(), to_name.as_bytes().to_vec());
-        self.op(caller, Op::Rename { from, from_name, to, to_name, mode })
+        self.op(
+            caller,
+            Op::Rename {
+                from,
+                from_name,
+                to,
+                to_name,
+                mode,
+            },
+        )
     }
 
     /// A file with inline contents.
@@ -165,7 +267,13 @@ impl World {
     }
 
     pub fn stat(&self, inode: InodeId) -> Result<Attr> {
-        match self.read(&root(), Read::Stat { view: View::Live, inodes: vec![inode] })? {
+        match self.read(
+            &root(),
+            Read::Stat {
+                view: View::Live,
+                inodes: vec![inode],
+            },
+        )? {
             ReadReply::Attrs(mut attrs) => attrs.remove(0),
             other => panic!("{other:?}"),
         }
@@ -173,7 +281,14 @@ impl World {
 
     pub fn lookup(&self, parent: InodeId, name: &str) -> Result<Attr> {
         let name = name.as_bytes().to_vec();
-        match self.read(&root(), Read::Lookup { view: View::Live, parent, name })? {
+        match self.read(
+            &root(),
+            Read::Lookup {
+                view: View::Live,
+                parent,
+                name,
+            },
+        )? {
             ReadReply::Attr(attr) => Ok(attr),
             other => panic!("{other:?}"),
         }
@@ -181,17 +296,27 @@ impl World {
 
     /// The names in a directory.
     pub fn names(&self, dir: InodeId) -> Vec<String> {
-        let read = Read::List { view: View::Live, dir, after: None, limit: 4096, with_attrs: false };
+        let read = Read::List {
+            view: View::Live,
+            dir,
+            after: None,
+            limit: 4096,
+            with_attrs: false,
+        };
         match self.read(&root(), read).unwrap() {
-            ReadReply::Page(page) => {
-                page.entries.iter().map(|entry| String::from_utf8_lossy(&entry.name).into_owned()).collect()
-            }
+            ReadReply::Page(page) => page
+                .entries
+                .iter()
+                .map(|entry| String::from_utf8_lossy(&entry.name).into_owned())
+                .collect(),
             other => panic!("{other:?}"),
         }
     }
 
     pub fn record(&self, inode: InodeId) -> InodeRecord {
-        load(&*self.kv, Family::Inodes, &keys::inode(inode)).unwrap().unwrap()
+        load(&*self.kv, Family::Inodes, &keys::inode(inode))
+            .unwrap()
+            .unwrap()
     }
 
     /// Everything in the state.
@@ -214,7 +339,10 @@ pub(crate) fn dump(kv: &dyn KvRead) -> Vec<(Family, Vec<u8>, Vec<u8>)> {
 
 /// The commands with which a cluster begins: a pool, a user, a session.
 pub(crate) fn beginning() -> Vec<Action> {
-    let redundancy = Redundancy::Replicated { replicas: 3, min_members: 2 };
+    let redundancy = Redundancy::Replicated {
+        replicas: 3,
+        min_members: 2,
+    };
     let pool = Pool {
         name: "data".to_owned(),
         redundancy,
@@ -224,16 +352,27 @@ pub(crate) fn beginning() -> Vec<Action> {
         in_use: false,
         exceptions: Default::default(),
     };
-    let ann = User { name: "ann".to_owned(), uid: Uid(1000), gids: vec![Gid(1000)], admin: true };
+    let ann = User {
+        name: "ann".to_owned(),
+        uid: Uid(1000),
+        gids: vec![Gid(1000)],
+        admin: true,
+    };
     vec![
         Action::Bootstrap(Bootstrap {
             cluster: ClusterId([7; 16]),
             metaservers: vec![(ServerId(1), "127.0.0.1:7410".to_owned())],
             pool: (PoolId(1), pool),
-            capability_key: Key { number: KeyNumber(1), secret: [9; 32] },
+            capability_key: Key {
+                number: KeyNumber(1),
+                secret: [9; 32],
+            },
             users: vec![ann],
         }),
-        Action::OpenSession { user: "ann".to_owned(), certificate: [5; 32] },
+        Action::OpenSession {
+            user: "ann".to_owned(),
+            certificate: [5; 32],
+        },
     ]
 }
 
@@ -249,7 +388,11 @@ pub(crate) fn publish(parent: InodeId, name: &[u8], contents: &[u8]) -> Op {
         mtime: None,
         replace: true,
         xattrs: Vec::new(),
-        contents: Contents::Extents { size: contents.len() as u64, extents, receipts: Vec::new() },
+        contents: Contents::Extents {
+            size: contents.len() as u64,
+            extents,
+            receipts: Vec::new(),
+        },
     })
 }
 
@@ -262,7 +405,10 @@ pub(crate) fn inline(offset: u64, bytes: &[u8]) -> NewExtent {
 }
 
 pub(crate) fn no_capability(pool: PoolId, chunk: quarry_common::ids::ChunkId) -> Capability {
-    let key = Key { number: KeyNumber(1), secret: [9; 32] };
+    let key = Key {
+        number: KeyNumber(1),
+        secret: [9; 32],
+    };
     Capability::issue(&key, &[5; 32], Access::Read, pool, chunk..=chunk, 1)
 }
 

@@ -18,7 +18,10 @@ impl fmt::Display for Quoted<'_> {
                     _ => write!(f, "{}", letter.escape_debug())?,
                 }
             }
-            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+            chunk
+                .invalid()
+                .iter()
+                .try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
         }
         Ok(())
     }

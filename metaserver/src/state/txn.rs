@@ -51,7 +51,10 @@ pub struct TxnMark {
 
 /// A record of `family` at `key`, for readers and writers alike.
 pub fn load<R: Record>(state: &dyn KvRead, family: Family, key: &[u8]) -> Result<Option<R>> {
-    state.get(family, key)?.map(|bytes| R::from_bytes(&bytes)).transpose()
+    state
+        .get(family, key)?
+        .map(|bytes| R::from_bytes(&bytes))
+        .transpose()
 }
 
 /// What `stat` shows of an inode whose record is at hand.
@@ -66,7 +69,10 @@ pub fn attr(state: &dyn KvRead, inode: InodeId, record: &InodeRecord) -> Result<
 
 /// That an inode is gone, as an answer.
 pub fn stale(inode: InodeId) -> Error {
-    Error::new(Code::Stale, format!("inode {inode} does not exist any more"))
+    Error::new(
+        Code::Stale,
+        format!("inode {inode} does not exist any more"),
+    )
 }
 
 impl<'a> Txn<'a> {
@@ -100,7 +106,10 @@ impl<'a> Txn<'a> {
 
     /// Remembers the present point.
     pub fn mark(&self) -> TxnMark {
-        TxnMark { state: self.state.mark(), usage: self.usage.mark() }
+        TxnMark {
+            state: self.state.mark(),
+            usage: self.usage.mark(),
+        }
     }
 
     /// Takes back every change since `mark`.
@@ -163,15 +172,18 @@ impl<'a> Txn<'a> {
         mut visit: impl FnMut(&[u8], R) -> Result<ControlFlow<()>>,
     ) -> OpResult<()> {
         let mut failed = None;
-        let scanned = self.state.scan(family, from, to, &mut |key, value| {
-            match R::from_bytes(value).and_then(|record| visit(key, record)) {
+        let scanned = self.state.scan(
+            family,
+            from,
+            to,
+            &mut |key, value| match R::from_bytes(value).and_then(|record| visit(key, record)) {
                 Ok(flow) => flow,
                 Err(error) => {
                     failed = Some(error);
                     ControlFlow::Break(())
                 }
-            }
-        });
+            },
+        );
         match scanned.err().or(failed) {
             Some(error) => Err(Stop::Broken(error)),
             None => Ok(()),
@@ -185,8 +197,13 @@ impl<'a> Txn<'a> {
         low: &[u8],
         high: Bound<&[u8]>,
     ) -> OpResult<Option<(Bytes, R)>> {
-        let found = self.state.last_before(family, low, high).map_err(Stop::Broken)?;
-        let Some((key, value)) = found else { return Ok(None) };
+        let found = self
+            .state
+            .last_before(family, low, high)
+            .map_err(Stop::Broken)?;
+        let Some((key, value)) = found else {
+            return Ok(None);
+        };
         Ok(Some((key, R::from_bytes(&value).map_err(Stop::Broken)?)))
     }
 

@@ -26,16 +26,28 @@ pub struct UsageChange {
 impl UsageChange {
     /// One file of so many bytes.
     pub fn file(bytes: u64) -> UsageChange {
-        UsageChange { bytes: i128::from(bytes), files: 1, directories: 0 }
+        UsageChange {
+            bytes: i128::from(bytes),
+            files: 1,
+            directories: 0,
+        }
     }
 
     /// Bytes that a file gained.
     pub fn bytes(bytes: i64) -> UsageChange {
-        UsageChange { bytes: i128::from(bytes), files: 0, directories: 0 }
+        UsageChange {
+            bytes: i128::from(bytes),
+            files: 0,
+            directories: 0,
+        }
     }
 
     /// One empty directory.
-    pub const DIRECTORY: UsageChange = UsageChange { bytes: 0, files: 0, directories: 1 };
+    pub const DIRECTORY: UsageChange = UsageChange {
+        bytes: 0,
+        files: 0,
+        directories: 1,
+    };
 
     /// The opposite change.
     pub fn negated(self) -> UsageChange {
@@ -89,7 +101,10 @@ impl UsageChanges {
     /// Forgets what was noted since `mark`.
     pub fn roll_back(&mut self, mark: usize) {
         for (directory, change) in self.noted.drain(mark..) {
-            self.sums.entry(directory).or_default().add(change.negated());
+            self.sums
+                .entry(directory)
+                .or_default()
+                .add(change.negated());
         }
     }
 
@@ -138,15 +153,24 @@ fn parent_of(txn: &Txn<'_>, directory: InodeId) -> OpResult<Option<InodeId>> {
         return Ok(None);
     }
     let record = txn.find_inode(directory)?;
-    Ok(record.map(|record| record.parent).filter(|parent| *parent != directory))
+    Ok(record
+        .map(|record| record.parent)
+        .filter(|parent| *parent != directory))
 }
 
 fn stored(txn: &Txn<'_>, directory: InodeId) -> OpResult<UsageRecord> {
-    Ok(txn.get(Family::Usage, &keys::inode(directory))?.unwrap_or_default())
+    Ok(txn
+        .get(Family::Usage, &keys::inode(directory))?
+        .unwrap_or_default())
 }
 
 /// A directory with all that is below it moves; the caller moves the name.
-pub fn move_directory(txn: &mut Txn<'_>, directory: InodeId, from: InodeId, to: InodeId) -> OpResult<()> {
+pub fn move_directory(
+    txn: &mut Txn<'_>,
+    directory: InodeId,
+    from: InodeId,
+    to: InodeId,
+) -> OpResult<()> {
     if from == to {
         return Ok(());
     }

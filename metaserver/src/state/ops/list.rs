@@ -47,7 +47,9 @@ pub fn list(
 
 /// `Changed` if it does not hold.
 fn check(txn: &Txn<'_>, expectation: &Expectation) -> OpResult<()> {
-    let changed = |what: String| Err(Error::new(Code::Changed, format!("{what} has changed meanwhile")).into());
+    let changed = |what: String| {
+        Err(Error::new(Code::Changed, format!("{what} has changed meanwhile")).into())
+    };
     let inode_is = |inode: InodeId, holds: &dyn Fn(&InodeRecord) -> bool| {
         Ok::<_, Stop>(txn.find_inode(inode)?.is_some_and(|record| holds(&record)))
     };
@@ -58,21 +60,34 @@ fn check(txn: &Txn<'_>, expectation: &Expectation) -> OpResult<()> {
                 false => changed(format!("inode {inode}")),
             }
         }
-        Expectation::Data { inode, data_version } => {
-            match inode_is(*inode, &|record| record.data_version == *data_version)? {
-                true => Ok(()),
-                false => changed(format!("the contents of inode {inode}")),
-            }
-        }
-        Expectation::Dentry { parent, name, inode } => {
+        Expectation::Data {
+            inode,
+            data_version,
+        } => match inode_is(*inode, &|record| record.data_version == *data_version)? {
+            true => Ok(()),
+            false => changed(format!("the contents of inode {inode}")),
+        },
+        Expectation::Dentry {
+            parent,
+            name,
+            inode,
+        } => {
             let found = txn.dentry(*parent, name)?.map(|dentry| dentry.inode);
             match found == *inode {
                 true => Ok(()),
                 false => changed(format!("'{}' in directory {parent}", quoted(name))),
             }
         }
-        Expectation::Range { inode, offset, len, unchanged_since: version } => {
-            let span = Span { start: offset.0, end: offset.0.saturating_add(*len) };
+        Expectation::Range {
+            inode,
+            offset,
+            len,
+            unchanged_since: version,
+        } => {
+            let span = Span {
+                start: offset.0,
+                end: offset.0.saturating_add(*len),
+            };
             let holds = match txn.find_inode(*inode)? {
                 Some(file) => unchanged_since(txn.state(), *inode, &file, span, *version)
                     .map_err(Stop::Broken)?,
@@ -83,5 +98,181 @@ fn check(txn: &Txn<'_>, expectation: &Expectation) -> OpResult<()> {
                 false => changed(format!("inode {inode} from byte {offset} on")),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{on_both, refusal, root};
+    use quarry_common::ids::{FileOffset, Version};
+
+    const ROOT: InodeId = InodeId::ROOT;
+
+    fn mkdir(parent: InodeId, name: &[u8]) -> Op {
+        Op::Mkdir {
+            parent,
+            name: name.to_vec(),
+            mode: 0o755,
+        }
+    }
+
+    #[test]
+    fn a_list_is_done_as_a_whole_with_one_version_or_not_at_all() {
+        on_both(|world| {
+            let ops = vec![mkdir(ROOT, b"a"), mkdir(ROOT, b"b"), mkdir(ROOT, b"a")];
+            let before = world.record(ROOT);
+            let error = world
+                .op(
+                    &root(),
+                    Op::List {
+                        expectations: vec![],
+                        ops,
+                    },
+                )
+                .unwrap_err();
+            assert_eq!(error.code, Code::Exists);
+            assert!(
+                error.text.starts_with("operation 3 of the list: "),
+                "{}",
+                error.text
+            );
+            assert_eq!(world.record(ROOT), before);
+            assert_eq!(
+                crate::state::consistency::faults(&*world.kv),
+                Vec::<String>::new()
+            );
+
+            let ops = vec![mkdir(ROOT, b"a"), mkdir(ROOT, b"b")];
+            let OpReply::List(replies) = world
+                .op(
+                    &root(),
+                    Op::List {
+                        expectations: vec![],
+                        ops,
+                    },
+                )
+                .unwrap()
+            else {
+                panic!("no list")
+            };
+            let [OpReply::Attr(a), OpReply::Attr(b)] = &replies[..] else {
+                panic!("{replies:?}")
+            };
+            assert_eq!((a.modified_at, a.mtime), (b.modified_at, b.mtime));
+            assert_eq!(world.names(ROOT), ["a", "b", "home"]);
+        });
+    }
+
+    #[test]
+    fn an_expectation_that_does_not_hold_refuses_the_list() {
+        on_both(|world| {
+            let file = world.put(ROOT, "f", b"contents");
+            let name = b"f".to_vec();
+            let (offset, len) = (FileOffset(2), 3);
+            let hold = vec![
+                Expectation::Inode {
+                    inode: file.inode,
+                    modified_at: file.modified_at,
+                },
+                Expectation::Data {
+                    inode: file.inode,
+                    data_version: file.data_version,
+                },
+                Expectation::Dentry {
+                    parent: ROOT,
+                    name: name.clone(),
+                    inode: Some(file.inode),
+                },
+                Expectation::Dentry {
+                    parent: ROOT,
+                    name: b"none".to_vec(),
+                    inode: None,
+                },
+                Expectation::Range {
+                    inode: file.inode,
+                    offset,
+                    len,
+                    unchanged_since: file.data_version,
+                },
+            ];
+            let ops = vec![mkdir(ROOT, b"a")];
+            world
+                .op(
+                    &root(),
+                    Op::List {
+                        expectations: hold,
+                        ops,
+                    },
+                )
+                .unwrap();
+            let earlier = Version(file.data_version.0 - 1);
+            for fails in [
+                Expectation::Inode {
+                    inode: file.inode,
+                    modified_at: earlier,
+                },
+                Expectation::Inode {
+                    inode: InodeId(999),
+                    modified_at: earlier,
+                },
+                Expectation::Data {
+                    inode: file.inode,
+                    data_version: earlier,
+                },
+                Expectation::Dentry {
+                    parent: ROOT,
+                    name: name.clone(),
+                    inode: None,
+                },
+                Expectation::Dentry {
+                    parent: ROOT,
+                    name: name.clone(),
+                    inode: Some(ROOT),
+                },
+                Expectation::Range {
+                    inode: file.inode,
+                    offset,
+                    len,
+                    unchanged_since: earlier,
+                },
+            ] {
+                let ops = vec![mkdir(ROOT, b"b")];
+                let refused = world.op(
+                    &root(),
+                    Op::List {
+                        expectations: vec![fails],
+                        ops,
+                    },
+                );
+                assert_eq!(refusal(refused), Code::Changed);
+            }
+            assert_eq!(world.names(ROOT), ["a", "f", "home"]);
+        });
+    }
+
+    #[test]
+    fn a_list_is_bounded_and_flat() {
+        let mut world = crate::state::testing::World::in_memory();
+        let many = vec![mkdir(ROOT, b"a"); LIST_OPS_MAX + 1];
+        assert_eq!(
+            refusal(world.op(
+                &root(),
+                Op::List {
+                    expectations: vec![],
+                    ops: many
+                }
+            )),
+            Code::TooBig
+        );
+        let inner = Op::List {
+            expectations: vec![],
+            ops: vec![],
+        };
+        let nested = Op::List {
+            expectations: vec![],
+            ops: vec![inner],
+        };
+        assert_eq!(refusal(world.op(&root(), nested)), Code::Invalid);
     }
 }

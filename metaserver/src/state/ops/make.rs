@@ -15,7 +15,13 @@ const SET_GID: u16 = 0o2000;
 
 /// An inode of the caller that is to be in `parent`, not written yet. A directory with the
 /// set-group-id bit gives its group, and a new directory inherits the bit.
-pub fn new_inode(txn: &Txn<'_>, who: &Who<'_>, parent: &InodeRecord, kind: FileKind, mode: u16) -> InodeRecord {
+pub fn new_inode(
+    txn: &Txn<'_>,
+    who: &Who<'_>,
+    parent: &InodeRecord,
+    kind: FileKind,
+    mode: u16,
+) -> InodeRecord {
     let inherits = parent.mode & SET_GID != 0;
     let gid = match inherits {
         true => parent.gid,

@@ -32,40 +32,75 @@ use quarry_common::wire::meta::{Op, OpReply};
 /// Runs one operation.
 pub fn run(txn: &mut Txn<'_>, who: &Who<'_>, op: &Op) -> OpResult<OpReply> {
     match op {
-        Op::Create { parent, name, mode, exclusive } => {
-            create::create(txn, who, *parent, name, *mode, *exclusive)
-        }
+        Op::Create {
+            parent,
+            name,
+            mode,
+            exclusive,
+        } => create::create(txn, who, *parent, name, *mode, *exclusive),
         Op::Mkdir { parent, name, mode } => mkdir::mkdir(txn, who, *parent, name, *mode),
-        Op::MakeNode { parent, name, mode, kind } => {
-            make_node::make_node(txn, who, *parent, name, *mode, *kind)
-        }
-        Op::Symlink { parent, name, target, mtime } => {
-            symlink::symlink(txn, who, *parent, name, target, *mtime)
-        }
-        Op::Link { inode, parent, name } => link::link(txn, who, *inode, *parent, name),
+        Op::MakeNode {
+            parent,
+            name,
+            mode,
+            kind,
+        } => make_node::make_node(txn, who, *parent, name, *mode, *kind),
+        Op::Symlink {
+            parent,
+            name,
+            target,
+            mtime,
+        } => symlink::symlink(txn, who, *parent, name, target, *mtime),
+        Op::Link {
+            inode,
+            parent,
+            name,
+        } => link::link(txn, who, *inode, *parent, name),
         Op::Unlink { parent, name } => unlink::unlink(txn, who, *parent, name),
         Op::Rmdir { parent, name } => rmdir::rmdir(txn, who, *parent, name),
         Op::RemoveTree { parent, name } => remove_tree::remove_tree(txn, who, *parent, name),
-        Op::Rename { from, from_name, to, to_name, mode } => {
-            let from = Place { parent: *from, name: from_name };
-            let to = Place { parent: *to, name: to_name };
+        Op::Rename {
+            from,
+            from_name,
+            to,
+            to_name,
+            mode,
+        } => {
+            let from = Place {
+                parent: *from,
+                name: from_name,
+            };
+            let to = Place {
+                parent: *to,
+                name: to_name,
+            };
             rename::rename(txn, who, from, to, *mode)
         }
         Op::SetAttr { inode, set } => set_attr::set_attr(txn, who, *inode, set),
-        Op::SetXattr { inode, name, value, mode } => {
-            xattrs::set_xattr(txn, who, *inode, name, value, *mode)
-        }
+        Op::SetXattr {
+            inode,
+            name,
+            value,
+            mode,
+        } => xattrs::set_xattr(txn, who, *inode, name, value, *mode),
         Op::RemoveXattr { inode, name } => xattrs::remove_xattr(txn, who, *inode, name),
         Op::Publish(publish) => publish::publish(txn, who, publish),
         Op::CreateUnnamed { parent, mode } => {
             create_unnamed::create_unnamed(txn, who, *parent, *mode)
         }
-        Op::CommitExtents { inode, extents, receipts, size, mtime } => {
-            commit_extents::commit_extents(txn, who, *inode, extents, receipts, *size, *mtime)
-        }
-        Op::Append { inode, extents, receipts, len } => {
-            append::append(txn, who, *inode, extents, receipts, *len)
-        }
+        Op::CommitExtents {
+            inode,
+            extents,
+            receipts,
+            size,
+            mtime,
+        } => commit_extents::commit_extents(txn, who, *inode, extents, receipts, *size, *mtime),
+        Op::Append {
+            inode,
+            extents,
+            receipts,
+            len,
+        } => append::append(txn, who, *inode, extents, receipts, *len),
         Op::Clone(range) => clone::clone(txn, who, range),
         Op::GrantRange { pool, count } => grant_range::grant_range(txn, who, *pool, *count),
         Op::List { expectations, ops } => list::list(txn, who, expectations, ops),

@@ -24,7 +24,10 @@ const RESERVED: &[u8] = b".snapshot";
 /// Refuses what can not be a name: `NameTooLong`, `Invalid`.
 pub fn check_name(name: &[u8]) -> Result<()> {
     let refuse = |why: &str| {
-        Err(Error::new(Code::Invalid, format!("'{}' can not be a name: {why}", quoted(name))))
+        Err(Error::new(
+            Code::Invalid,
+            format!("'{}' can not be a name: {why}", quoted(name)),
+        ))
     };
     if name.len() > NAME_LEN_MAX {
         let text = format!(
@@ -46,14 +49,21 @@ pub fn check_name(name: &[u8]) -> Result<()> {
 
 /// That a directory has no such name.
 pub fn not_found(parent: InodeId, record: &InodeRecord, name: &[u8]) -> Error {
-    let text = format!("there is no '{}' in directory {} ({parent})", quoted(name), shown(record));
+    let text = format!(
+        "there is no '{}' in directory {} ({parent})",
+        quoted(name),
+        shown(record)
+    );
     Error::new(Code::NotFound, text)
 }
 
 /// That a directory has such a name already.
 pub fn exists(parent: InodeId, record: &InodeRecord, name: &[u8]) -> Error {
-    let text =
-        format!("there is a '{}' in directory {} ({parent}) already", quoted(name), shown(record));
+    let text = format!(
+        "there is a '{}' in directory {} ({parent}) already",
+        quoted(name),
+        shown(record)
+    );
     Error::new(Code::Exists, text)
 }
 
@@ -97,7 +107,10 @@ pub fn insert(
     record: &mut InodeRecord,
 ) -> OpResult<()> {
     if record.links >= LINKS_MAX {
-        let text = format!("{} has {LINKS_MAX} names, which are the most", shown(record));
+        let text = format!(
+            "{} has {LINKS_MAX} names, which are the most",
+            shown(record)
+        );
         return Err(Error::new(Code::TooManyLinks, text).into());
     }
     count(txn, parent, parent_record, record.kind, 1)?;
@@ -130,7 +143,10 @@ pub fn remove(
     count(txn, parent, parent_record, record.kind, -1)?;
     txn.delete(Family::Dentries, keys::dentry(parent, name));
     record.ctime = txn.time();
-    record.links = record.links.checked_sub(1).ok_or_else(|| miscounted(inode))?;
+    record.links = record
+        .links
+        .checked_sub(1)
+        .ok_or_else(|| miscounted(inode))?;
     if record.links == 0 {
         if record.is_directory() {
             usage::remove_directory(txn, inode, parent);
@@ -185,11 +201,19 @@ pub fn relocate(
     txn.put_inode(to.parent, &mut target);
 
     txn.delete(Family::Dentries, keys::dentry(from.parent, from.name));
-    let made_at = if from.parent == to.parent { made_at } else { txn.version() };
+    let made_at = if from.parent == to.parent {
+        made_at
+    } else {
+        txn.version()
+    };
     put_dentry(txn, to.parent, to.name, inode, record.kind, made_at);
     if record.links > 1 {
         txn.delete(Family::Names, keys::name(inode, from.parent, from.name));
-        txn.put(Family::Names, keys::name(inode, to.parent, to.name), &NameRecord);
+        txn.put(
+            Family::Names,
+            keys::name(inode, to.parent, to.name),
+            &NameRecord,
+        );
     }
     if record.parent == from.parent && record.name == from.name {
         if record.is_directory() {
@@ -212,7 +236,11 @@ fn put_dentry(
     kind: FileKind,
     modified_at: Version,
 ) {
-    let dentry = DentryRecord { inode, kind, modified_at };
+    let dentry = DentryRecord {
+        inode,
+        kind,
+        modified_at,
+    };
     txn.put(Family::Dentries, keys::dentry(parent, name), &dentry);
 }
 
@@ -224,7 +252,11 @@ fn count(
     kind: FileKind,
     change: i64,
 ) -> OpResult<()> {
-    let changed = |number: u64| number.checked_add_signed(change).ok_or_else(|| miscounted(directory));
+    let changed = |number: u64| {
+        number
+            .checked_add_signed(change)
+            .ok_or_else(|| miscounted(directory))
+    };
     record.entries = changed(record.entries)?;
     if kind == FileKind::Directory {
         record.subdirectories = changed(record.subdirectories)?;
@@ -236,7 +268,9 @@ fn count(
 }
 
 fn miscounted(inode: InodeId) -> Stop {
-    Stop::Broken(Error::bug(format!("inode {inode} has more names or entries than it counts")))
+    Stop::Broken(Error::bug(format!(
+        "inode {inode} has more names or entries than it counts"
+    )))
 }
 
 /// What an inode adds to the usage of the directory of its primary name.
@@ -258,10 +292,61 @@ fn move_usage(txn: &mut Txn<'_>, record: &InodeRecord, from: InodeId, to: InodeI
 fn first_name(txn: &Txn<'_>, inode: InodeId) -> OpResult<(InodeId, Vec<u8>)> {
     let prefix = keys::inode(inode);
     let mut found = None;
-    txn.scan::<NameRecord>(Family::Names, &prefix, after_prefix(&prefix).as_deref(), |key, _| {
-        let (_, parent, name) = keys::parse_name(key)?;
-        found = Some((parent, name.to_vec()));
-        Ok(ControlFlow::Break(()))
-    })?;
+    txn.scan::<NameRecord>(
+        Family::Names,
+        &prefix,
+        after_prefix(&prefix).as_deref(),
+        |key, _| {
+            let (_, parent, name) = keys::parse_name(key)?;
+            found = Some((parent, name.to_vec()));
+            Ok(ControlFlow::Break(()))
+        },
+    )?;
     found.ok_or_else(|| miscounted(inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{World, refusal, root};
+
+    #[test]
+    fn names_that_can_not_be_are_refused_with_the_name() {
+        for (name, code) in [
+            (&b""[..], Code::Invalid),
+            (b".", Code::Invalid),
+            (b"..", Code::Invalid),
+            (b"a/b", Code::Invalid),
+            (b"a\0b", Code::Invalid),
+            (b".snapshot", Code::Invalid),
+            (&[b'x'; 256], Code::NameTooLong),
+        ] {
+            assert_eq!(refusal(check_name(name)), code, "{}", quoted(name));
+        }
+        for name in [&b"a"[..], b"...", b"\xff\xfe", b".snapshots", &[b'x'; 255]] {
+            assert_eq!(check_name(name), Ok(()));
+        }
+        assert!(
+            check_name(b"a/\xff")
+                .unwrap_err()
+                .text
+                .contains("'a/\\xff'")
+        );
+    }
+
+    #[test]
+    fn a_missing_name_is_told_with_its_directory() {
+        let mut world = World::in_memory();
+        let dir = world
+            .mkdir(&root(), InodeId::ROOT, "d", 0o755)
+            .unwrap()
+            .inode;
+        let error = world.unlink(&root(), dir, "b").unwrap_err();
+        assert_eq!(
+            error.text,
+            format!("there is no 'b' in directory 'd' ({dir})")
+        );
+        let error = world.unlink(&root(), InodeId::ROOT, "b").unwrap_err();
+        assert_eq!(error.text, "there is no 'b' in directory '/' (i1)");
+    }
 }

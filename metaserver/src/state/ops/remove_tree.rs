@@ -28,8 +28,80 @@ pub fn remove_tree(
     // The number of the inode, so that no two removed trees have one name.
     let hidden_name = dentry.inode.to_string();
     let from = Place { parent, name };
-    let to = Place { parent: HIDDEN_DIRECTORY, name: hidden_name.as_bytes() };
+    let to = Place {
+        parent: HIDDEN_DIRECTORY,
+        name: hidden_name.as_bytes(),
+    };
     names::relocate(txn, from, to, dentry.modified_at, dentry.inode, &mut record)?;
     txn.put_inode(dentry.inode, &mut record);
     Ok(OpReply::Nothing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::command::{Action, Reply};
+    use crate::state::consistency::faults;
+    use crate::state::testing::{on_both, refusal, root, user};
+    use quarry_common::wire::meta::Op;
+
+    const ROOT: InodeId = InodeId::ROOT;
+
+    #[test]
+    fn a_tree_leaves_at_once_and_is_emptied_in_bounded_commands() {
+        on_both(|world| {
+            let before = world.dump().len();
+            let dir = world.mkdir(&root(), ROOT, "d", 0o755).unwrap().inode;
+            let sub = world.mkdir(&root(), dir, "sub", 0o755).unwrap().inode;
+            for name in 0..20 {
+                world.put(sub, &name.to_string(), b"contents");
+            }
+            let op = |name: &[u8]| Op::RemoveTree {
+                parent: ROOT,
+                name: name.to_vec(),
+            };
+            let ann = user(1000, &[1000]);
+            assert_eq!(refusal(world.op(&ann, op(b"d"))), Code::NotPermitted);
+            assert_eq!(refusal(world.op(&root(), op(b"e"))), Code::NotFound);
+            world.op(&root(), op(b"d")).unwrap();
+            assert_eq!(refusal(world.lookup(ROOT, "d")), Code::NotFound);
+            assert_eq!(faults(&*world.kv), Vec::<String>::new());
+
+            // As the leader does it: orphans that the purge made are purged as well.
+            let mut commands = 0;
+            loop {
+                let orphans = all_orphans(world);
+                let purge = Action::Purge {
+                    orphans,
+                    records_max: 4,
+                };
+                let Reply::Collected { trees_left, .. } = world.act(purge).unwrap() else {
+                    panic!("no reply to a purge")
+                };
+                assert_eq!(faults(&*world.kv), Vec::<String>::new());
+                commands += 1;
+                assert!(commands < 200, "the tree does not end");
+                if !trees_left && all_orphans(world).is_empty() {
+                    break;
+                }
+            }
+            assert!(commands > 5);
+            // The answer of the last request and counters stay.
+            assert!(
+                world.dump().len() <= before + 4,
+                "something is left of the tree"
+            );
+        });
+    }
+
+    fn all_orphans(world: &crate::state::testing::World) -> Vec<InodeId> {
+        let orphans = crate::state::keys::orphans();
+        let found = world
+            .dump()
+            .into_iter()
+            .filter(|(_, key, _)| key.starts_with(&orphans));
+        found
+            .map(|(_, key, _)| crate::state::keys::parse_orphan(&key).unwrap().1)
+            .collect()
+    }
 }

@@ -29,28 +29,62 @@ pub fn read(
 ) -> Result<ReadReply> {
     let reader = Reader { state, caller };
     match read {
-        Read::Resolve { view: View::Live, base, path, follow } => {
-            reader.resolve(*base, path, *follow).map(ReadReply::Resolved)
-        }
-        Read::ResolveParent { view: View::Live, base, path } => {
-            reader.resolve_parent(*base, path).map(ReadReply::Resolved)
-        }
-        Read::Lookup { view: View::Live, parent, name } => {
-            reader.lookup(*parent, name).map(ReadReply::Attr)
-        }
-        Read::Stat { view: View::Live, inodes } => reader.stat(inodes).map(ReadReply::Attrs),
-        Read::List { view: View::Live, dir, after, limit, with_attrs } => {
-            reader.list(*dir, after.as_deref(), *limit, *with_attrs).map(ReadReply::Page)
-        }
-        Read::ReadLink { view: View::Live, inode } => reader.read_link(*inode).map(ReadReply::Bytes),
-        Read::GetXattr { view: View::Live, inode, name } => {
-            reader.get_xattr(*inode, name).map(ReadReply::Bytes)
-        }
-        Read::ListXattr { view: View::Live, inode } => reader.list_xattrs(*inode).map(ReadReply::Names),
-        Read::Extents { view: View::Live, inode, offset, len } => {
-            reader.extents(*inode, *offset, *len, capability).map(ReadReply::Extents)
-        }
-        Read::Usage { view: View::Live, dir } => reader.usage(*dir),
+        Read::Resolve {
+            view: View::Live,
+            base,
+            path,
+            follow,
+        } => reader
+            .resolve(*base, path, *follow)
+            .map(ReadReply::Resolved),
+        Read::ResolveParent {
+            view: View::Live,
+            base,
+            path,
+        } => reader.resolve_parent(*base, path).map(ReadReply::Resolved),
+        Read::Lookup {
+            view: View::Live,
+            parent,
+            name,
+        } => reader.lookup(*parent, name).map(ReadReply::Attr),
+        Read::Stat {
+            view: View::Live,
+            inodes,
+        } => reader.stat(inodes).map(ReadReply::Attrs),
+        Read::List {
+            view: View::Live,
+            dir,
+            after,
+            limit,
+            with_attrs,
+        } => reader
+            .list(*dir, after.as_deref(), *limit, *with_attrs)
+            .map(ReadReply::Page),
+        Read::ReadLink {
+            view: View::Live,
+            inode,
+        } => reader.read_link(*inode).map(ReadReply::Bytes),
+        Read::GetXattr {
+            view: View::Live,
+            inode,
+            name,
+        } => reader.get_xattr(*inode, name).map(ReadReply::Bytes),
+        Read::ListXattr {
+            view: View::Live,
+            inode,
+        } => reader.list_xattrs(*inode).map(ReadReply::Names),
+        Read::Extents {
+            view: View::Live,
+            inode,
+            offset,
+            len,
+        } => reader
+            .extents(*inode, *offset, *len, capability)
+            .map(ReadReply::Extents),
+        Read::Usage {
+            view: View::Live,
+            dir,
+        } => reader.usage(*dir),
     }
 }
 
@@ -82,10 +116,18 @@ impl Reader<'_> {
     }
 
     /// What a name leads to in a directory that the caller may search.
-    fn dentry(&self, parent: InodeId, record: &InodeRecord, name: &[u8]) -> Result<Option<DentryRecord>> {
+    fn dentry(
+        &self,
+        parent: InodeId,
+        record: &InodeRecord,
+        name: &[u8],
+    ) -> Result<Option<DentryRecord>> {
         access::check(self.caller, record, Want::SEARCH)?;
         if name.len() > NAME_LEN_MAX {
-            let text = format!("a name of {} bytes is too long, {NAME_LEN_MAX} are the most", name.len());
+            let text = format!(
+                "a name of {} bytes is too long, {NAME_LEN_MAX} are the most",
+                name.len()
+            );
             return Err(Error::new(Code::NameTooLong, text));
         }
         load(self.state, Family::Dentries, &keys::dentry(parent, name))
@@ -95,7 +137,11 @@ impl Reader<'_> {
         let record = self.directory(parent)?;
         let dentry = self.dentry(parent, &record, name)?;
         let not_found = || {
-            let text = format!("there is no '{}' in directory {} ({parent})", quoted(name), shown(&record));
+            let text = format!(
+                "there is no '{}' in directory {} ({parent})",
+                quoted(name),
+                shown(&record)
+            );
             Error::new(Code::NotFound, text)
         };
         let inode = dentry.ok_or_else(not_found)?.inode;
@@ -104,7 +150,10 @@ impl Reader<'_> {
 
     fn stat(&self, inodes: &[InodeId]) -> Result<Vec<Result<Attr>>> {
         if inodes.len() > PAGE_ENTRIES_MAX {
-            let text = format!("{} inodes are too many for one stat, {PAGE_ENTRIES_MAX} are the most", inodes.len());
+            let text = format!(
+                "{} inodes are too many for one stat, {PAGE_ENTRIES_MAX} are the most",
+                inodes.len()
+            );
             return Err(Error::new(Code::TooBig, text));
         }
         let mut attrs = Vec::with_capacity(inodes.len());
@@ -125,5 +174,69 @@ impl Reader<'_> {
             return Err(Error::new(Code::Invalid, text));
         }
         Ok(record.target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{World, refusal, root, user};
+
+    #[test]
+    fn a_stat_answers_for_each_inode_by_itself() {
+        let mut world = World::in_memory();
+        let file = world.create(&root(), InodeId::ROOT, "a", 0o644).unwrap();
+        let stat = |inodes: Vec<InodeId>| {
+            world.read(
+                &user(5, &[]),
+                Read::Stat {
+                    view: View::Live,
+                    inodes,
+                },
+            )
+        };
+        let ReadReply::Attrs(attrs) = stat(vec![InodeId(999), file.inode]).unwrap() else {
+            panic!("no attributes")
+        };
+        assert_eq!(attrs[0].as_ref().unwrap_err().code, Code::Stale);
+        assert_eq!(attrs[1].as_ref().unwrap(), &file);
+        assert_eq!(refusal(stat(vec![file.inode; 4097])), Code::TooBig);
+    }
+
+    #[test]
+    fn a_lookup_needs_a_directory_that_may_be_searched() {
+        let mut world = World::in_memory();
+        let dir = world
+            .mkdir(&root(), InodeId::ROOT, "d", 0o700)
+            .unwrap()
+            .inode;
+        let file = world.create(&root(), dir, "a", 0o644).unwrap();
+        let lookup = |caller: &Caller, parent, name: &[u8]| {
+            world.read(
+                caller,
+                Read::Lookup {
+                    view: View::Live,
+                    parent,
+                    name: name.to_vec(),
+                },
+            )
+        };
+        assert_eq!(
+            lookup(&root(), dir, b"a").unwrap(),
+            ReadReply::Attr(file.clone())
+        );
+        assert_eq!(refusal(lookup(&root(), dir, b"b")), Code::NotFound);
+        assert_eq!(
+            refusal(lookup(&user(5, &[]), dir, b"a")),
+            Code::AccessDenied
+        );
+        assert_eq!(
+            refusal(lookup(&root(), file.inode, b"a")),
+            Code::NotDirectory
+        );
+        assert_eq!(
+            refusal(lookup(&root(), dir, &[b'x'; 256])),
+            Code::NameTooLong
+        );
     }
 }

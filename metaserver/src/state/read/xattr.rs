@@ -28,13 +28,14 @@ impl Reader<'_> {
         }
         let prefix = keys::inode(inode);
         let to = after_prefix(&prefix);
-        self.state.scan(Family::Xattrs, &prefix, to.as_deref(), &mut |key, _| {
-            let name = &key[prefix.len()..];
-            if is_listed(self.caller, name) {
-                names.push(name.to_vec());
-            }
-            ControlFlow::Continue(())
-        })?;
+        self.state
+            .scan(Family::Xattrs, &prefix, to.as_deref(), &mut |key, _| {
+                let name = &key[prefix.len()..];
+                if is_listed(self.caller, name) {
+                    names.push(name.to_vec());
+                }
+                ControlFlow::Continue(())
+            })?;
         Ok(names)
     }
 }
