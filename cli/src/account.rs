@@ -24,7 +24,9 @@ pub fn caller(admin: bool) -> User {
     let uid = Uid(rustix::process::getuid().as_raw());
     let fits = |name: &String| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        (1..=64).contains(&name.len()) && name.bytes().all(allowed)
+        (1..=64).contains(&name.len())
+            && name.bytes().all(allowed)
+            && !name.starts_with(['.', '-'])
     };
     let name = entry(|_, found| found == uid).map(|(name, _)| name);
     let first = Gid(rustix::process::getgid().as_raw());

@@ -94,7 +94,7 @@ pub async fn place(serving: Arc<Serving>) {
             {
                 Ok(_) => tracing::info!(%pool, groups, "placed groups"),
                 // The map moved on meanwhile: plan again.
-                Err(error) if error.code == Code::Changed => {}
+                Err(error) if error.code == Code::OldMap => {}
                 Err(error) => {
                     tracing::warn!(%error, "groups were not placed");
                     break;

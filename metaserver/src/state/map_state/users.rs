@@ -15,7 +15,7 @@ use quarry_common::{Code, Error, Result};
 use std::ops::ControlFlow;
 
 /// Letters of a user's name at most: as long as Linux allows.
-pub const USER_NAME_LEN_MAX: usize = 32;
+pub const USER_NAME_LEN_MAX: usize = 64;
 
 /// All users, by name.
 pub fn users(state: &dyn KvRead) -> Result<Vec<User>> {
@@ -47,19 +47,16 @@ pub fn user(state: &dyn KvRead, name: &str) -> Result<Option<User>> {
 
 /// Refuses with `Invalid` a name that can not stand in a certificate and a path.
 pub fn check_name(name: &str) -> Result<()> {
-    let letter = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-    let first = name.bytes().next().is_some_and(letter);
-    let rest = name
-        .bytes()
-        .all(|byte| letter(byte) || byte.is_ascii_digit() || b".-".contains(&byte));
-    if first && rest && name.len() <= USER_NAME_LEN_MAX {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let first = name.bytes().next().is_some_and(|byte| !b".-".contains(&byte));
+    if first && name.bytes().all(allowed) && name.len() <= USER_NAME_LEN_MAX {
         return Ok(());
     }
     let shown = name.escape_debug();
     Err(Error::new(
         Code::Invalid,
         format!(
-            "'{shown}' can not be a user's name: it begins with a small letter or '_', goes on with small letters, digits, '_', '-' and '.', and has {USER_NAME_LEN_MAX} letters at most"
+            "'{shown}' can not be a user's name: it is made of letters, digits, '_', '-' and '.', does not begin with '-' or '.', and has {USER_NAME_LEN_MAX} letters at most"
         ),
     ))
 }
