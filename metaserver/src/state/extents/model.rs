@@ -31,7 +31,9 @@ impl File {
             .range(from..from + len)
             .map(|(at, _)| *at)
             .collect();
-        keys.iter().for_each(|at| drop(self.bytes.remove(at)));
+        for at in keys {
+            self.bytes.remove(&at);
+        }
     }
 
     fn write(&mut self, base: u64, extents: &[NewExtent], receipts: &[Receipt]) {

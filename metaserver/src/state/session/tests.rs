@@ -309,7 +309,7 @@ fn nothing_below_a_mark_is_committed_but_what_was_named_open() {
             "the end of a range is not the start of the next"
         );
         let inode = world.put(InodeId::ROOT, "f", b"").inode;
-        let mut commit = |world: &mut World, chunk: u64| {
+        let commit = |world: &mut World, chunk: u64| {
             let op = commit(inode, 0, 5, world.receipt(ChunkId(chunk), 5));
             world
                 .op(&root(), op)
