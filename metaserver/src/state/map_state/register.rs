@@ -181,7 +181,7 @@ fn known(topology: &Topology, server: ServerId, report: &DiskReport, disk: DiskI
     if !follows {
         return Err(refuse(format!(
             "disk {disk} in {path} of dataserver {server} was last opened as {}, the cluster recorded {known}: it was rolled back to an older copy or is a clone; \
-             mount the original there, or, if it is lost, name an empty directory and say that the disk is lost (replaces_lost): its data is on other disks",
+             mount the original there, or, if it is lost, name an empty directory and say that the disk is lost (--replace-disk): its data is on other disks",
             report.previous_open
         )));
     }
@@ -233,7 +233,7 @@ fn unused(
             let path = &report.path;
             Err(refuse(format!(
                 "{path} of dataserver {server} is empty, but disk {disk} was there: mount its file system and start again; \
-                 if the disk is gone for good, say so (replaces_lost), and the directory becomes a new disk"
+                 if the disk is gone for good, say so (--replace-disk), and the directory becomes a new disk"
             )))
         }
         _ => Ok(Empty::New {
@@ -401,7 +401,7 @@ mod tests {
     fn an_empty_directory_where_a_disk_was_is_refused_unless_it_is_said_to_be_lost() {
         let text = refused(1, vec![report(None, "/a", 0, 6)]);
         assert!(
-            text.contains("disk 1") && text.contains("/a") && text.contains("replaces_lost"),
+            text.contains("disk 1") && text.contains("/a") && text.contains("--replace-disk"),
             "{text}"
         );
         let (mut topology, mut next) = cluster();
