@@ -19,14 +19,15 @@ pub fn uid_of(name: &str) -> Option<Uid> {
 
 /// Whoever runs this, as a user of a cluster: same name, same uid, same groups. An account whose name
 /// a cluster can not take, or without one, is called after its number.
-#[cfg_attr(not(feature = "servers"), expect(dead_code, reason = "only new clusters need it"))]
+#[cfg_attr(
+    not(feature = "servers"),
+    expect(dead_code, reason = "only new clusters need it")
+)]
 pub fn caller(admin: bool) -> User {
     let uid = Uid(rustix::process::getuid().as_raw());
     let fits = |name: &String| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        (1..=64).contains(&name.len())
-            && name.bytes().all(allowed)
-            && !name.starts_with(['.', '-'])
+        (1..=64).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with(['.', '-'])
     };
     let name = entry(|_, found| found == uid).map(|(name, _)| name);
     let first = Gid(rustix::process::getgid().as_raw());

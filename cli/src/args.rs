@@ -177,8 +177,17 @@ mod tests {
 
     #[test]
     fn misuse_is_refused() {
-        for line in ["", "put", "put a", "frobnicate", "chmod rwx /a", "truncate /a", "ls --sideways"] {
-            let words = std::iter::once("quarry").chain(line.split(' ').filter(|word| !word.is_empty()));
+        for line in [
+            "",
+            "put",
+            "put a",
+            "frobnicate",
+            "chmod rwx /a",
+            "truncate /a",
+            "ls --sideways",
+        ] {
+            let words =
+                std::iter::once("quarry").chain(line.split(' ').filter(|word| !word.is_empty()));
             assert!(Arguments::try_parse_from(words).is_err(), "{line}");
         }
     }

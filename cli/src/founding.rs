@@ -91,7 +91,10 @@ mod tests {
         for (disks, replicas) in [(1, 1), (2, 2), (3, 3), (12, 3), (100, 3), (1000, 3)] {
             let count = pg_count(disks, replicas);
             let each = f64::from(count) * f64::from(replicas) / f64::from(disks);
-            assert!(count.is_power_of_two() && (50.0..=100.0).contains(&each), "{disks}: {each}");
+            assert!(
+                count.is_power_of_two() && (50.0..=100.0).contains(&each),
+                "{disks}: {each}"
+            );
         }
     }
 
@@ -101,6 +104,9 @@ mod tests {
             let replicas = usual_replicas(dataservers);
             (replicas, usual_min_members(replicas))
         };
-        assert_eq!([of(1), of(2), of(3), of(9)], [(1, 1), (2, 2), (3, 2), (3, 2)]);
+        assert_eq!(
+            [of(1), of(2), of(3), of(9)],
+            [(1, 1), (2, 2), (3, 2), (3, 2)]
+        );
     }
 }

@@ -57,7 +57,9 @@ pub fn parse_mode(text: &str) -> Result<ModeChange, String> {
         let classes = if masked { 0o777 } else { classes };
         let mut rest = &clause[ops..];
         while let Some(op) = rest.chars().next() {
-            let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
+            let end = rest[1..]
+                .find(['+', '-', '='])
+                .map_or(rest.len(), |at| at + 1);
             let letters = &rest[1..end];
             let permissions = match letters {
                 "u" => Permissions::CopyOf(6),

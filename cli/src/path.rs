@@ -23,7 +23,10 @@ impl Remote {
         let bytes = typed.clone().into_vec();
         let shown = escaped(&bytes);
         if bytes.is_empty() {
-            return Err(Misuse::new("an empty path names nothing: paths of the cluster begin with /").into());
+            return Err(Misuse::new(
+                "an empty path names nothing: paths of the cluster begin with /",
+            )
+            .into());
         }
         if bytes[0] != b'/' {
             return Err(Misuse::new(format!(

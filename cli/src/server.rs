@@ -70,7 +70,10 @@ pub fn text(path: &Path) -> Result<String> {
     match path.to_str() {
         Some(text) => Ok(text.to_owned()),
         None => {
-            let text = format!("{}: a server's paths must be UTF-8: choose another", path.display());
+            let text = format!(
+                "{}: a server's paths must be UTF-8: choose another",
+                path.display()
+            );
             Err(Error::new(Code::Configuration, text).into())
         }
     }

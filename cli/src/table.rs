@@ -56,6 +56,9 @@ mod tests {
         let mut table = Table::new(&["disk", "used"], &[1]);
         table.row(vec!["1".into(), "1234".into()]);
         table.row(vec!["100000".into(), "7".into()]);
-        assert_eq!(table.text(), "  disk    used\n  1       1234\n  100000     7\n");
+        assert_eq!(
+            table.text(),
+            "  disk    used\n  1       1234\n  100000     7\n"
+        );
     }
 }

@@ -24,12 +24,17 @@ impl Target {
     pub async fn find(client: &Client, to: &Remote, several: bool) -> Result<Target> {
         match stat_if_there(client, to).await? {
             Some(attr) if attr.kind == FileKind::Directory => Ok(Target::Into(to.clone())),
-            Some(_) if several => {
-                Err(Misuse::new(format!("{}: several things can only go into a directory", to.shown())).into())
-            }
+            Some(_) if several => Err(Misuse::new(format!(
+                "{}: several things can only go into a directory",
+                to.shown()
+            ))
+            .into()),
             Some(_) if to.wants_directory() => bail!("{}: is not a directory", to.shown()),
             None if several || to.wants_directory() => {
-                bail!("{0}: there is no such directory; make it with 'quarry mkdir -p {0}'", to.shown())
+                bail!(
+                    "{0}: there is no such directory; make it with 'quarry mkdir -p {0}'",
+                    to.shown()
+                )
             }
             _ => Ok(Target::As(to.clone())),
         }

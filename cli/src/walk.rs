@@ -21,7 +21,9 @@ pub async fn walk(
     let mut waiting = vec![dir.to_vec()];
     let mut failed = false;
     while let Some(dir) = waiting.pop() {
-        if let Err(error) = one_directory(context, client, &dir, each, &mut waiting, &mut failed).await {
+        if let Err(error) =
+            one_directory(context, client, &dir, each, &mut waiting, &mut failed).await
+        {
             if error.is::<Interrupted>() || error.is::<std::io::Error>() {
                 return Err(error);
             }

@@ -51,8 +51,10 @@ impl ConfigFile {
         let table: Table = text
             .parse()
             .map_err(|error: toml::de::Error| wrong(error.to_string().trim_end().to_owned()))?;
+        // Paths in it are shown elsewhere too: with the whole path.
+        let absolute = std::path::absolute(path).map_err(|error| wrong(error.to_string()))?;
         let file = ConfigFile {
-            path: Some(path.to_path_buf()),
+            path: Some(absolute),
             table,
         };
         file.check_keys(known)?;

@@ -17,13 +17,18 @@ pub fn init(json: bool) {
 /// The same, with `usual` and above unless `QUARRY_LOG` says otherwise: a command that a person types
 /// says less than a server.
 pub fn init_from(json: bool, usual: LevelFilter) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(usual.into())
-        .with_env_var(LOG_VARIABLE)
-        .from_env();
-    let (filter, problem) = match filter {
+    // openraft tells at `info` what only its developers read.
+    let quiet = format!("{usual},openraft=warn");
+    let named = std::env::var(LOG_VARIABLE).unwrap_or_default();
+    let asked = match named.is_empty() {
+        true => Ok(EnvFilter::new(&quiet)),
+        false => EnvFilter::builder()
+            .with_default_directive(usual.into())
+            .parse(&named),
+    };
+    let (filter, problem) = match asked {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(usual.to_string()), Some(error)),
+        Err(error) => (EnvFilter::new(&quiet), Some(error)),
     };
     let logger = tracing_subscriber::fmt()
         .with_env_filter(filter)

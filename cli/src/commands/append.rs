@@ -67,6 +67,11 @@ impl Append {
 async fn read_piece(input: &mut (impl AsyncRead + Unpin)) -> Result<Bytes> {
     let mut piece = BytesMut::new();
     let mut limited = input.take(PIECE_LEN as u64);
-    while limited.read_buf(&mut piece).await.context("standard input")? > 0 {}
+    while limited
+        .read_buf(&mut piece)
+        .await
+        .context("standard input")?
+        > 0
+    {}
     Ok(piece.freeze())
 }

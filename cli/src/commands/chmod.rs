@@ -45,7 +45,8 @@ impl Chmod {
                         ..SetAttr::default()
                     };
                     let done = client.set_attr_inode(attr.inode, set).await;
-                    done.map(drop).map_err(|error| error.context(escaped(path)).into())
+                    done.map(drop)
+                        .map_err(|error| error.context(escaped(path)).into())
                 };
                 for_each(context, &paths, async |path| {
                     let attr = client.stat(path.bytes()).await?;

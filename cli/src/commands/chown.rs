@@ -50,7 +50,8 @@ impl Chown {
                 };
                 let change = async |path: &[u8], attr: &Attr| {
                     let done = client.set_attr_inode(attr.inode, set.clone()).await;
-                    done.map(drop).map_err(|error| error.context(escaped(path)).into())
+                    done.map(drop)
+                        .map_err(|error| error.context(escaped(path)).into())
                 };
                 for_each(context, &paths, async |path| {
                     let attr = match self.no_dereference {
@@ -86,17 +87,28 @@ fn split(text: &str) -> Result<(Option<Owner>, Option<Gid>)> {
         ("", _) => None,
         (_, Ok(gid)) => Some(gid),
         (name, Err(_)) => {
-            return Err(Misuse::new(format!("'{name}' is no group: groups of a cluster are numbers")).into());
+            return Err(Misuse::new(format!(
+                "'{name}' is no group: groups of a cluster are numbers"
+            ))
+            .into());
         }
     };
     if owner.is_none() && group.is_none() {
-        return Err(Misuse::new(format!("'{text}' names neither owner nor group: 1000, anna:100 and :100 do")).into());
+        return Err(Misuse::new(format!(
+            "'{text}' names neither owner nor group: 1000, anna:100 and :100 do"
+        ))
+        .into());
     }
     Ok((owner, group))
 }
 
 async fn uid_of(client: &Client, name: &str) -> Result<Uid> {
-    match client.users().await?.into_iter().find(|user| user.name == name) {
+    match client
+        .users()
+        .await?
+        .into_iter()
+        .find(|user| user.name == name)
+    {
         Some(user) => Ok(user.uid),
         None => bail!("the cluster has no user '{name}': 'quarry user list' shows who there is"),
     }
@@ -108,8 +120,14 @@ mod tests {
 
     #[test]
     fn owner_and_group_are_told_apart() {
-        assert_eq!(split("1000").unwrap(), (Some(Owner::Number(Uid(1000))), None));
-        assert_eq!(split("anna:100").unwrap(), (Some(Owner::Name("anna".into())), Some(Gid(100))));
+        assert_eq!(
+            split("1000").unwrap(),
+            (Some(Owner::Number(Uid(1000))), None)
+        );
+        assert_eq!(
+            split("anna:100").unwrap(),
+            (Some(Owner::Name("anna".into())), Some(Gid(100)))
+        );
         assert_eq!(split(":100").unwrap(), (None, Some(Gid(100))));
         assert!(split(":").is_err() && split("1:staff").is_err());
     }

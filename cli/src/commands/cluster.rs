@@ -87,13 +87,23 @@ impl Init {
                 return Err(Misuse::new(format!("--dataservers says {count}, but {named} are named with --dataserver")).into());
             }
         };
-        let replicas = self.replicas.unwrap_or_else(|| founding::usual_replicas(count));
-        let min_members = self.min_members.unwrap_or_else(|| founding::usual_min_members(replicas));
+        let replicas = self
+            .replicas
+            .unwrap_or_else(|| founding::usual_replicas(count));
+        let min_members = self
+            .min_members
+            .unwrap_or_else(|| founding::usual_min_members(replicas));
         if min_members > replicas {
-            return Err(Misuse::new(format!("writes can not need {min_members} of {replicas} copies: lower --min-members")).into());
+            return Err(Misuse::new(format!(
+                "writes can not need {min_members} of {replicas} copies: lower --min-members"
+            ))
+            .into());
         }
         let metaserver = Address::parse(metaserver, METASERVER_PORT)?;
-        let named = self.dataserver.iter().map(|text| Address::parse(text, DATASERVER_PORT));
+        let named = self
+            .dataserver
+            .iter()
+            .map(|text| Address::parse(text, DATASERVER_PORT));
         let named = named.collect::<Result<Vec<Address>>>()?;
         make_empty(&self.dir)?;
 
@@ -121,7 +131,12 @@ impl Init {
         context.print(&self.next_steps(count))
     }
 
-    fn metaserver(&self, authority: &Authority, address: &Address, seed: &ClusterSeed) -> Result<()> {
+    fn metaserver(
+        &self,
+        authority: &Authority,
+        address: &Address,
+        seed: &ClusterSeed,
+    ) -> Result<()> {
         let folder = self.dir.join("metaserver-1");
         make_private(&folder)?;
         founding::save_authority(authority, &folder.join("authority.pem"))?;
@@ -156,7 +171,9 @@ impl Init {
         let name = PeerName::dataserver(authority.cluster(), server);
         founding::issue_server(authority, &name, &folder.join("identity.pem"))?;
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-        let known = metaservers.iter().map(|(id, at)| format!("[{id}, {}]", quoted(at)));
+        let known = metaservers
+            .iter()
+            .map(|(id, at)| format!("[{id}, {}]", quoted(at)));
         let mut config = format!(
             "# A dataserver: quarry dataserver run --config dataserver.toml\n\
              # Relative paths start at this file's folder.\n\n\
@@ -180,7 +197,10 @@ impl Init {
         );
         for disk in &self.disks {
             let Some(path) = disk.to_str() else {
-                bail!("{}: a server's paths must be UTF-8: choose another", disk.display());
+                bail!(
+                    "{}: a server's paths must be UTF-8: choose another",
+                    disk.display()
+                );
             };
             config.push_str(&format!("\n[[disks]]\npath = {}\n", quoted(path)));
         }
@@ -242,7 +262,10 @@ impl Address {
 
     /// An IP address is listened on as it is; of a name only the machine itself knows the addresses.
     fn listen(&self) -> SocketAddr {
-        let ip = self.host.parse().unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        let ip = self
+            .host
+            .parse()
+            .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         SocketAddr::new(ip, self.port)
     }
 }
@@ -250,8 +273,15 @@ impl Address {
 fn make_empty(dir: &Path) -> Result<()> {
     let failed = || format!("{}: can not be made", dir.display());
     std::fs::create_dir_all(dir).with_context(failed)?;
-    if std::fs::read_dir(dir).with_context(failed)?.next().is_some() {
-        bail!("{}: is not empty: a new cluster needs a directory of its own", dir.display());
+    if std::fs::read_dir(dir)
+        .with_context(failed)?
+        .next()
+        .is_some()
+    {
+        bail!(
+            "{}: is not empty: a new cluster needs a directory of its own",
+            dir.display()
+        );
     }
     Ok(())
 }
@@ -264,7 +294,8 @@ fn make_private(dir: &Path) -> Result<()> {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    durable::replace(path, text.as_bytes()).with_context(|| format!("{}: can not be written", path.display()))
+    durable::replace(path, text.as_bytes())
+        .with_context(|| format!("{}: can not be written", path.display()))
 }
 
 #[cfg(test)]
@@ -292,36 +323,57 @@ mod tests {
     fn every_file_that_init_writes_is_a_good_configuration() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("new");
-        init(&dir, &["127.0.0.1:8001", "store-2"], None).run(&context()).unwrap();
-        for file in ["metaserver-1/metaserver.toml", "dataserver-1/dataserver.toml", "dataserver-2/dataserver.toml", "client.toml"] {
+        init(&dir, &["127.0.0.1:8001", "store-2"], None)
+            .run(&context())
+            .unwrap();
+        for file in [
+            "metaserver-1/metaserver.toml",
+            "dataserver-1/dataserver.toml",
+            "dataserver-2/dataserver.toml",
+            "client.toml",
+        ] {
             let check = crate::commands::config::check(&dir.join(file));
             check.unwrap_or_else(|error| panic!("{file}: {error:#}"));
         }
-        let run = crate::commands::dataserver::Run::of_file(dir.join("dataserver-2/dataserver.toml"));
+        let run =
+            crate::commands::dataserver::Run::of_file(dir.join("dataserver-2/dataserver.toml"));
         let server = run.settings().unwrap().server;
         assert_eq!(server.advertise.as_deref(), Some("store-2:7420"));
         assert_eq!(server.disks[1].path, Path::new("/srv/disk-2"));
-        let seed = crate::commands::metaserver::read_seed(&dir.join("metaserver-1/seed.toml")).unwrap();
-        assert_eq!((seed.replicas, seed.min_members, seed.dataservers), (2, 2, 2));
+        let seed =
+            crate::commands::metaserver::read_seed(&dir.join("metaserver-1/seed.toml")).unwrap();
+        assert_eq!(
+            (seed.replicas, seed.min_members, seed.dataservers),
+            (2, 2, 2)
+        );
     }
 
     #[test]
     fn a_directory_in_use_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("x"), "mine").unwrap();
-        let error = init(folder.path(), &[], Some(3)).run(&context()).unwrap_err();
+        let error = init(folder.path(), &[], Some(3))
+            .run(&context())
+            .unwrap_err();
         assert!(error.to_string().contains("not empty"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
     fn addresses_have_usual_ports() {
-        let text = |text| Address::parse(text, 7410).map(|address| address.text()).ok();
+        let text = |text| {
+            Address::parse(text, 7410)
+                .map(|address| address.text())
+                .ok()
+        };
         assert_eq!(text("meta-1").as_deref(), Some("meta-1:7410"));
         assert_eq!(text("meta-1:99").as_deref(), Some("meta-1:99"));
         assert_eq!(text("::1").as_deref(), Some("[::1]:7410"));
         assert_eq!(text("[::1]:99").as_deref(), Some("[::1]:99"));
         assert_eq!((text("a:b"), text(":1"), text("a b")), (None, None, None));
-        assert_eq!(Address::parse("meta-1", 1).unwrap().listen().to_string(), "[::]:1");
+        assert_eq!(
+            Address::parse("meta-1", 1).unwrap().listen().to_string(),
+            "[::]:1"
+        );
     }
 }

@@ -32,7 +32,10 @@ impl Config {
     pub fn run(self, context: &Context) -> Result<()> {
         let Action::Check { file } = self.action;
         let what = check(&file)?;
-        context.print(&format!("{}: a good configuration of a {what}\n", file.display()))
+        context.print(&format!(
+            "{}: a good configuration of a {what}\n",
+            file.display()
+        ))
     }
 }
 
@@ -41,10 +44,15 @@ impl Config {
 /// # Errors
 /// What is wrong with it, or with a file that it names.
 pub fn check(path: &Path) -> Result<&'static str> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}: can not be read", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{}: can not be read", path.display()))?;
     let table: toml::Table = match text.parse() {
         Ok(table) => table,
-        Err(error) => bail!("{}: is no TOML: {}", path.display(), error.to_string().trim_end()),
+        Err(error) => bail!(
+            "{}: is no TOML: {}",
+            path.display(),
+            error.to_string().trim_end()
+        ),
     };
     let has = |key: &str| table.contains_key(key);
     if has("cluster") && has("user") {
@@ -58,7 +66,11 @@ pub fn check(path: &Path) -> Result<&'static str> {
         let settings = metaserver::Run::of_file(path.to_path_buf()).settings()?;
         load_identity(&settings.identity)?;
         metaserver::read_authority(&settings.authority)?;
-        settings.seed.as_deref().map(metaserver::read_seed).transpose()?;
+        settings
+            .seed
+            .as_deref()
+            .map(metaserver::read_seed)
+            .transpose()?;
         Ok("metaserver")
     } else {
         bail!(

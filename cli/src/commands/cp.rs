@@ -11,8 +11,8 @@ use quarry_client::Client;
 use quarry_common::ids::{FileOffset, InodeId};
 use quarry_common::limits::CHUNK_LEN_MAX;
 use quarry_common::wire::meta::{
-    Attr, CloneRange, Contents, FileKind, NodeKind, Op, OpReply, Publish, SetAttr,
-    SetTime, View, XattrMode,
+    Attr, CloneRange, Contents, FileKind, NodeKind, Op, OpReply, Publish, SetAttr, SetTime, View,
+    XattrMode,
 };
 use std::ffi::OsString;
 
@@ -74,7 +74,10 @@ impl Cp {
                     };
                     let is_directory = attr.kind == FileKind::Directory;
                     if is_directory && !self.recursive {
-                        let text = format!("{}: is a directory: use -r to copy it with all that is in it", path.shown());
+                        let text = format!(
+                            "{}: is a directory: use -r to copy it with all that is in it",
+                            path.shown()
+                        );
                         return Err(Misuse::new(text).into());
                     }
                     // As with cp(1), what ends in `.` or `..` stands for its contents.
@@ -83,7 +86,11 @@ impl Cp {
                         (name, target) => target.path_of(name.unwrap_or_default()),
                     };
                     match is_directory {
-                        true => copying.tree(context, path.bytes(), &attr, new.bytes()).await,
+                        true => {
+                            copying
+                                .tree(context, path.bytes(), &attr, new.bytes())
+                                .await
+                        }
                         false => copying.one(path.bytes(), &attr, new.bytes()).await,
                     }
                 })
@@ -133,7 +140,11 @@ impl Copying<'_> {
                 bail!("{} and {} are the same file", escaped(from), escaped(to));
             }
             if there.kind == FileKind::Directory {
-                bail!("{}: is a directory, the file {} can not replace it", escaped(to), escaped(from));
+                bail!(
+                    "{}: is a directory, the file {} can not replace it",
+                    escaped(to),
+                    escaped(from)
+                );
             }
         }
         // An existing file keeps its permissions, as with cp(1).
@@ -227,9 +238,14 @@ impl Copying<'_> {
 
     /// A directory with all that is in it. Copies of hard links become files of their own.
     async fn tree(&self, context: &Context, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
-        let inside = to.starts_with(from) && (to.len() == from.len() || from == b"/" || to[from.len()] == b'/');
+        let inside = to.starts_with(from)
+            && (to.len() == from.len() || from == b"/" || to[from.len()] == b'/');
         if inside {
-            bail!("{} can not be copied into itself, {}", escaped(from), escaped(to));
+            bail!(
+                "{} can not be copied into itself, {}",
+                escaped(from),
+                escaped(to)
+            );
         }
         let mut failed = false;
         let mut waiting = vec![(from.to_vec(), attr.clone(), to.to_vec())];
@@ -269,13 +285,19 @@ impl Copying<'_> {
             Ok(_) => {}
             Err(error) if error.code == quarry_common::Code::Exists => {
                 if self.client.stat(to).await?.kind != FileKind::Directory {
-                    bail!("{}: exists and is not a directory, {} can not go there", escaped(to), escaped(from));
+                    bail!(
+                        "{}: exists and is not a directory, {} can not go there",
+                        escaped(to),
+                        escaped(from)
+                    );
                 }
             }
             Err(error) => return Err(error.into()),
         }
         for (name, value) in self.xattrs(from, attr).await? {
-            self.client.set_xattr(to, &name, &value, XattrMode::Set).await?;
+            self.client
+                .set_xattr(to, &name, &value, XattrMode::Set)
+                .await?;
         }
         Ok(())
     }

@@ -11,7 +11,15 @@ use toml::Value;
 
 /// The keys of a dataserver's configuration file.
 pub const KEYS: &[&str] = &[
-    "identity", "listen", "advertise", "metaservers", "host", "rack", "zone", "disks", "direct_io",
+    "identity",
+    "listen",
+    "advertise",
+    "metaservers",
+    "host",
+    "rack",
+    "zone",
+    "disks",
+    "direct_io",
     "replace_disk",
 ];
 
@@ -63,7 +71,12 @@ pub struct Run {
     #[arg(long, value_name = "BOOL", env = "QUARRY_DIRECT_IO")]
     direct_io: Option<bool>,
     /// The disk that was in this data directory is gone for good: the empty directory becomes a new disk
-    #[arg(long, value_name = "DIR", value_delimiter = ',', env = "QUARRY_REPLACE_DISK")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        value_delimiter = ',',
+        env = "QUARRY_REPLACE_DISK"
+    )]
     replace_disk: Vec<PathBuf>,
 }
 
@@ -112,17 +125,30 @@ impl Run {
         file.set("zone", self.zone.clone());
         file.set("direct_io", self.direct_io);
         let metaservers = self.metaservers.iter().map(|(id, address)| {
-            Value::Array(vec![Value::Integer(i64::from(*id)), Value::String(address.clone())])
+            Value::Array(vec![
+                Value::Integer(i64::from(*id)),
+                Value::String(address.clone()),
+            ])
         });
         let metaservers: Vec<Value> = metaservers.collect();
-        file.set("metaservers", (!metaservers.is_empty()).then_some(metaservers));
+        file.set(
+            "metaservers",
+            (!metaservers.is_empty()).then_some(metaservers),
+        );
         let disks = self.disks.iter().map(|path| {
-            Ok(Value::Table([("path".to_owned(), Value::String(server::text(path)?))].into_iter().collect()))
+            Ok(Value::Table(
+                [("path".to_owned(), Value::String(server::text(path)?))]
+                    .into_iter()
+                    .collect(),
+            ))
         });
         let disks = disks.collect::<Result<Vec<Value>>>()?;
         let disks_are_flags = !disks.is_empty();
         file.set("disks", disks_are_flags.then_some(disks));
-        let replaced = self.replace_disk.iter().map(|path| Ok(Value::String(server::text(path)?)));
+        let replaced = self
+            .replace_disk
+            .iter()
+            .map(|path| Ok(Value::String(server::text(path)?)));
         let replaced = replaced.collect::<Result<Vec<Value>>>()?;
         let replaced_are_flags = !replaced.is_empty();
         file.set("replace_disk", replaced_are_flags.then_some(replaced));
@@ -132,7 +158,10 @@ impl Run {
         let mut server: DataserverConfig = file.decode()?;
         let resolve = |path: &mut PathBuf| *path = file.resolve(path);
         if !disks_are_flags {
-            server.disks.iter_mut().for_each(|disk| resolve(&mut disk.path));
+            server
+                .disks
+                .iter_mut()
+                .for_each(|disk| resolve(&mut disk.path));
         }
         // A path of a flag may name a disk as it stands in the file, or from the working directory.
         for path in &mut server.replace_disk {
@@ -140,7 +169,10 @@ impl Run {
             if !replaced_are_flags || is_disk(&server.disks, &in_file) {
                 *path = in_file;
             } else if let Ok(absolute) = std::path::absolute(&*path)
-                && let Some(disk) = server.disks.iter().find(|disk| std::path::absolute(&disk.path).is_ok_and(|disk| disk == absolute))
+                && let Some(disk) = server
+                    .disks
+                    .iter()
+                    .find(|disk| std::path::absolute(&disk.path).is_ok_and(|disk| disk == absolute))
             {
                 *path = disk.path.clone();
             }
@@ -173,7 +205,8 @@ mod tests {
         (folder, path)
     }
 
-    const GOOD: &str = "identity = 'identity.pem'\nmetaservers = [[1, 'm:7410']]\n[[disks]]\npath = 'disk-1'\n";
+    const GOOD: &str =
+        "identity = 'identity.pem'\nmetaservers = [[1, 'm:7410']]\n[[disks]]\npath = 'disk-1'\n";
 
     #[test]
     fn paths_in_the_file_start_at_its_folder_and_flags_win() {
@@ -196,7 +229,10 @@ mod tests {
         let (folder, path) = file(GOOD);
         let mut run = Run::of_file(path);
         run.replace_disk = vec!["disk-1".into()];
-        assert_eq!(run.settings().unwrap().server.replace_disk[0], folder.path().join("disk-1"));
+        assert_eq!(
+            run.settings().unwrap().server.replace_disk[0],
+            folder.path().join("disk-1")
+        );
         run.replace_disk = vec![folder.path().join("disk-1")];
         assert!(run.settings().is_ok());
         run.replace_disk = vec!["/elsewhere".into()];
@@ -218,7 +254,10 @@ mod tests {
             let flag = command.get_arguments().find(|arg| arg.get_id() == key);
             let flag = flag.unwrap_or_else(|| panic!("{key} is no flag"));
             assert_eq!(flag.get_long(), Some(key.replace('_', "-").as_str()));
-            assert_eq!(flag.get_env().unwrap(), format!("QUARRY_{}", key.to_uppercase()).as_str());
+            assert_eq!(
+                flag.get_env().unwrap(),
+                format!("QUARRY_{}", key.to_uppercase()).as_str()
+            );
         }
         assert_eq!(KEYS.len(), table.len() + 1);
     }

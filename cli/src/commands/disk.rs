@@ -55,7 +55,18 @@ pub fn used(disk: &DiskStatus) -> (u64, u64) {
 }
 
 fn text(status: &Status) -> String {
-    let head = ["disk", "state", "server", "host", "used", "of", "full", "chunks", "groups", "directory"];
+    let head = [
+        "disk",
+        "state",
+        "server",
+        "host",
+        "used",
+        "of",
+        "full",
+        "chunks",
+        "groups",
+        "directory",
+    ];
     let mut table = Table::new(&head, &[0, 2, 4, 5, 6, 7, 8]);
     for (server, disk) in disks(status) {
         let (bytes, share) = used(disk);

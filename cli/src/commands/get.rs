@@ -71,14 +71,20 @@ impl Get {
         let into = local.is_dir();
         let wants_directory = self.local.as_bytes().ends_with(b"/");
         if !into && remote.len() > 1 {
-            return Err(Misuse::new(format!("{shown}: several things can only go into a directory that exists")).into());
+            return Err(Misuse::new(format!(
+                "{shown}: several things can only go into a directory that exists"
+            ))
+            .into());
         }
         let mut jobs: Vec<Job> = Vec::new();
         for path in remote {
             let attr = client.stat(path.bytes()).await?;
             let is_directory = attr.kind == FileKind::Directory;
             if is_directory && !self.recursive {
-                let text = format!("{}: is a directory: use -r to get it with all that is in it", path.shown());
+                let text = format!(
+                    "{}: is a directory: use -r to get it with all that is in it",
+                    path.shown()
+                );
                 return Err(Misuse::new(text).into());
             }
             if !into && wants_directory && !is_directory {
@@ -90,7 +96,11 @@ impl Get {
             };
             check_kinds(&to, is_directory, &path)?;
             if !is_directory && jobs.iter().any(|job| job.local == to) {
-                return Err(Misuse::new(format!("{}: two of the files would go there", to.display())).into());
+                return Err(Misuse::new(format!(
+                    "{}: two of the files would go there",
+                    to.display()
+                ))
+                .into());
             }
             jobs.push(Job {
                 remote: path,
@@ -109,11 +119,19 @@ impl Get {
             owners: self.owners,
             replace: !self.no_clobber,
         };
-        let (trees, files): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.is_directory);
+        let (trees, files): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| job.is_directory);
         let mut outcome = Outcome::default();
         get_files(client, files, &options, &progress, &mut outcome).await;
         for job in trees {
-            let done = quarry_client::get_tree(client, job.remote.bytes(), &job.local, &options, &progress).await;
+            let done = quarry_client::get_tree(
+                client,
+                job.remote.bytes(),
+                &job.local,
+                &options,
+                &progress,
+            )
+            .await;
             outcome.tree(&job.local, &job.remote, done);
         }
         shown.clear();
@@ -164,14 +182,23 @@ async fn get_files(
         {
             let (client, options, progress) = (client.clone(), options.clone(), progress.clone());
             running.spawn(async move {
-                let done = quarry_client::get_file(&client, job.remote.bytes(), &job.local, &options, &progress).await;
+                let done = quarry_client::get_file(
+                    &client,
+                    job.remote.bytes(),
+                    &job.local,
+                    &options,
+                    &progress,
+                )
+                .await;
                 (job, done.map(drop))
             });
         }
         match running.join_next().await {
             None => return,
             Some(Ok((job, done))) => outcome.file(&job.local, &job.remote, done),
-            Some(Err(failed)) => outcome.failed.push(anyhow!("a transfer ended without an answer: {failed}")),
+            Some(Err(failed)) => outcome
+                .failed
+                .push(anyhow!("a transfer ended without an answer: {failed}")),
         }
     }
 }

@@ -38,7 +38,12 @@ impl Locate {
 }
 
 fn text(extents: &[Located]) -> String {
-    let mut table = Table::new(&["offset", "bytes", "chunk", "at", "group", "epoch", "replica"], &[0, 1, 3]);
+    let mut table = Table::new(
+        &[
+            "offset", "bytes", "chunk", "at", "group", "epoch", "replica",
+        ],
+        &[0, 1, 3],
+    );
     for extent in extents {
         let place = [extent.offset.to_string(), extent.len.to_string()];
         let mut row = place.to_vec();
@@ -61,7 +66,11 @@ fn text(extents: &[Located]) -> String {
                     pg_epoch.to_string(),
                 ]);
                 let mut lines = replicas.iter().map(replica_text);
-                row.push(lines.next().unwrap_or_else(|| "none: no disk has it".into()));
+                row.push(
+                    lines
+                        .next()
+                        .unwrap_or_else(|| "none: no disk has it".into()),
+                );
                 table.row(row);
                 for line in lines {
                     let mut row = vec![String::new(); 6];
@@ -90,7 +99,12 @@ fn replica_text(replica: &ReplicaAt) -> String {
 /// What the dataserver says of its replica.
 fn state(replica: &ReplicaAt) -> String {
     match &replica.info {
-        Ok(Some(info)) => format!("{}, {} bytes, crc {:08x}", state_word(info.state), info.len, info.crc.0),
+        Ok(Some(info)) => format!(
+            "{}, {} bytes, crc {:08x}",
+            state_word(info.state),
+            info.len,
+            info.crc.0
+        ),
         Ok(None) => "does not have it".into(),
         Err(error) => format!("does not answer ({error})"),
     }

@@ -193,12 +193,20 @@ impl Ls {
             false => attr.size.to_string(),
         };
         let width = |text: fn(&Attr) -> String| {
-            lines.iter().map(|line| text(&line.attr).len()).max().unwrap_or(0)
+            lines
+                .iter()
+                .map(|line| text(&line.attr).len())
+                .max()
+                .unwrap_or(0)
         };
         let links = width(|attr| attr.links.to_string());
         let uids = width(|attr| attr.uid.to_string());
         let gids = width(|attr| attr.gid.to_string());
-        let sizes = lines.iter().map(|line| size(&line.attr).len()).max().unwrap_or(0);
+        let sizes = lines
+            .iter()
+            .map(|line| size(&line.attr).len())
+            .max()
+            .unwrap_or(0);
         for line in lines {
             let attr = &line.attr;
             write!(

@@ -12,7 +12,13 @@ use std::sync::Arc;
 
 /// The keys of a metaserver's configuration file.
 pub const KEYS: &[&str] = &[
-    "identity", "authority", "seed", "listen", "advertise", "dir", "cache_mib",
+    "identity",
+    "authority",
+    "seed",
+    "listen",
+    "advertise",
+    "dir",
+    "cache_mib",
 ];
 
 /// Run a metaserver: it keeps the metadata
@@ -133,8 +139,12 @@ impl Run {
 /// # Errors
 /// The file can not be read or understood.
 pub fn read_seed(path: &std::path::Path) -> Result<ClusterSeed> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("{}: the seed of the cluster can not be read", path.display()))?;
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "{}: the seed of the cluster can not be read",
+            path.display()
+        )
+    })?;
     toml::from_str(&text).with_context(|| format!("{}: is no seed of a cluster", path.display()))
 }
 
@@ -144,7 +154,10 @@ pub fn read_seed(path: &std::path::Path) -> Result<ClusterSeed> {
 /// The file can not be read or understood.
 pub fn read_authority(path: &std::path::Path) -> Result<Authority> {
     let pem = std::fs::read_to_string(path).with_context(|| {
-        format!("{}: the cluster's authority can not be read; 'quarry cluster init' makes it", path.display())
+        format!(
+            "{}: the cluster's authority can not be read; 'quarry cluster init' makes it",
+            path.display()
+        )
     })?;
     Ok(Authority::from_pem(&pem).map_err(|error| error.context(path.display()))?)
 }
@@ -160,7 +173,8 @@ mod tests {
         (folder, path)
     }
 
-    const GOOD: &str = "identity = 'i'\nauthority = 'a'\nlisten = '127.0.0.1:7410'\ndir = 'state'\n";
+    const GOOD: &str =
+        "identity = 'i'\nauthority = 'a'\nlisten = '127.0.0.1:7410'\ndir = 'state'\n";
 
     #[test]
     fn unknown_and_missing_keys_are_named_with_the_file() {
@@ -183,11 +197,18 @@ mod tests {
         settings.server.advertise = Some("a:1".into());
         let table: toml::Table = toml::to_string(&settings.server).unwrap().parse().unwrap();
         let command = Run::augment_args(clap::Command::new("run"));
-        for key in table.keys().map(String::as_str).chain(["identity", "authority", "seed"]) {
+        for key in table
+            .keys()
+            .map(String::as_str)
+            .chain(["identity", "authority", "seed"])
+        {
             assert!(KEYS.contains(&key), "{key}");
             let flag = command.get_arguments().find(|arg| arg.get_id() == key);
             let flag = flag.unwrap_or_else(|| panic!("{key} is no flag"));
-            assert_eq!(flag.get_env().unwrap(), format!("QUARRY_{}", key.to_uppercase()).as_str());
+            assert_eq!(
+                flag.get_env().unwrap(),
+                format!("QUARRY_{}", key.to_uppercase()).as_str()
+            );
         }
         assert_eq!(KEYS.len(), table.len() + 3);
     }

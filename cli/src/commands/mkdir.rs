@@ -31,7 +31,10 @@ impl Mkdir {
         let paths = Remote::parse_all(&self.paths)?;
         let mask = umask();
         let usual = 0o777 & !mask;
-        let mode = self.mode.as_ref().map_or(usual, |mode| mode.apply(usual, true, mask));
+        let mode = self
+            .mode
+            .as_ref()
+            .map_or(usual, |mode| mode.apply(usual, true, mask));
         context
             .with_client(async |client| {
                 for_each(context, &paths, async |path| {

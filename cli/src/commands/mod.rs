@@ -54,7 +54,9 @@ pub async fn for_each(
     for path in paths {
         match each(path).await {
             Ok(()) => {}
-            Err(error) if error.is::<Interrupted>() || error.is::<std::io::Error>() => return Err(error),
+            Err(error) if error.is::<Interrupted>() || error.is::<std::io::Error>() => {
+                return Err(error);
+            }
             Err(error) => {
                 report_one(context.command, &error);
                 failed = true;

@@ -53,7 +53,10 @@ impl Mv {
                 };
                 for_each(context, from, async |path| {
                     let name = path.name().ok_or_else(|| {
-                        Misuse::new(format!("{}: can not be moved: name it by its own name", path.shown()))
+                        Misuse::new(format!(
+                            "{}: can not be moved: name it by its own name",
+                            path.shown()
+                        ))
                     })?;
                     let new = target.path_of(name);
                     Ok(client.rename(path.bytes(), new.bytes(), mode).await?)

@@ -66,7 +66,10 @@ impl Put {
             let is_directory = found.with_context(|| escaped(name.as_bytes()))?.is_dir();
             if is_directory && !self.recursive {
                 let shown = escaped(name.as_bytes());
-                return Err(Misuse::new(format!("{shown}: is a directory: use -r to put it with all that is in it")).into());
+                return Err(Misuse::new(format!(
+                    "{shown}: is a directory: use -r to put it with all that is in it"
+                ))
+                .into());
             }
             local.push((path, is_directory));
         }
@@ -81,9 +84,17 @@ impl Put {
             .await
     }
 
-    async fn standard_input(&self, context: &Context, client: &Client, remote: &Remote) -> Result<()> {
+    async fn standard_input(
+        &self,
+        context: &Context,
+        client: &Client,
+        remote: &Remote,
+    ) -> Result<()> {
         if let Target::Into(dir) = Target::find(client, remote, false).await? {
-            bail!("{}: is a directory: standard input needs the name of a file", dir.shown());
+            bail!(
+                "{}: is a directory: standard input needs the name of a file",
+                dir.shown()
+            );
         }
         let progress = Arc::new(Progress::default());
         let shown = Shown::start(progress.clone(), !context.json, "put");
@@ -93,9 +104,13 @@ impl Put {
             progress: Some(progress),
             ..PublishOptions::default()
         };
-        let published = client.publish(remote.bytes(), tokio::io::stdin(), options).await;
+        let published = client
+            .publish(remote.bytes(), tokio::io::stdin(), options)
+            .await;
         drop(shown);
-        published.map(drop).with_context(|| format!("- to {}", remote.shown()))
+        published
+            .map(drop)
+            .with_context(|| format!("- to {}", remote.shown()))
     }
 
     async fn transfer(&self, context: &Context, client: &Client, jobs: Vec<Job>) -> Result<()> {
@@ -106,7 +121,8 @@ impl Put {
             owners: self.owners,
             replace: !self.no_clobber,
         };
-        let (trees, files): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| job.is_directory);
+        let (trees, files): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| job.is_directory);
         let mut outcome = Outcome::default();
         put_files(client, files, &options, &progress, &mut outcome).await;
         for job in trees {
@@ -144,23 +160,37 @@ async fn plan(client: &Client, local: Vec<(PathBuf, bool)>, remote: &Remote) -> 
             (Some(name), target) => target.path_of(name.as_bytes()),
         };
         check_kinds(client, &path, is_directory, &remote).await?;
+        // A link that was named leads to the tree; links within a tree stay links.
+        let local = match is_directory {
+            true => std::fs::canonicalize(&path)
+                .with_context(|| escaped(path.as_os_str().as_bytes()))?,
+            false => path,
+        };
         jobs.push(Job {
-            local: path,
+            local,
             remote,
             is_directory,
         });
     }
     let mut names: Vec<&[u8]> = jobs.iter().map(|job| job.remote.bytes()).collect();
     names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1] && target_is_one(&jobs, pair[0])) {
-        return Err(Misuse::new(format!("{}: two of the files would go there", escaped(twice[0]))).into());
+    if let Some(twice) = names
+        .windows(2)
+        .find(|pair| pair[0] == pair[1] && target_is_one(&jobs, pair[0]))
+    {
+        return Err(Misuse::new(format!(
+            "{}: two of the files would go there",
+            escaped(twice[0])
+        ))
+        .into());
     }
     Ok(jobs)
 }
 
 /// Two trees may be merged into one directory, two files can not have one name.
 fn target_is_one(jobs: &[Job], path: &[u8]) -> bool {
-    jobs.iter().any(|job| job.remote.bytes() == path && !job.is_directory)
+    jobs.iter()
+        .any(|job| job.remote.bytes() == path && !job.is_directory)
 }
 
 /// The name under which a local path goes into a directory; none for what ends in `.` or `..`,
@@ -174,7 +204,12 @@ fn name_of(path: &Path) -> Option<&OsStr> {
     }
 }
 
-async fn check_kinds(client: &Client, local: &Path, is_directory: bool, remote: &Remote) -> Result<()> {
+async fn check_kinds(
+    client: &Client,
+    local: &Path,
+    is_directory: bool,
+    remote: &Remote,
+) -> Result<()> {
     let Some(attr) = lstat_if_there(client, remote).await? else {
         return Ok(());
     };
@@ -210,14 +245,23 @@ async fn put_files(
         {
             let (client, options, progress) = (client.clone(), options.clone(), progress.clone());
             running.spawn(async move {
-                let done = quarry_client::put_file(&client, &job.local, job.remote.bytes(), &options, &progress).await;
+                let done = quarry_client::put_file(
+                    &client,
+                    &job.local,
+                    job.remote.bytes(),
+                    &options,
+                    &progress,
+                )
+                .await;
                 (job, done.map(drop))
             });
         }
         match running.join_next().await {
             None => return,
             Some(Ok((job, done))) => outcome.file(&job.local, &job.remote, done),
-            Some(Err(failed)) => outcome.failed.push(anyhow!("a transfer ended without an answer: {failed}")),
+            Some(Err(failed)) => outcome
+                .failed
+                .push(anyhow!("a transfer ended without an answer: {failed}")),
         }
     }
 }
@@ -259,11 +303,15 @@ impl Outcome {
     /// [`Reported`] if anything failed; the one error itself if it is one.
     pub fn finish(mut self, context: &Context, shown: &Shown, done: &str) -> Result<()> {
         for (path, why) in &self.skipped {
-            eprintln!("quarry: {}: left out {}: {why}", context.command, escaped(path.as_os_str().as_bytes()));
+            eprintln!(
+                "quarry: {}: left out {}: {why}",
+                context.command,
+                escaped(path.as_os_str().as_bytes())
+            );
         }
         if context.json {
             context.print_json(&shown.json(self.failed.len(), self.skipped.len()))?;
-        } else if context.terminal {
+        } else if context.terminal && self.failed.is_empty() {
             eprintln!("{}", shown.summary(done));
         }
         match self.failed.len() {

@@ -32,7 +32,10 @@ impl Rm {
         let paths = Remote::parse_all(&self.paths)?;
         for path in &paths {
             if path.name().is_none() {
-                let text = format!("{}: refusing to remove '/', '.' or '..': name what is to go", path.shown());
+                let text = format!(
+                    "{}: refusing to remove '/', '.' or '..': name what is to go",
+                    path.shown()
+                );
                 return Err(Misuse::new(text).into());
             }
         }

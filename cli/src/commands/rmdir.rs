@@ -23,7 +23,10 @@ impl Rmdir {
         let paths = Remote::parse_all(&self.paths)?;
         context
             .with_client(async |client| {
-                for_each(context, &paths, async |path| Ok(client.rmdir(path.bytes()).await?)).await
+                for_each(context, &paths, async |path| {
+                    Ok(client.rmdir(path.bytes()).await?)
+                })
+                .await
             })
             .await
     }

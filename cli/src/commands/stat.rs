@@ -71,10 +71,19 @@ fn text(path: &[u8], attr: &Attr, target: Option<&[u8]>) -> String {
     line("Size", format!("{}   Stored: {}", attr.size, attr.stored));
     line(
         "Mode",
-        format!("{:04o} {}   Owner: {}:{}", attr.mode, mode_text(attr.kind, attr.mode), attr.uid, attr.gid),
+        format!(
+            "{:04o} {}   Owner: {}:{}",
+            attr.mode,
+            mode_text(attr.kind, attr.mode),
+            attr.uid,
+            attr.gid
+        ),
     );
     if matches!(attr.kind, FileKind::CharDevice | FileKind::BlockDevice) {
-        let (major, minor) = (rustix::fs::major(attr.device), rustix::fs::minor(attr.device));
+        let (major, minor) = (
+            rustix::fs::major(attr.device),
+            rustix::fs::minor(attr.device),
+        );
         line("Device", format!("{major},{minor}"));
     }
     line("Modified", rfc3339(attr.mtime));
@@ -112,7 +121,13 @@ mod tests {
             has_xattrs: false,
         };
         let text = text(b"/a\n", &attr, Some(b"b\xff"));
-        for part in ["/a\\n -> b\\xff", "i2a", "0777 lrwxrwxrwx", "7:8", "1970-01-01T00:00:00Z"] {
+        for part in [
+            "/a\\n -> b\\xff",
+            "i2a",
+            "0777 lrwxrwxrwx",
+            "7:8",
+            "1970-01-01T00:00:00Z",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         let object = attr_json(b"/a\xff", &attr);

@@ -50,25 +50,44 @@ pub fn problems(report: &Report) -> Vec<String> {
         ));
     }
     for (server, disk) in disks(report) {
-        let name = format!("disk {} ({} on {})", disk.disk, disk.report.path, server.host);
+        let name = format!(
+            "disk {} ({} on {})",
+            disk.disk, disk.report.path, server.host
+        );
         if let Some(why) = &disk.report.failed {
             found.push(format!("{name} does not serve: {why}"));
         } else if !disk.up && is_up(server) {
-            found.push(format!("{name} is down although its server is up: look into the server's log"));
+            found.push(format!(
+                "{name} is down although its server is up: look into the server's log"
+            ));
         } else if disk.up && used(disk).1 >= NEARLY_FULL {
-            found.push(format!("{name} is {}% full: add disks or remove files", used(disk).1));
+            found.push(format!(
+                "{name} is {}% full: add disks or remove files",
+                used(disk).1
+            ));
         }
     }
     for (id, pool, counts) in &report.pools {
         let groups = |count: u32, what: &str| {
             let all = u64::from(pool.pg_count);
-            format!("pool {id} '{}': {} of {} groups {what}", pool.name, grouped(count.into()), grouped(all))
+            format!(
+                "pool {id} '{}': {} of {} groups {what}",
+                pool.name,
+                grouped(count.into()),
+                grouped(all)
+            )
         };
         if counts.unwritable > 0 {
-            found.push(groups(counts.unwritable, "take no writes: too few of their disks are up"));
+            found.push(groups(
+                counts.unwritable,
+                "take no writes: too few of their disks are up",
+            ));
         }
         if counts.degraded > 0 {
-            found.push(groups(counts.degraded, "lack a copy: there are too few disks; start or add some"));
+            found.push(groups(
+                counts.degraded,
+                "lack a copy: there are too few disks; start or add some",
+            ));
         }
     }
     found
@@ -92,12 +111,20 @@ pub fn text(report: &Report) -> String {
     // Writing to a String can not fail.
     let mut line = |words: String| writeln!(text, "{words}").unwrap_or_default();
     let problems = problems(report);
-    line(format!("cluster {}, map epoch {}", report.cluster, report.epoch));
+    line(format!(
+        "cluster {}, map epoch {}",
+        report.cluster, report.epoch
+    ));
     match problems.as_slice() {
         [] => line("health: all is well".into()),
         _ => {
-            line(format!("health: {}", counted(problems.len() as u64, "problem", "problems")));
-            problems.iter().for_each(|problem| line(format!("  ! {problem}")));
+            line(format!(
+                "health: {}",
+                counted(problems.len() as u64, "problem", "problems")
+            ));
+            problems
+                .iter()
+                .for_each(|problem| line(format!("  ! {problem}")));
         }
     }
     line(String::new());
@@ -105,12 +132,26 @@ pub fn text(report: &Report) -> String {
         let leads = if *id == report.leader { ", leads" } else { "" };
         line(format!("metaserver {id} at {address}{leads}"));
     }
-    let mut servers = Table::new(&["dataserver", "state", "heard", "host", "address", "disks", "used", "of"], &[0, 5, 6, 7]);
+    let mut servers = Table::new(
+        &[
+            "dataserver",
+            "state",
+            "heard",
+            "host",
+            "address",
+            "disks",
+            "used",
+            "of",
+        ],
+        &[0, 5, 6, 7],
+    );
     for server in &report.servers {
         let up = server.disks.iter().filter(|disk| disk.up).count();
         let total: u64 = server.disks.iter().map(|disk| disk.report.total).sum();
         let bytes: u64 = server.disks.iter().map(|disk| used(disk).0).sum();
-        let ago = server.heard_ms_ago.map_or("never".into(), |ms| format!("{:.1} s ago", ms as f64 / 1000.0));
+        let ago = server.heard_ms_ago.map_or("never".into(), |ms| {
+            format!("{:.1} s ago", ms as f64 / 1000.0)
+        });
         servers.row(vec![
             server.server.to_string(),
             if is_up(server) { "up" } else { "down" }.into(),
@@ -123,7 +164,19 @@ pub fn text(report: &Report) -> String {
         ]);
     }
     line(servers.text());
-    let mut pools = Table::new(&["pool", "name", "copies", "groups", "clean", "crowded", "lacking", "unwritable"], &[0, 3, 4, 5, 6, 7]);
+    let mut pools = Table::new(
+        &[
+            "pool",
+            "name",
+            "copies",
+            "groups",
+            "clean",
+            "crowded",
+            "lacking",
+            "unwritable",
+        ],
+        &[0, 3, 4, 5, 6, 7],
+    );
     for (id, pool, counts) in &report.pools {
         let Redundancy::Replicated {
             replicas,
@@ -151,7 +204,11 @@ pub fn text(report: &Report) -> String {
     line(format!(
         "waiting: {} to be emptied, {} to be collected",
         counted(report.orphans, "unnamed file", "unnamed files"),
-        counted(report.unreferenced_chunks, "unreferenced chunk", "unreferenced chunks")
+        counted(
+            report.unreferenced_chunks,
+            "unreferenced chunk",
+            "unreferenced chunks"
+        )
     ));
     text
 }
@@ -271,9 +328,15 @@ pub mod tests {
     #[test]
     fn a_healthy_cluster_fits_one_screen_and_says_so() {
         let text = text(&healthy());
-        assert!(text.contains("all is well") && text.contains("leads"), "{text}");
+        assert!(
+            text.contains("all is well") && text.contains("leads"),
+            "{text}"
+        );
         assert!(text.contains("1 file and 2 directories"), "{text}");
-        assert!(text.lines().count() < 24 && text.lines().all(|line| line.len() <= 100), "{text}");
+        assert!(
+            text.lines().count() < 24 && text.lines().all(|line| line.len() <= 100),
+            "{text}"
+        );
     }
 
     #[test]
@@ -284,7 +347,13 @@ pub mod tests {
         report.pools[0].2.unwritable = 64;
         report.pools[0].2.degraded = 64;
         let text = text(&report);
-        for part in ["4 problems", "60.0 s ago", "an fsync failed", "take no writes", "start or add some"] {
+        for part in [
+            "4 problems",
+            "60.0 s ago",
+            "an fsync failed",
+            "take no writes",
+            "start or add some",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert_eq!(json(&report)["healthy"], false);

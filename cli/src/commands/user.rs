@@ -62,7 +62,10 @@ impl User {
                 out,
             } => {
                 if let Some(out) = out.as_ref().filter(|out| out.exists()) {
-                    bail!("{}: exists already: name another file with --out", out.display());
+                    bail!(
+                        "{}: exists already: name another file with --out",
+                        out.display()
+                    );
                 }
                 let add = async |client: &Client| {
                     let uid = match uid {

@@ -103,8 +103,9 @@ impl Xattr {
             }
             Action::List { file } => {
                 let path = Remote::parse(&file)?;
-                let list =
-                    async |client: &quarry_client::Client| Ok(client.list_xattr(path.bytes()).await?);
+                let list = async |client: &quarry_client::Client| {
+                    Ok(client.list_xattr(path.bytes()).await?)
+                };
                 let names = context.with_client(list).await?;
                 if context.json {
                     let objects = names.iter().map(|name| {

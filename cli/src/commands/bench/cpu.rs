@@ -76,8 +76,14 @@ impl Processes {
 fn seconds_of(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The command's name, in parentheses, may hold anything.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok());
+    let fields = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace();
+    let ticks = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok());
     ticks.sum::<u64>() as f64 / TICKS
 }
 
@@ -85,7 +91,9 @@ fn seconds_of(pid: u32) -> f64 {
 fn local_port(address: &str) -> Option<u16> {
     let here = |ip: IpAddr| ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok();
     let mut addresses = address.to_socket_addrs().ok()?;
-    addresses.find(|address| here(address.ip())).map(|address| address.port())
+    addresses
+        .find(|address| here(address.ip()))
+        .map(|address| address.port())
 }
 
 /// Who owns each UDP port, as far as this user may see it.
@@ -100,13 +108,21 @@ fn owners() -> BTreeMap<u16, u32> {
         return owners;
     };
     for process in processes.flatten() {
-        let pid = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        let pid = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok());
         let (Some(pid), Ok(open)) = (pid, std::fs::read_dir(process.path().join("fd"))) else {
             continue;
         };
         for file in open.flatten() {
             let link = std::fs::read_link(file.path()).unwrap_or_default();
-            let socket = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
+            let socket = link.to_str().and_then(|link| {
+                link.strip_prefix("socket:[")?
+                    .strip_suffix(']')?
+                    .parse::<u64>()
+                    .ok()
+            });
             if let Some(port) = socket.and_then(|socket| ports.get(&socket)) {
                 owners.insert(*port, pid);
             }
@@ -119,7 +135,10 @@ fn owners() -> BTreeMap<u16, u32> {
 fn port_and_socket(line: &str) -> Option<(u64, u16)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let port = fields.get(1)?.rsplit_once(':')?.1;
-    Some((fields.get(9)?.parse().ok()?, u16::from_str_radix(port, 16).ok()?))
+    Some((
+        fields.get(9)?.parse().ok()?,
+        u16::from_str_radix(port, 16).ok()?,
+    ))
 }
 
 #[cfg(test)]

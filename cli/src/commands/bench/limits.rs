@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The size of one write, in bytes.
@@ -35,16 +35,43 @@ pub struct Limits {
     pub syncs: f64,
 }
 
-/// A file that goes when this is dropped.
+/// A file without a name: it goes with the process, however that ends.
 struct Scratch {
-    path: PathBuf,
+    /// Past the page cache if the file system can do that.
+    file: File,
+    /// Through the page cache.
+    cached: File,
+    direct: bool,
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            eprintln!("quarry: bench: {}: could not be removed: {error}", self.path.display());
-        }
+impl Scratch {
+    fn make(dir: &Path) -> Result<Scratch> {
+        let path = dir.join(format!("bench-{:016x}", rand::random::<u64>()));
+        let open = |flags| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true);
+            options.custom_flags(flags).open(&path)
+        };
+        let cached = open(0).with_context(|| {
+            format!(
+                "{}: can not be made: name another place with --scratch",
+                path.display()
+            )
+        })?;
+        let direct = open(rustix::fs::OFlags::DIRECT.bits() as i32);
+        std::fs::remove_file(&path)?;
+        Ok(match direct {
+            Ok(file) => Scratch {
+                file,
+                cached,
+                direct: true,
+            },
+            Err(_) => Scratch {
+                file: cached.try_clone()?,
+                cached,
+                direct: false,
+            },
+        })
     }
 }
 
@@ -55,21 +82,20 @@ impl Limits {
     /// The directory can not be written, or has too little space.
     pub fn measure(dir: &Path, len: u64) -> Result<Limits> {
         let shown = dir.display();
-        let space = rustix::fs::statvfs(dir).with_context(|| format!("{shown}: can not be measured"))?;
+        let space =
+            rustix::fs::statvfs(dir).with_context(|| format!("{shown}: can not be measured"))?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         if free < len.saturating_add(1 << 30) {
-            bail!("{shown}: has {free} bytes free, a measurement with {len} bytes needs 1 GiB more than those: name another place with --scratch, or a smaller --size");
+            bail!(
+                "{shown}: has {free} bytes free, a measurement with {len} bytes needs 1 GiB more than those: name another place with --scratch, or a smaller --size"
+            );
         }
-        let scratch = Scratch {
-            path: dir.join(format!("bench-{:016x}", rand::random::<u64>())),
-        };
-        let (write, direct) = write(&scratch.path, len)?;
-        let cached_read = cached_read(&scratch.path)?;
+        let mut scratch = Scratch::make(dir)?;
+        let write = write(&mut scratch.file, len)?;
+        let cached_read = cached_read(&mut scratch.cached)?;
+        let direct = scratch.direct;
         drop(scratch);
-        let scratch = Scratch {
-            path: dir.join(format!("bench-{:016x}", rand::random::<u64>())),
-        };
-        let syncs = syncs(&scratch.path)?;
+        let syncs = syncs(&mut Scratch::make(dir)?.cached)?;
         Ok(Limits {
             write,
             direct,
@@ -81,15 +107,25 @@ impl Limits {
 
     /// For a report; `replicas` copies share the disk.
     pub fn list(&self, replicas: usize) -> Vec<Limit> {
-        let how = if self.direct { "O_DIRECT 1 MiB" } else { "buffered: no O_DIRECT here" };
+        let how = if self.direct {
+            "O_DIRECT 1 MiB"
+        } else {
+            "buffered: no O_DIRECT here"
+        };
         let bytes = |name: String, rate| Limit {
             name,
             rate,
             is_bytes: true,
         };
         vec![
-            bytes(format!("sequential write, fdatasync at the end ({how})"), self.write),
-            bytes(format!("the same for {replicas} copies on this disk"), self.write / replicas.max(1) as f64),
+            bytes(
+                format!("sequential write, fdatasync at the end ({how})"),
+                self.write,
+            ),
+            bytes(
+                format!("the same for {replicas} copies on this disk"),
+                self.write / replicas.max(1) as f64,
+            ),
             bytes("read from the page cache".into(), self.cached_read),
             bytes("memory copy, one thread".into(), self.copy),
             Limit {
@@ -124,28 +160,20 @@ impl Aligned {
     }
 }
 
-fn write(path: &Path, len: u64) -> Result<(f64, bool)> {
-    let failed = || format!("{}: can not be written", path.display());
-    let open = |flags| OpenOptions::new().write(true).create(true).truncate(true).custom_flags(flags).open(path);
-    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
-    let (mut file, direct) = match open(direct) {
-        Ok(file) => (file, true),
-        Err(_) => (open(0).with_context(failed)?, false),
-    };
+fn write(file: &mut File, len: u64) -> Result<f64> {
     let buffer = Aligned::new();
     // Whole writes only: direct IO takes nothing else.
     let writes = len.div_ceil(WRITE_LEN as u64);
     let started = Instant::now();
     for _ in 0..writes {
-        file.write_all(buffer.bytes()).with_context(failed)?;
+        file.write_all(buffer.bytes())?;
     }
-    file.sync_data().with_context(failed)?;
-    Ok((rate(writes * WRITE_LEN as u64, started), direct))
+    file.sync_data()?;
+    Ok(rate(writes * WRITE_LEN as u64, started))
 }
 
 /// The second of two reads: the first brings the file into memory.
-fn cached_read(path: &Path) -> Result<f64> {
-    let mut file = File::open(path)?;
+fn cached_read(file: &mut File) -> Result<f64> {
     let mut buffer = vec![0; WRITE_LEN];
     let mut best = 0.0;
     for _ in 0..2 {
@@ -176,8 +204,7 @@ fn copy() -> f64 {
     best
 }
 
-fn syncs(path: &Path) -> Result<f64> {
-    let mut file = OpenOptions::new().append(true).create_new(true).open(path)?;
+fn syncs(file: &mut File) -> Result<f64> {
     let buffer = Aligned::new();
     let started = Instant::now();
     let mut count = 0;
@@ -197,7 +224,12 @@ mod tests {
     fn a_measurement_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits::measure(folder.path(), 3 << 20).unwrap();
-        assert!(limits.write > 0.0 && limits.cached_read > 0.0 && limits.copy > 0.0 && limits.syncs > 0.0);
+        assert!(
+            limits.write > 0.0
+                && limits.cached_read > 0.0
+                && limits.copy > 0.0
+                && limits.syncs > 0.0
+        );
         assert_eq!(limits.list(3).len(), 5);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         assert!(Limits::measure(folder.path(), u64::MAX - 1).is_err());

@@ -51,7 +51,13 @@ impl Meta {
         })
     }
 
-    async fn round(&self, bed: &Bed<'_>, dir: &[u8], clients: u32, syncs: f64) -> Result<Vec<Figure>> {
+    async fn round(
+        &self,
+        bed: &Bed<'_>,
+        dir: &[u8],
+        clients: u32,
+        syncs: f64,
+    ) -> Result<Vec<Figure>> {
         bed.client.mkdir(dir, 0o700).await?;
         let mut dirs = Vec::new();
         for caller in 0..clients {
@@ -62,25 +68,44 @@ impl Meta {
             client: bed.client.clone(),
             dirs: Arc::new(dirs),
         };
-        let count = if clients == 1 { self.count.div_ceil(10) } else { self.count };
+        let count = if clients == 1 {
+            self.count.div_ceil(10)
+        } else {
+            self.count
+        };
         let amount = (clients, count);
         let work = Work::Operations(count);
         let name = |word: &str| format!("{word}, {}", counted(clients.into(), "caller", "callers"));
         let (create, stat) = (round.clone(), round.clone());
         let (rename, remove) = (round.clone(), round);
         Ok(vec![
-            bed.drive(&name("create"), amount, work, Some(syncs), move |_, number| {
-                create.clone().create(number)
+            bed.drive(
+                &name("create"),
+                amount,
+                work,
+                Some(syncs),
+                move |_, number| create.clone().create(number),
+            )
+            .await?,
+            bed.drive(&name("stat"), amount, work, None, move |_, number| {
+                stat.clone().stat(number)
             })
             .await?,
-            bed.drive(&name("stat"), amount, work, None, move |_, number| stat.clone().stat(number)).await?,
-            bed.drive(&name("rename"), amount, work, Some(syncs), move |_, number| {
-                rename.clone().rename(number)
-            })
+            bed.drive(
+                &name("rename"),
+                amount,
+                work,
+                Some(syncs),
+                move |_, number| rename.clone().rename(number),
+            )
             .await?,
-            bed.drive(&name("remove"), amount, work, Some(syncs), move |_, number| {
-                remove.clone().remove(number)
-            })
+            bed.drive(
+                &name("remove"),
+                amount,
+                work,
+                Some(syncs),
+                move |_, number| remove.clone().remove(number),
+            )
             .await?,
         ])
     }
@@ -103,7 +128,11 @@ impl Round {
 
     async fn stat(self, number: u64) -> Result<()> {
         let name = format!("f{number}");
-        Ok(self.client.lookup(self.dir(number), name.as_bytes()).await.map(drop)?)
+        Ok(self
+            .client
+            .lookup(self.dir(number), name.as_bytes())
+            .await
+            .map(drop)?)
     }
 
     async fn rename(self, number: u64) -> Result<()> {

@@ -120,11 +120,19 @@ impl Bed<'_> {
 /// The parent of a disk of the cluster that is on this machine, else the usual place for temporary files.
 fn local_disk(status: &Status) -> PathBuf {
     let disks = status.servers.iter().flat_map(|server| &server.disks);
-    let parents = disks.filter_map(|disk| Some(PathBuf::from(&disk.report.path).parent()?.to_path_buf()));
+    let parents =
+        disks.filter_map(|disk| Some(PathBuf::from(&disk.report.path).parent()?.to_path_buf()));
     let writable = |dir: &PathBuf| {
-        rustix::fs::access(dir, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
+        rustix::fs::access(
+            dir,
+            rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+        )
+        .is_ok()
     };
-    parents.into_iter().find(writable).unwrap_or_else(std::env::temp_dir)
+    parents
+        .into_iter()
+        .find(writable)
+        .unwrap_or_else(std::env::temp_dir)
 }
 
 /// A number of bytes, at least one.

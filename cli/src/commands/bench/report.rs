@@ -98,13 +98,25 @@ fn time_text(micros: u64) -> String {
 impl Report {
     /// For people.
     pub fn text(&self) -> String {
-        let head = ["", "reached", "best here", "of it", "CPU", "p50", "p99", "max"];
+        let head = [
+            "",
+            "reached",
+            "best here",
+            "of it",
+            "CPU",
+            "p50",
+            "p99",
+            "max",
+        ];
         let mut figures = Table::new(&head, &[1, 2, 3, 4, 5, 6, 7]);
         for figure in &self.figures {
             let is_bytes = figure.is_bytes();
             let (best, share) = match figure.best {
                 None => (String::new(), String::new()),
-                Some(best) => (rate_text(best, is_bytes), format!("{:.0}%", 100.0 * figure.rate() / best)),
+                Some(best) => (
+                    rate_text(best, is_bytes),
+                    format!("{:.0}%", 100.0 * figure.rate() / best),
+                ),
             };
             let unit = if is_bytes { "s/GB" } else { "us/op" };
             figures.row(vec![
@@ -120,7 +132,10 @@ impl Report {
         }
         let mut limits = Table::new(&["this machine, in the same run", ""], &[1]);
         for limit in &self.limits {
-            limits.row(vec![limit.name.clone(), rate_text(limit.rate, limit.is_bytes)]);
+            limits.row(vec![
+                limit.name.clone(),
+                rate_text(limit.rate, limit.is_bytes),
+            ]);
         }
         let mut text = format!("{}\n\n{}\n{}", self.what, figures.text(), limits.text());
         for note in &self.notes {
@@ -158,7 +173,11 @@ impl Report {
             object
         };
         let limit = |limit: &Limit| {
-            let unit = if limit.is_bytes { "bytes_per_second" } else { "operations_per_second" };
+            let unit = if limit.is_bytes {
+                "bytes_per_second"
+            } else {
+                "operations_per_second"
+            };
             json!({ "name": limit.name, unit: limit.rate })
         };
         json!({
@@ -199,7 +218,16 @@ mod tests {
             notes: vec!["a note".into()],
         };
         let text = report.text();
-        for part in ["0.500 GB/s", "1.000 GB/s", "50%", "3.00 s/GB", "5.0 ms", "10.0 ms", "10.000 GB/s", "a note"] {
+        for part in [
+            "0.500 GB/s",
+            "1.000 GB/s",
+            "50%",
+            "3.00 s/GB",
+            "5.0 ms",
+            "10.0 ms",
+            "10.000 GB/s",
+            "a note",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         let json = report.json();

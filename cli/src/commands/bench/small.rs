@@ -30,14 +30,21 @@ impl Small {
     pub async fn run(&self, bed: &Bed<'_>) -> Result<Report> {
         let limits = bed.limits(64 << 20).await?;
         for caller in 0..self.clients {
-            bed.client.mkdir(&join(&bed.dir, format!("d{caller}").as_bytes()), 0o700).await?;
+            bed.client
+                .mkdir(&join(&bed.dir, format!("d{caller}").as_bytes()), 0o700)
+                .await?;
         }
         let mut data = vec![0; usize::try_from(self.size)?];
         rand::Rng::fill(&mut rand::rng(), data.as_mut_slice());
         let data = Arc::new(data);
         let path = {
             let (dir, directories) = (Arc::new(bed.dir.clone()), u64::from(self.clients));
-            move |number: u64| join(&dir, format!("d{}/f{number}", number % directories).as_bytes())
+            move |number: u64| {
+                join(
+                    &dir,
+                    format!("d{}/f{number}", number % directories).as_bytes(),
+                )
+            }
         };
         let amount = (self.clients, self.files);
         let work = Work::Operations(self.files);
@@ -45,16 +52,22 @@ impl Small {
         let write = move |_, number| {
             let (client, data, path) = (client.clone(), data.clone(), path_of(number));
             async move {
-                client.publish(&path, data.as_slice(), PublishOptions::default()).await?;
+                client
+                    .publish(&path, data.as_slice(), PublishOptions::default())
+                    .await?;
                 Ok(())
             }
         };
-        let written = bed.drive("write", amount, work, Some(limits.syncs), write).await?;
+        let written = bed
+            .drive("write", amount, work, Some(limits.syncs), write)
+            .await?;
         let (client, size) = (bed.client.clone(), self.size);
         let read = move |_, number| {
             let (client, path) = (client.clone(), path(number));
             async move {
-                let len = client.read_to(&path, &mut tokio::io::sink(), None, None).await?;
+                let len = client
+                    .read_to(&path, &mut tokio::io::sink(), None, None)
+                    .await?;
                 ensure!(len == size, "{len} of {size} bytes were read");
                 Ok(())
             }

@@ -46,7 +46,8 @@ impl Stream {
             notes: vec![
                 "best here: the sequential write of the same bytes, shared by all copies".into(),
                 bed.processes.note(),
-                "p50, p99, max: a whole file, until every copy of it is synced and it has its name".into(),
+                "p50, p99, max: a whole file, until every copy of it is synced and it has its name"
+                    .into(),
             ],
         })
     }
@@ -59,7 +60,9 @@ impl Stream {
         let limits = bed.limits(self.size).await?;
         self.write_files(bed, None).await?;
         let first = self.read_files(bed, "read, first time", None).await?;
-        let second = self.read_files(bed, "read, cached", Some(limits.cached_read)).await?;
+        let second = self
+            .read_files(bed, "read, cached", Some(limits.cached_read))
+            .await?;
         Ok(Report {
             what: self.what("read", bed),
             figures: vec![first, second],
@@ -100,7 +103,11 @@ impl Stream {
         rand::Rng::fill(&mut rand::rng(), pattern.as_mut_slice());
         let pattern = Bytes::from(pattern);
         let (client, dir) = (bed.client.clone(), Arc::new(bed.dir.clone()));
-        let lens: Arc<Vec<u64>> = Arc::new((0..self.files()).map(|number| self.len_of(number)).collect());
+        let lens: Arc<Vec<u64>> = Arc::new(
+            (0..self.files())
+                .map(|number| self.len_of(number))
+                .collect(),
+        );
         let operation = move |_, number: u64| {
             let (client, dir, pattern) = (client.clone(), dir.clone(), pattern.clone());
             let len = lens[number as usize];
@@ -111,30 +118,44 @@ impl Stream {
                     pattern,
                     left: len,
                 };
-                let attr = client.publish(&path, source, PublishOptions::default()).await?;
-                ensure!(attr.size == len, "a file of {len} bytes was stored with {}", attr.size);
+                let attr = client
+                    .publish(&path, source, PublishOptions::default())
+                    .await?;
+                ensure!(
+                    attr.size == len,
+                    "a file of {len} bytes was stored with {}",
+                    attr.size
+                );
                 Ok(())
             }
         };
         let work = Work::Bytes(self.size);
-        bed.drive("write", (self.writers, self.files()), work, best, operation).await
+        bed.drive("write", (self.writers, self.files()), work, best, operation)
+            .await
     }
 
     async fn read_files(&self, bed: &Bed<'_>, name: &str, best: Option<f64>) -> Result<Figure> {
         let (client, dir) = (bed.client.clone(), Arc::new(bed.dir.clone()));
-        let lens: Arc<Vec<u64>> = Arc::new((0..self.files()).map(|number| self.len_of(number)).collect());
+        let lens: Arc<Vec<u64>> = Arc::new(
+            (0..self.files())
+                .map(|number| self.len_of(number))
+                .collect(),
+        );
         let operation = move |_, number: u64| {
             let (client, dir) = (client.clone(), dir.clone());
             let len = lens[number as usize];
             async move {
                 let path = join(&dir, format!("f{number}").as_bytes());
-                let read = client.read_to(&path, &mut tokio::io::sink(), None, None).await?;
+                let read = client
+                    .read_to(&path, &mut tokio::io::sink(), None, None)
+                    .await?;
                 ensure!(read == len, "{read} of {len} bytes were read");
                 Ok(())
             }
         };
         let work = Work::Bytes(self.size);
-        bed.drive(name, (self.writers, self.files()), work, best, operation).await
+        bed.drive(name, (self.writers, self.files()), work, best, operation)
+            .await
     }
 }
 
@@ -146,7 +167,11 @@ struct Pattern {
 }
 
 impl AsyncRead for Pattern {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Task<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Task<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         while self.left > 0 && buffer.remaining() > 0 {
             let run = (self.pattern.len() - self.at).min(buffer.remaining());
             let run = usize::try_from(self.left).unwrap_or(usize::MAX).min(run);
@@ -183,6 +208,9 @@ mod tests {
             files: Some(3),
             writers: 2,
         };
-        assert_eq!((0..3).map(|number| stream.len_of(number)).sum::<u64>(), 1000);
+        assert_eq!(
+            (0..3).map(|number| stream.len_of(number)).sum::<u64>(),
+            1000
+        );
     }
 }

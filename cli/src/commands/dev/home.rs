@@ -102,8 +102,16 @@ impl Home {
     /// It can not be made.
     pub fn make(&self) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        made.with_context(|| format!("{}: can not be made; choose another place with --dir", self.dir.display()))
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir);
+        made.with_context(|| {
+            format!(
+                "{}: can not be made; choose another place with --dir",
+                self.dir.display()
+            )
+        })
     }
 
     /// What the cluster there is made of; `None` if there is none yet.
@@ -121,7 +129,12 @@ impl Home {
             Err(error) => bail!("{}: {}", path.display(), error.to_string().trim_end()),
         };
         if plan.dataserver_ports.len() != plan.dataservers as usize {
-            bail!("{}: has {} ports for {} dataservers", path.display(), plan.dataserver_ports.len(), plan.dataservers);
+            bail!(
+                "{}: has {} ports for {} dataservers",
+                path.display(),
+                plan.dataserver_ports.len(),
+                plan.dataservers
+            );
         }
         Ok(Some(plan))
     }
@@ -182,7 +195,11 @@ impl Home {
         };
         founding::save_authority(&authority, &self.authority_path())?;
         std::fs::create_dir_all(self.metaserver_dir())?;
-        founding::issue_server(&authority, &metaserver_name(&authority), &self.metaserver_dir().join("identity.pem"))?;
+        founding::issue_server(
+            &authority,
+            &metaserver_name(&authority),
+            &self.metaserver_dir().join("identity.pem"),
+        )?;
         for server in plan.servers() {
             let dir = self.dataserver_dir(server);
             std::fs::create_dir_all(&dir)?;
@@ -191,7 +208,8 @@ impl Home {
         }
         self.write_client_file(&authority, &plan)?;
         let text = toml::to_string(&plan)?;
-        let head = "# A development cluster (quarry dev). The state beside this file belongs to it.\n";
+        let head =
+            "# A development cluster (quarry dev). The state beside this file belongs to it.\n";
         let path = self.dir.join("dev.toml");
         durable::replace(&path, format!("{head}{text}").as_bytes())
             .with_context(|| format!("{}: can not be written", path.display()))?;
@@ -221,11 +239,16 @@ impl Home {
     /// The file can not be read, or is another cluster's.
     pub fn authority(&self, plan: &Plan) -> Result<Authority> {
         let path = self.authority_path();
-        let pem = std::fs::read_to_string(&path).with_context(|| format!("{}: can not be read", path.display()))?;
+        let pem = std::fs::read_to_string(&path)
+            .with_context(|| format!("{}: can not be read", path.display()))?;
         let authority = Authority::from_pem(&pem).map_err(|error| error.context(path.display()))?;
         let cluster: ClusterId = plan.cluster.parse().map_err(anyhow::Error::msg)?;
         if authority.cluster() != cluster {
-            bail!("{}: is of cluster {}, dev.toml of cluster {cluster}", path.display(), authority.cluster());
+            bail!(
+                "{}: is of cluster {}, dev.toml of cluster {cluster}",
+                path.display(),
+                authority.cluster()
+            );
         }
         Ok(authority)
     }
@@ -237,7 +260,8 @@ impl Home {
     pub fn renewed_client_file(&self, authority: &Authority, plan: &Plan) -> Result<ClientFile> {
         let good = ClientFile::load(&self.client_file()).ok().filter(|file| {
             let identity = Identity::from_pem(&file.identity);
-            file.cluster == authority.cluster() && identity.is_ok_and(|identity| lasts(&identity, USER_VALID))
+            file.cluster == authority.cluster()
+                && identity.is_ok_and(|identity| lasts(&identity, USER_VALID))
         });
         if good.is_none() {
             self.write_client_file(authority, plan)?;
@@ -249,14 +273,22 @@ impl Home {
     ///
     /// # Errors
     /// Its identity can not be read or renewed.
-    pub fn metaserver(&self, authority: &Authority, plan: &Plan) -> Result<(MetaserverConfig, Arc<Identity>)> {
+    pub fn metaserver(
+        &self,
+        authority: &Authority,
+        plan: &Plan,
+    ) -> Result<(MetaserverConfig, Arc<Identity>)> {
         let config = MetaserverConfig {
             listen: local(plan.metaserver_port),
             advertise: None,
             dir: self.metaserver_dir(),
             cache_mib: CACHE_MIB,
         };
-        let identity = renewed(authority, &metaserver_name(authority), &self.metaserver_dir().join("identity.pem"))?;
+        let identity = renewed(
+            authority,
+            &metaserver_name(authority),
+            &self.metaserver_dir().join("identity.pem"),
+        )?;
         Ok((config, identity))
     }
 
@@ -334,7 +366,10 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
     let sockets = (0..count).map(|_| UdpSocket::bind(local(0)));
     let sockets = sockets.collect::<std::io::Result<Vec<_>>>();
     let sockets = sockets.context("no free UDP ports on 127.0.0.1")?;
-    sockets.iter().map(|socket| Ok(socket.local_addr()?.port())).collect()
+    sockets
+        .iter()
+        .map(|socket| Ok(socket.local_addr()?.port()))
+        .collect()
 }
 
 /// Whether a certificate is good for at least a third of its life.
@@ -371,13 +406,19 @@ mod tests {
         assert_eq!(home.found_or_make(Wanted::default()).unwrap(), plan);
         let authority = home.authority(&plan).unwrap();
         let file = home.renewed_client_file(&authority, &plan).unwrap();
-        assert_eq!(file.metaservers[0].address, format!("127.0.0.1:{}", plan.metaserver_port));
+        assert_eq!(
+            file.metaservers[0].address,
+            format!("127.0.0.1:{}", plan.metaserver_port)
+        );
         let (config, identity) = home.dataserver(&authority, &plan, ServerId(2)).unwrap();
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.host_label(), "dev-2");
         assert_eq!(identity.name().id(), "2");
         let seed = plan.seed(&authority);
-        assert_eq!((seed.replicas, seed.min_members, seed.users[0].admin), (2, 2, true));
+        assert_eq!(
+            (seed.replicas, seed.min_members, seed.users[0].admin),
+            (2, 2, true)
+        );
     }
 
     #[test]
@@ -390,7 +431,10 @@ mod tests {
             disks: None,
         };
         let error = home.found_or_make(wanted).unwrap_err();
-        assert!(error.is::<Misuse>() && error.to_string().contains("--dir"), "{error}");
+        assert!(
+            error.is::<Misuse>() && error.to_string().contains("--dir"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -48,7 +48,8 @@ impl Lock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("{}: can not be locked", path.display()));
+                return Err(error)
+                    .with_context(|| format!("{}: can not be locked", path.display()));
             }
         }
         let mut lock = Lock { file };
@@ -124,7 +125,10 @@ pub fn end_holder(path: &Path, pid: u32, within: Duration) -> Result<()> {
     let until = Instant::now() + within;
     while holder(path)? != Holder::Nobody {
         if Instant::now() > until {
-            bail!("process {pid} has not stopped within {} s: look into its log, or 'kill -9 {pid}': what was stored is safe", within.as_secs());
+            bail!(
+                "process {pid} has not stopped within {} s: look into its log, or 'kill -9 {pid}': what was stored is safe",
+                within.as_secs()
+            );
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -135,8 +139,12 @@ pub fn end_holder(path: &Path, pid: u32, within: Duration) -> Result<()> {
 fn has_open(pid: u32, path: &Path) -> Result<bool> {
     let wanted = path.metadata()?;
     let folder = PathBuf::from(format!("/proc/{pid}/fd"));
-    let entries = std::fs::read_dir(&folder)
-        .with_context(|| format!("process {pid} belongs to someone else: {} can not be read", folder.display()))?;
+    let entries = std::fs::read_dir(&folder).with_context(|| {
+        format!(
+            "process {pid} belongs to someone else: {} can not be read",
+            folder.display()
+        )
+    })?;
     let same = |entry: std::io::Result<std::fs::DirEntry>| {
         let found = entry.and_then(|entry| std::fs::metadata(entry.path()));
         found.is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
@@ -156,7 +164,10 @@ mod tests {
         let mut lock = Lock::take(&path).unwrap().unwrap();
         assert!(Lock::take(&path).unwrap().is_none());
         let pid = std::process::id();
-        assert_eq!(holder(&path).unwrap(), Holder::Process { pid, ready: false });
+        assert_eq!(
+            holder(&path).unwrap(),
+            Holder::Process { pid, ready: false }
+        );
         lock.set_ready().unwrap();
         assert_eq!(holder(&path).unwrap(), Holder::Process { pid, ready: true });
         drop(lock);
@@ -169,11 +180,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let _lock = Lock::take(&path).unwrap().unwrap();
-        let mut innocent = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut innocent = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let refused = end_holder(&path, innocent.id(), Duration::from_secs(1));
         assert!(innocent.try_wait().unwrap().is_none(), "it was ended");
         innocent.kill().unwrap();
         innocent.wait().unwrap();
-        assert!(refused.unwrap_err().to_string().contains("does not hold it"));
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("does not hold it")
+        );
     }
 }

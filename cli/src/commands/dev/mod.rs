@@ -92,7 +92,11 @@ impl Place {
         };
         let dir = std::path::absolute(&dir).with_context(|| format!("{}", dir.display()))?;
         if dir.to_str().is_none() {
-            return Err(Misuse::new(format!("{}: the directory's path must be UTF-8: choose another", dir.display())).into());
+            return Err(Misuse::new(format!(
+                "{}: the directory's path must be UTF-8: choose another",
+                dir.display()
+            ))
+            .into());
         }
         Ok(Home::new(dir))
     }
@@ -100,10 +104,18 @@ impl Place {
 
 /// `$XDG_DATA_HOME/quarry/dev`, or the same under `~/.local/share`.
 fn usual_dir() -> Result<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
+    let folder = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let data =
+        folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
     match data {
         Some(data) => Ok(data.join("quarry/dev")),
-        None => Err(Misuse::new("neither XDG_DATA_HOME nor HOME is set: say where the state goes with --dir").into()),
+        None => Err(Misuse::new(
+            "neither XDG_DATA_HOME nor HOME is set: say where the state goes with --dir",
+        )
+        .into()),
     }
 }

@@ -49,7 +49,13 @@ pub fn foreground(context: &Context, home: &Home, wanted: Wanted, detached: bool
         let (servers, file) = started;
         let place = publish(home, &file)?;
         lock.set_ready()?;
-        context.print(&announcement(home, &plan, &place, std::process::id(), detached))?;
+        context.print(&announcement(
+            home,
+            &plan,
+            &place,
+            std::process::id(),
+            detached,
+        ))?;
         stopped.await;
         stop(servers).await?;
         if !detached {
@@ -110,7 +116,10 @@ async fn wait_until_ready(file: ClientFile, plan: &Plan) -> Result<()> {
             break;
         };
         if Instant::now() > until {
-            bail!("the cluster is not ready after {} s: {missing}", READY_WITHIN.as_secs());
+            bail!(
+                "the cluster is not ready after {} s: {missing}",
+                READY_WITHIN.as_secs()
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -118,7 +127,10 @@ async fn wait_until_ready(file: ClientFile, plan: &Plan) -> Result<()> {
 }
 
 fn missing(status: &Status, plan: &Plan) -> Option<String> {
-    let heard = status.servers.iter().filter(|server| server.heard_ms_ago.is_some());
+    let heard = status
+        .servers
+        .iter()
+        .filter(|server| server.heard_ms_ago.is_some());
     if (heard.count() as u32) < plan.dataservers {
         return Some("not all dataservers have registered".into());
     }
@@ -126,9 +138,14 @@ fn missing(status: &Status, plan: &Plan) -> Option<String> {
     if failed.filter(|disk| disk.up).count() == 0 {
         return Some("no disk is up".into());
     }
-    let unplaced = |(id, pool, counts): &(_, quarry_common::map::Pool, quarry_common::wire::meta::admin::PgCounts)| {
+    let unplaced = |(id, pool, counts): &(
+        _,
+        quarry_common::map::Pool,
+        quarry_common::wire::meta::admin::PgCounts,
+    )| {
         let placed = counts.clean + counts.crowded + counts.degraded;
-        (counts.unwritable > 0 || placed == 0).then(|| format!("pool {id} '{}' takes no writes yet", pool.name))
+        (counts.unwritable > 0 || placed == 0)
+            .then(|| format!("pool {id} '{}' takes no writes yet", pool.name))
     };
     match status.pools.is_empty() {
         true => Some("there is no pool yet".into()),
@@ -176,7 +193,11 @@ fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, detached: boo
     );
     let command = match found {
         Found::Usual(path) => {
-            text.push_str(&format!("  client file  {} (also {})\n", home.client_file().display(), path.display()));
+            text.push_str(&format!(
+                "  client file  {} (also {})\n",
+                home.client_file().display(),
+                path.display()
+            ));
             "quarry".to_owned()
         }
         Found::ByName(path, other) => {
@@ -189,14 +210,19 @@ fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, detached: boo
             format!("quarry --cluster {}", path.display())
         }
     };
-    text.push_str(&format!("  try          echo hello | {command} put - /hello.txt && {command} cat /hello.txt\n"));
+    text.push_str(&format!(
+        "  try          echo hello | {command} put - /hello.txt && {command} cat /hello.txt\n"
+    ));
     let dir = match home.dir() == super::usual_dir().unwrap_or_default() {
         true => String::new(),
         false => format!(" --dir {}", home.dir().display()),
     };
     let stop = format!("quarry dev stop{dir}");
     text.push_str(&match detached {
-        true => format!("  log          {}\n  stop         {stop}\n", home.log().display()),
+        true => format!(
+            "  log          {}\n  stop         {stop}\n",
+            home.log().display()
+        ),
         false => format!("  stop         Ctrl-C, or {stop}\n"),
     });
     text
@@ -208,7 +234,9 @@ fn in_use(home: &Home) -> Result<anyhow::Error> {
         Holder::Unknown | Holder::Nobody => "another process".to_owned(),
     };
     let dir = home.dir().display();
-    Ok(anyhow!("{dir}: {who} runs the cluster there already: stop it with 'quarry dev stop --dir {dir}', or use another --dir"))
+    Ok(anyhow!(
+        "{dir}: {who} runs the cluster there already: stop it with 'quarry dev stop --dir {dir}', or use another --dir"
+    ))
 }
 
 /// Starts the cluster in a process of its own and waits until it is ready. One that runs already and
@@ -223,7 +251,9 @@ pub fn detach(context: &Context, home: &Home, wanted: Wanted) -> Result<()> {
     loop {
         match holder(&home.lock())? {
             Holder::Process { pid, ready: true } => {
-                let plan = home.plan()?.with_context(|| format!("{}: has no dev.toml", home.dir().display()))?;
+                let plan = home
+                    .plan()?
+                    .with_context(|| format!("{}: has no dev.toml", home.dir().display()))?;
                 home.check(&plan, wanted)?;
                 let place = publish(home, &ClientFile::load(&home.client_file())?)?;
                 return context.print(&announcement(home, &plan, &place, pid, true));
@@ -239,10 +269,17 @@ pub fn detach(context: &Context, home: &Home, wanted: Wanted) -> Result<()> {
         if let Some(child) = &mut child
             && let Some(ended) = child.try_wait()?
         {
-            bail!("the cluster did not start ({ended}); its log ends:\n{}", log_end(home));
+            bail!(
+                "the cluster did not start ({ended}); its log ends:\n{}",
+                log_end(home)
+            );
         }
         if Instant::now() > until {
-            bail!("the cluster is not ready after {} s; its log ends:\n{}", READY_WITHIN.as_secs(), log_end(home));
+            bail!(
+                "the cluster is not ready after {} s; its log ends:\n{}",
+                READY_WITHIN.as_secs(),
+                log_end(home)
+            );
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -250,7 +287,10 @@ pub fn detach(context: &Context, home: &Home, wanted: Wanted) -> Result<()> {
 
 fn spawn(home: &Home, wanted: Wanted) -> Result<Child> {
     let path = home.log();
-    let log = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+    let log = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path);
     let log = log.with_context(|| format!("{}: can not be written", path.display()))?;
     let mut command = Command::new(std::env::current_exe().context("where this program is")?);
     command.args(["dev", "--detached", "--dir"]).arg(home.dir());
@@ -260,10 +300,15 @@ fn spawn(home: &Home, wanted: Wanted) -> Result<Child> {
     if let Some(count) = wanted.disks {
         command.arg("--disks").arg(count.to_string());
     }
-    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
     // The working directory may be on a file system that is to be unmounted.
     command.current_dir("/");
-    command.spawn().context("the cluster's process can not be started")
+    command
+        .spawn()
+        .context("the cluster's process can not be started")
 }
 
 fn log_end(home: &Home) -> String {
@@ -304,7 +349,14 @@ mod tests {
         let home = Home::new("/d".into());
         let found = Found::ByName("/d/client.toml".into(), "/c".into());
         let text = announcement(&home, &plan(), &found, 7, true);
-        for part in ["ready", "/d/client.toml", "put - /hello.txt", "dev stop --dir /d", "/d/log", "process 7"] {
+        for part in [
+            "ready",
+            "/d/client.toml",
+            "put - /hello.txt",
+            "dev stop --dir /d",
+            "/d/log",
+            "process 7",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

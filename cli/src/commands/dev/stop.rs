@@ -20,7 +20,10 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 pub fn stop(context: &Context, home: &Home) -> Result<()> {
     match holder(&home.lock())? {
         Holder::Nobody => context.print(&format!("no cluster runs in {}\n", home.dir().display())),
-        Holder::Unknown => bail!("{}: a process is just starting there: try again", home.dir().display()),
+        Holder::Unknown => bail!(
+            "{}: a process is just starting there: try again",
+            home.dir().display()
+        ),
         Holder::Process { pid, .. } => {
             end_holder(&home.lock(), pid, STOP_WITHIN)?;
             context.print(&format!("stopped (process {pid})\n"))
@@ -40,7 +43,8 @@ pub fn status(context: &Context, home: &Home) -> Result<()> {
         Holder::Nobody => {
             let made = home.plan()?.is_some();
             if context.json {
-                context.print_json(&json!({ "running": false, "dir": home.dir(), "made": made }))?;
+                context
+                    .print_json(&json!({ "running": false, "dir": home.dir(), "made": made }))?;
             } else if made {
                 context.print(&format!("not running; start the cluster in {dir} with 'quarry dev --dir {dir} --detach'\n"))?;
             } else {
@@ -60,7 +64,11 @@ pub fn status(context: &Context, home: &Home) -> Result<()> {
     }
     context.print(&format!("{pid} runs the cluster in {dir}\n\n"))?;
     let file = ClientFile::load(&home.client_file())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let report = runtime.block_on(context.with_client_of(file, async |client: &Client| Ok(client.status().await?)))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(
+        context.with_client_of(file, async |client: &Client| Ok(client.status().await?)),
+    )?;
     context.print(&status::text(&report))
 }
