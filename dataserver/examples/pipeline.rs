@@ -21,12 +21,7 @@ const CHUNK_LEN: usize = 64 * MIB;
 /// CPU seconds of this process.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat
-        .rsplit(") ")
-        .next()
-        .unwrap_or("")
-        .split(' ')
-        .collect();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
     let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok());
     (ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0)) / 100.0
 }
@@ -49,8 +44,9 @@ async fn main() {
     let chunks = mib.div_ceil(64) as u64;
     let data = Bytes::from(pattern(1, CHUNK_LEN));
     plain_disk(&data, chunks).await;
-    let cluster = Cluster::start(3).await;
-    let client = cluster.client("bench");
+    let cluster = Cluster::bare_in(build_folder()).await.with(3).await;
+    let mut client = cluster.client("bench");
+    client.capacity = CHUNK_LEN as u32;
     // The first one warms up: connections, buffers, the path's MTU.
     client.write(ChunkId(1), &data).await.unwrap();
 

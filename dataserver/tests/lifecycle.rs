@@ -15,7 +15,10 @@ async fn what_was_written_is_there_after_a_restart() {
     let mut cluster = Cluster::start(2).await;
     let client = cluster.client("anna");
     let (large, small) = (pattern(1, 300_000), pattern(2, 3_000));
-    client.write(ChunkId(1), &large.clone().into()).await.unwrap();
+    client
+        .write(ChunkId(1), &large.clone().into())
+        .await
+        .unwrap();
     let written = client.write_small(client.target(ChunkId(2)), small.clone().into());
     written.await.unwrap();
     for server in [1, 2] {

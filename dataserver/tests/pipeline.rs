@@ -174,10 +174,7 @@ async fn forged_foreign_and_expired_capabilities_are_refused() {
     let mut target = thief.target(ChunkId(5));
     target.capability = capability(&client.hash, write);
     target.on_behalf_of = Some(client.hash);
-    assert_code(
-        thief.write_small(target, data).await,
-        Code::BadCapability,
-    );
+    assert_code(thief.write_small(target, data).await, Code::BadCapability);
     assert_eq!(client.stat(DiskId(1), ChunkId(5)).await.unwrap(), None);
 }
 
@@ -192,10 +189,9 @@ async fn a_write_of_another_epoch_is_refused_or_waits_for_the_map() {
     assert_code(small, Code::OldMap);
     assert_code(client.open(old).await.receipt().await, Code::OldMap);
     // The map of the metaserver is newer than the servers', and so is the client's.
-    cluster.meta.place(&[
-        (2, MemberState::Complete),
-        (1, MemberState::Complete),
-    ]);
+    cluster
+        .meta
+        .place(&[(2, MemberState::Complete), (1, MemberState::Complete)]);
     let newer = client.target(ChunkId(2));
     assert_eq!(newer.disk, DiskId(2));
     cluster.check(&client.write_small(newer, data.clone()).await.unwrap());
@@ -242,9 +238,7 @@ async fn a_client_writes_to_the_head_and_nowhere_else() {
     };
     writer.write_message(&header).await.unwrap();
     let reply: WriteReply = reader.read_message("a reply").await.unwrap().unwrap();
-    assert!(
-        matches!(reply, WriteReply::Failed { error, .. } if error.code == Code::NotMember)
-    );
+    assert!(matches!(reply, WriteReply::Failed { error, .. } if error.code == Code::NotMember));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -308,10 +302,7 @@ async fn garbage_closes_its_stream_and_harms_nothing_else() {
 async fn a_disk_that_should_not_have_a_chunk_says_so_and_one_that_should_is_missing_it() {
     let cluster = Cluster::start(3).await;
     let client = cluster.client("anna");
-    let states = [
-        (1, MemberState::Complete),
-        (2, MemberState::Filling),
-    ];
+    let states = [(1, MemberState::Complete), (2, MemberState::Filling)];
     cluster.place_as(&states).await;
     let expected = [
         (1, Code::ChunkMissing),

@@ -23,6 +23,8 @@ pub struct Client {
     pub hash: CertificateHash,
     pub peers: Peers,
     map: Arc<Mutex<ClusterMap>>,
+    /// What is announced of each chunk.
+    pub capacity: u32,
 }
 
 impl Client {
@@ -31,6 +33,7 @@ impl Client {
             hash: identity.hash(),
             peers: Peers::new(Endpoint::client(identity).unwrap()),
             map,
+            capacity: 8 << 20,
         }
     }
 
@@ -70,7 +73,7 @@ impl Client {
         };
         let header = WriteChunk {
             target,
-            capacity: 64 << 20,
+            capacity: self.capacity,
         };
         writing.writer.write_message(&header).await.unwrap();
         writing

@@ -12,6 +12,7 @@ use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_
 use quarry_common::ids::{ChunkId, ClusterId, DiskId, Epoch, KeyNumber, PoolId, ServerId};
 use quarry_common::map::{ClusterMap, MemberState};
 use quarry_common::token::{Access, Capability, CertificateHash, Key, Receipt};
+use quarry_dataserver::disk::Space;
 use quarry_dataserver::{Dataserver, DataserverConfig, DiskConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -45,7 +46,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start(count: u32) -> Cluster {
-        let mut cluster = Cluster::bare().await;
+        Cluster::bare().await.with(count).await
+    }
+
+    /// With so many servers, which are the members of every group.
+    pub async fn with(self, count: u32) -> Cluster {
+        let mut cluster = self;
         for server in 1..=count {
             cluster.start_server(server).await;
         }
@@ -54,15 +60,22 @@ impl Cluster {
         cluster
     }
 
-    /// A metaserver alone.
+    /// A metaserver alone, and memory for disks where there is some: a disk has hundreds of folders.
     pub async fn bare() -> Cluster {
+        let memory = PathBuf::from("/dev/shm");
+        let roomy = |path: &PathBuf| Space::of(path).is_ok_and(|space| space.free > 4 << 30);
+        let folder = Some(memory).filter(roomy);
+        Cluster::bare_in(folder.unwrap_or_else(build_folder)).await
+    }
+
+    /// A metaserver alone; the disks will be in `folder`.
+    pub async fn bare_in(folder: PathBuf) -> Cluster {
         let authority = Authority::create(CLUSTER, SystemTime::now()).unwrap();
         let name = PeerName::metaserver(CLUSTER, ServerId(1));
         let identity = authority
             .issue(&name, SERVER_VALID, SystemTime::now())
             .unwrap();
-        // On the file system of the build, not on a tmpfs, which may not take direct IO.
-        let dir = tempfile::tempdir_in(build_folder()).unwrap();
+        let dir = tempfile::tempdir_in(folder).unwrap();
         Cluster {
             dir,
             meta: Meta::start(Arc::new(identity)),
@@ -93,9 +106,7 @@ impl Cluster {
 
     pub fn identity_of(&self, server: u32) -> Arc<Identity> {
         let name = PeerName::dataserver(CLUSTER, ServerId(server));
-        let issued = self
-            .authority
-            .issue(&name, SERVER_VALID, SystemTime::now());
+        let issued = self.authority.issue(&name, SERVER_VALID, SystemTime::now());
         Arc::new(issued.unwrap())
     }
 
@@ -133,9 +144,7 @@ impl Cluster {
     /// A client with its own certificate.
     pub fn client(&self, name: &str) -> Client {
         let name = PeerName::user(CLUSTER, name).unwrap();
-        let issued = self
-            .authority
-            .issue(&name, USER_VALID, SystemTime::now());
+        let issued = self.authority.issue(&name, USER_VALID, SystemTime::now());
         Client::new(Arc::new(issued.unwrap()), Arc::clone(&self.meta.map))
     }
 
@@ -195,7 +204,7 @@ pub fn assert_code<T: std::fmt::Debug>(result: quarry_common::Result<T>, code: C
     error.text
 }
 
-/// A folder on the file system of the build: a tmpfs may not take direct IO.
+/// A folder on the file system of the build.
 pub fn build_folder() -> PathBuf {
     let program = std::env::current_exe().unwrap();
     program.parent().unwrap().to_path_buf()
