@@ -2,7 +2,7 @@
 
 use super::connection::{EndCode, refuse};
 use super::frames::{Frame, FrameReader, FrameWriter};
-use super::request::{GATHERED_LEN_MAX, PIECE_LEN_MAX};
+use super::request::{GATHERED_LEN_MAX, MANY, PIECE_LEN_MAX};
 use crate::error::{Code, Error, Result};
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
@@ -44,7 +44,7 @@ where
     // Never full: who sends holds a place.
     let (answers, answered) = mpsc::channel(max_in_flight.max(1));
     let result = {
-        let mut write = std::pin::pin!(write_answers(&mut send, answered));
+        let mut write = std::pin::pin!(write_answers(&mut send, answered, &places, max_in_flight));
         let read = read_requests(&mut recv, &places, &handler, answers);
         tokio::select! {
             biased;
@@ -128,14 +128,19 @@ fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-async fn write_answers(send: &mut SendStream, mut answered: mpsc::Receiver<Answer>) -> Result<()> {
+async fn write_answers(
+    send: &mut SendStream,
+    mut answered: mpsc::Receiver<Answer>,
+    in_flight: &Semaphore,
+    max_in_flight: usize,
+) -> Result<()> {
     let mut writer = FrameWriter::default();
     let mut places = Vec::new();
     while let Some((frame, place)) = answered.recv().await {
         writer.push(frame)?;
         places.push(place);
         // As in the requests' writer: gather the answers that are about to be ready.
-        if !answered.is_empty() {
+        if max_in_flight - in_flight.available_permits().min(max_in_flight) > MANY {
             tokio::task::yield_now().await;
         }
         while writer.len() < GATHERED_LEN_MAX
