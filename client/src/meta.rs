@@ -13,6 +13,9 @@ use tokio::sync::watch;
 /// How long one attempt may take: a leader that was cut off is given up for another after this.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
+/// After so long without an answer a person who waits is told why.
+const PATIENCE_SHOWN: Duration = Duration::from_secs(3);
+
 /// The way to the metaservers, shared by everything in a client.
 pub struct MetaLink {
     transport: Arc<dyn Transport>,
@@ -124,6 +127,8 @@ impl MetaLink {
         };
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         let mut tried = 0;
+        let asked_at = Instant::now();
+        let mut told = false;
         loop {
             *unanswered_count = tried;
             request.seen = Version(self.seen.load(Ordering::Relaxed));
@@ -151,6 +156,11 @@ impl MetaLink {
             }
             tracing::debug!(server = %peer.server, %error, "metaserver gave no answer");
             tried += 1;
+            if !told && asked_at.elapsed() >= PATIENCE_SHOWN {
+                told = true;
+                let seconds = deadline.saturating_duration_since(asked_at).as_secs();
+                tracing::warn!("no metaserver answers yet ({error}); trying for {seconds} s");
+            }
             if error.code != Code::Overloaded {
                 self.turn_from(at, &error);
             }
