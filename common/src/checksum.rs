@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_whole_is_what_its_blocks_say() {
-        let bytes: Vec<u8> = (0..200_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..200_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         for len in [0, 1, BLOCK_LEN, BLOCK_LEN + 1, bytes.len()] {
             assert_eq!(
                 whole(&blocks(&bytes[..len]), len as u64),

@@ -18,7 +18,7 @@ pub fn neg_log2(x: u64) -> u64 {
         }
     }
     // log2(x) = 63 - zeros + fraction/2^32; the minuend is 64.
-    (u64::from(zeros) + 1 << 32) - fraction
+    ((u64::from(zeros) + 1) << 32) - fraction
 }
 
 #[cfg(test)]
@@ -30,7 +30,7 @@ mod tests {
         for shift in 0..64 {
             for x in [
                 1u64 << shift,
-                (1u64 << shift) | (1u64 << shift) / 3,
+                (1u64 << shift) | ((1u64 << shift) / 3),
                 u64::MAX >> shift,
             ] {
                 let exact = 64.0 - (x as f64).log2();
