@@ -277,3 +277,55 @@ impl Whole {
         }
     }
 }
+
+mod tests {
+    use super::*;
+    use crate::kv::Batch;
+    use crate::state::testing::{World, root};
+
+    #[test]
+    fn every_kind_of_damage_is_a_fault() {
+        let begin = || {
+            let mut world = World::in_memory();
+            let dir = world
+                .mkdir(&root(), InodeId::ROOT, "d", 0o755)
+                .unwrap()
+                .inode;
+            let file = world.put(dir, "a", b"contents").inode;
+            world.link(&root(), file, dir, "b").unwrap();
+            let gone = world.put(dir, "gone", b"x").inode;
+            world.unlink(&root(), dir, "gone").unwrap();
+            assert_eq!(faults(&*world.kv), Vec::<String>::new());
+            (world, dir, file, gone)
+        };
+        let (_, dir, file, gone) = begin();
+        let (world, ..) = begin();
+        let orphan = world.record(gone).orphaned_at.unwrap();
+        for (family, key) in [
+            (Family::Inodes, keys::inode(file)),
+            (Family::Inodes, keys::inode(dir)),
+            (Family::Dentries, keys::dentry(dir, b"a")),
+            (Family::Dentries, keys::dentry(InodeId::ROOT, b"d")),
+            (Family::Names, keys::name(file, dir, b"a")),
+            (
+                Family::Extents,
+                keys::extent(file, quarry_common::ids::FileOffset(0)),
+            ),
+            (Family::Usage, keys::inode(dir)),
+            (
+                Family::System,
+                keys::system(keys::SystemKey::Orphan(orphan, gone)),
+            ),
+        ] {
+            let (world, ..) = begin();
+            assert!(world.kv.get(family, &key).unwrap().is_some(), "{family:?}");
+            let mut damage = Batch::new();
+            damage.delete(family, key);
+            world.kv.write(damage).unwrap();
+            assert!(
+                !faults(&*world.kv).is_empty(),
+                "a missing record of {family:?} is no fault"
+            );
+        }
+    }
+}

@@ -319,6 +319,14 @@ impl World {
             .unwrap()
     }
 
+    /// Records there are, but answers and what else sessions keep.
+    pub fn records(&self) -> usize {
+        let all = self.dump();
+        all.iter()
+            .filter(|(family, ..)| *family != Family::Sessions)
+            .count()
+    }
+
     /// Everything in the state.
     pub fn dump(&self) -> Vec<(Family, Vec<u8>, Vec<u8>)> {
         dump(&*self.kv)
