@@ -123,7 +123,9 @@ impl ConfigFile {
     pub fn wrong(&self, what: &str) -> Error {
         let text = match &self.path {
             Some(path) => format!("configuration {}: {what}", path.display()),
-            None => format!("configuration from flags and environment: {what} (or give --config FILE)"),
+            None => {
+                format!("configuration from flags and environment: {what} (or give --config FILE)")
+            }
         };
         Error::new(Code::Configuration, text)
     }
@@ -171,7 +173,10 @@ mod tests {
     fn an_unknown_key_of_a_disk_is_refused_too() {
         let (_folder, read) = file("listen = 'x'\n[[disks]]\npaht = '/d'\n");
         let text = read.unwrap().decode::<Sample>().unwrap_err().text;
-        assert!(text.contains("paht") && text.contains("server.toml"), "{text}");
+        assert!(
+            text.contains("paht") && text.contains("server.toml"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -191,7 +196,13 @@ mod tests {
         let (_folder, read) = file("dir = 'state'\n");
         let mut config = read.unwrap();
         config.take_path("dir").unwrap();
-        assert!(config.decode::<Sample>().unwrap_err().text.contains("listen"));
+        assert!(
+            config
+                .decode::<Sample>()
+                .unwrap_err()
+                .text
+                .contains("listen")
+        );
         let (_folder, read) = file("listen = \n");
         assert!(read.unwrap_err().text.contains("server.toml"));
         let missing = ConfigFile::read(Some(Path::new("/nonexistent/a.toml")), KNOWN);
