@@ -131,7 +131,12 @@ impl Cluster {
 
     pub async fn place_as(&self, disks: &[(u32, MemberState)]) -> Epoch {
         let epoch = self.meta.place(disks);
-        self.wait_for(epoch).await;
+        for server in self.servers.values() {
+            // Asks for a heartbeat now instead of within a second.
+            let membership = &server.node().membership;
+            let map = membership.map_of(POOL, ChunkId(0), epoch).await;
+            assert!(map.unwrap().epoch >= epoch);
+        }
         epoch
     }
 
