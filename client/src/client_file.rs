@@ -3,6 +3,7 @@
 
 use quarry_common::durable;
 use quarry_common::error::{Code, Error, Result};
+use quarry_common::identity::Identity;
 use quarry_common::ids::{ClusterId, ServerId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,14 @@ impl ClientFile {
             (None, None) => ClientFile::default_path()?,
         };
         let file = ClientFile::load(&path)?;
+        // Found damaged when it is used, it would be an error that names no file.
+        Identity::from_pem(&file.identity).map_err(|error| {
+            let text = format!(
+                "{}; ask an admin for another client file ('quarry user add NAME' prints it)",
+                error.text
+            );
+            Error::new(error.code, text).context(path.display())
+        })?;
         Ok((path, file))
     }
 
