@@ -134,6 +134,17 @@ impl Directories {
         Ok(())
     }
 
+    /// Remembers on every disk that its start is registered. Blocks.
+    ///
+    /// # Errors
+    /// Those of the disks.
+    pub fn confirm(&self) -> Result<()> {
+        self.found.iter().try_for_each(|found| match found {
+            Found::Open(disk) => disk.confirm_start(),
+            Found::Empty(_) => Ok(()),
+        })
+    }
+
     /// The disks, once there are no empty directories any more.
     pub fn into_disks(self) -> Disks {
         let open = self.found.into_iter().filter_map(|found| match found {

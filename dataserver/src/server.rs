@@ -178,6 +178,7 @@ async fn disks(
             ));
         }
         if !directories.has_new() {
+            directories = blocking(move || directories.confirm().map(|()| directories)).await?;
             return Ok((directories, registered));
         }
         // And once more: the new disks' first start is to be known as well.

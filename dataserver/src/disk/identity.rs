@@ -285,43 +285,70 @@ pub fn lock(root: &Path) -> Result<File> {
     }
 }
 
-/// The numbers of the last two starts of a disk.
+/// The numbers of the last two starts of a disk. They are equal once the last one is registered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opens {
-    /// Of the start before; 0 if there was none or its number was lost.
+    /// Of the last start that was registered; 0 if there was none or its number was lost.
     pub previous: OpenNumber,
     /// Of this start.
     pub current: OpenNumber,
 }
 
-/// Begins a new start of the disk at `root` with the random number `fresh`; durable when it returns.
+/// Begins a new start of the disk at `root`, for which `fresh` is a random number; durable when it returns.
 ///
-/// The number is random, not counted: two clones of a disk must not choose the same one.
+/// The number is random, not counted: two clones of a disk must not choose the same one. A start that
+/// was not registered before the process died is begun again under its number: the metaservers
+/// know that number or the one before it, and would take a third for a clone's.
 pub fn start(root: &Path, fresh: OpenNumber) -> Result<Opens> {
     let path = root.join(OPEN_FILE);
-    let previous = match fs::read(&path) {
-        Ok(bytes) => match frame::decode::<Opens>(&OPENS, &bytes) {
-            Ok(opens) => opens.current,
-            Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
-            Err(error) => {
-                // The disk then counts as rolled back, which is what a damaged file may mean.
-                tracing::warn!(
-                    "{}: {error}; the disk starts as if it had been restored from a copy",
-                    path.display()
-                );
-                OpenNumber(0)
-            }
+    let opens = match read_opens(&path)? {
+        Some(opens) if opens.previous != opens.current => return Ok(opens),
+        Some(opens) => Opens {
+            previous: opens.current,
+            current: fresh,
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => OpenNumber(0),
-        Err(error) => return Err(io_error("read", &path, error)),
+        None => Opens {
+            previous: OpenNumber(0),
+            current: fresh,
+        },
     };
-    let opens = Opens {
-        previous,
-        current: fresh,
-    };
-    durable::replace(&path, &frame::encode(&OPENS, &opens))
-        .map_err(|error| io_error("write", &path, error))?;
+    write_opens(&path, opens)?;
     Ok(opens)
+}
+
+/// Remembers that the metaservers have registered this start; durable when it returns.
+pub fn confirm(root: &Path, opens: Opens) -> Result<()> {
+    let registered = Opens {
+        previous: opens.current,
+        current: opens.current,
+    };
+    write_opens(&root.join(OPEN_FILE), registered)
+}
+
+fn write_opens(path: &Path, opens: Opens) -> Result<()> {
+    durable::replace(path, &frame::encode(&OPENS, &opens))
+        .map_err(|error| io_error("write", path, error))
+}
+
+/// `None`: never opened, or not to be read any more.
+fn read_opens(path: &Path) -> Result<Option<Opens>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("read", path, error)),
+    };
+    match frame::decode::<Opens>(&OPENS, &bytes) {
+        Ok(opens) => Ok(Some(opens)),
+        Err(error) if error.code == Code::TooNew => Err(error.context(path.display())),
+        Err(error) => {
+            // The disk then counts as rolled back, which is what a damaged file may mean.
+            tracing::warn!(
+                "{}: {error}; the disk starts as if it had been restored from a copy",
+                path.display()
+            );
+            Ok(None)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -396,22 +423,28 @@ mod tests {
     #[test]
     fn open_numbers_follow_each_other_and_a_lost_one_is_zero() {
         let dir = tempfile::tempdir().unwrap();
+        let opens = |previous, current| Opens {
+            previous: OpenNumber(previous),
+            current: OpenNumber(current),
+        };
         let start = |fresh| start(dir.path(), OpenNumber(fresh)).unwrap();
-        assert_eq!(
-            start(5),
-            Opens {
-                previous: OpenNumber(0),
-                current: OpenNumber(5)
-            }
-        );
-        assert_eq!(
-            start(9),
-            Opens {
-                previous: OpenNumber(5),
-                current: OpenNumber(9)
-            }
-        );
+        assert_eq!(start(5), opens(0, 5));
+        confirm(dir.path(), opens(0, 5)).unwrap();
+        assert_eq!(start(9), opens(5, 9));
         fs::write(dir.path().join(OPEN_FILE), "garbage").unwrap();
         assert_eq!(start(11).previous, OpenNumber(0));
+    }
+
+    /// Else a dataserver that is killed while it waits for the metaservers is refused for ever.
+    #[test]
+    fn a_start_that_was_not_registered_is_begun_again_under_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = start(dir.path(), OpenNumber(5)).unwrap();
+        confirm(dir.path(), first).unwrap();
+        let unregistered = start(dir.path(), OpenNumber(6)).unwrap();
+        assert_eq!(start(dir.path(), OpenNumber(7)).unwrap(), unregistered);
+        confirm(dir.path(), unregistered).unwrap();
+        let next = start(dir.path(), OpenNumber(8)).unwrap();
+        assert_eq!(next.previous, OpenNumber(6));
     }
 }

@@ -438,7 +438,14 @@ impl Disk {
         self.0.shared.opens.current
     }
 
-    /// The number of the start before; 0 if there was none or it was lost.
+    /// Remembers that the metaservers have registered this start. Blocks.
+    ///
+    /// Errors: those of the disk.
+    pub fn confirm_start(&self) -> Result<()> {
+        identity::confirm(self.path(), self.0.shared.opens)
+    }
+
+    /// The number of the last start that was registered; 0 if there was none or it was lost.
     pub fn previous_open_number(&self) -> OpenNumber {
         self.0.shared.opens.previous
     }
