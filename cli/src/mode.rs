@@ -99,7 +99,9 @@ impl Step {
     fn apply(&self, mode: u16, is_directory: bool, umask: u16) -> u16 {
         let mut bits = 0;
         match &self.permissions {
-            Permissions::CopyOf(shift) => bits = (mode >> shift & 7) * 0o111 & self.classes,
+            Permissions::CopyOf(shift) => {
+                bits = (((mode >> shift) & 7) * 0o111) & self.classes;
+            }
             Permissions::Letters(letters) => {
                 for letter in letters.chars() {
                     bits |= match letter {

@@ -50,11 +50,7 @@ fn a_flipped_bit_in_any_replica_is_never_read() -> Result<()> {
         dev.ok(["put", local.to_str().context("utf-8")?, &remote])?;
 
         let mut replicas = Vec::new();
-        places(
-            &dev.dir().to_owned(),
-            &bytes[damaged..damaged + 64],
-            &mut replicas,
-        )?;
+        places(dev.dir(), &bytes[damaged..damaged + 64], &mut replicas)?;
         ensure!(
             replicas.len() == 3,
             "{name} is stored in {replicas:?}, not in three places"

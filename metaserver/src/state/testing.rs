@@ -77,9 +77,8 @@ impl World {
 
     fn begun(mut self) -> World {
         for action in beginning() {
-            match self.act(action).unwrap() {
-                Reply::Session(session) => self.session = session,
-                _ => {}
+            if let Reply::Session(session) = self.act(action).unwrap() {
+                self.session = session;
             }
         }
         self

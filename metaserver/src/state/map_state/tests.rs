@@ -192,18 +192,7 @@ fn users_have_a_name_a_number_and_a_home_of_their_own() {
                 code
             );
         }
-        for name in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "-a",
-            "Ann",
-            "1a",
-            "a b",
-            "é",
-            &"a".repeat(33),
-        ] {
+        for name in ["", ".", "..", "a/b", "-a", "a b", "é", &"a".repeat(65)] {
             assert_eq!(
                 world.act(Action::AddUser(user(name, 5))).unwrap_err().code,
                 Code::Invalid,

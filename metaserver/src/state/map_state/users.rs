@@ -48,7 +48,10 @@ pub fn user(state: &dyn KvRead, name: &str) -> Result<Option<User>> {
 /// Refuses with `Invalid` a name that can not stand in a certificate and a path.
 pub fn check_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let first = name.bytes().next().is_some_and(|byte| !b".-".contains(&byte));
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| !b".-".contains(&byte));
     if first && name.bytes().all(allowed) && name.len() <= USER_NAME_LEN_MAX {
         return Ok(());
     }

@@ -56,8 +56,7 @@ impl Reader<'_> {
         let mut links_left = SYMLINKS_MAX;
         // The parent and the name of `at`, as walked; none at the start and after `.` and `..`.
         let mut walked: Option<(Place, Vec<u8>)> = None;
-        loop {
-            let Some(step) = Step::next(&rest) else { break };
+        while let Some(step) = Step::next(&rest) {
             if !at.record.is_directory() {
                 return refuse(
                     Code::NotDirectory,
