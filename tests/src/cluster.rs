@@ -118,9 +118,10 @@ impl Drop for Dev {
 }
 
 /// Starts a server and waits until it says on its standard output that it is ready. What it says
-/// afterwards goes nowhere; its log stays on this process's standard error.
+/// afterwards goes nowhere; the errors of its log stay on this process's standard error.
 pub fn start_and_wait(command: &mut Command) -> Result<Child> {
     let mut child = command
+        .env("QUARRY_LOG", "error")
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {command:?}"))?;

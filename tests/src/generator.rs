@@ -16,6 +16,8 @@ use std::time::{Duration, SystemTime};
 pub enum Scale {
     /// A few megabytes.
     Small,
+    /// Also files around 64 MiB.
+    Medium,
     /// Also files around 64 MiB and one of 1.2 GB.
     Large,
 }
@@ -58,10 +60,13 @@ fn lengths(dir: &Path, random: &mut SmallRng, scale: Scale) -> Result<()> {
             file(&dir.join(format!("{len}")), len, random)?;
         }
     }
-    if scale == Scale::Large {
-        for len in [CHUNK - 1, CHUNK, CHUNK + 1, 1_200_000_000] {
-            file(&dir.join(format!("{len}")), len, random)?;
-        }
+    let longest: &[u64] = match scale {
+        Scale::Small => &[],
+        Scale::Medium => &[CHUNK - 1, CHUNK, CHUNK + 1],
+        Scale::Large => &[CHUNK - 1, CHUNK, CHUNK + 1, 1_200_000_000],
+    };
+    for len in longest {
+        file(&dir.join(format!("{len}")), *len, random)?;
     }
     Ok(())
 }

@@ -9,4 +9,5 @@ pub mod compare;
 pub mod generator;
 pub mod network;
 pub mod power;
+pub mod processes;
 pub mod run;

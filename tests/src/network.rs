@@ -77,7 +77,12 @@ impl Cable {
     pub fn lose(&self, percent: u32) -> Result<()> {
         self.heal()?;
         for host in [&self.servers, &self.clients] {
-            let rule = format!("iifname wire numgen random mod 100 < {percent} counter drop");
+            // nft refuses a comparison that is always true.
+            let which = match percent {
+                100.. => String::new(),
+                some => format!("numgen random mod 100 < {some}"),
+            };
+            let rule = format!("iifname wire {which} counter drop");
             let rules = format!(
                 "table inet quarry {{ chain arriving {{ type filter hook input priority 0\n{rule}\n}}\n}}"
             );

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Uploads files one after the other until a command fails; remembers what was reported as stored.
 fn upload_until_cut(
@@ -87,7 +87,13 @@ fn what_was_reported_survives_a_power_cut_of_everything() -> Result<()> {
                     }),
                 );
             }
-            std::thread::sleep(Duration::from_millis(2_500));
+            // In the middle of the uploads, however slow the machine is today.
+            let enough = stored.lock().expect("no thread panics").len() + 12;
+            let until = Instant::now() + Duration::from_secs(60);
+            while stored.lock().expect("no thread panics").len() < enough && Instant::now() < until
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             // Servers and the power at once: nothing gets the time to tidy up.
             rustix::process::kill_process(
                 rustix::process::Pid::from_raw(dev.pid().context("running")? as i32)

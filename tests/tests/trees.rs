@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use quarry_tests::cluster::Dev;
 use quarry_tests::compare::assert_same;
 use quarry_tests::generator::{Scale, make};
+use quarry_tests::power::LoopDisk;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Stdio;
 
 /// Copies `count` real files of this machine, with modes, times and links as they are.
 fn real_files(to: &Path, count: usize) -> Result<()> {
@@ -70,7 +71,10 @@ fn trees_come_back_identical_also_after_everything_was_killed() -> Result<()> {
     make(&at("odd"), 20_261_124, Scale::Large)?;
     real_files(&at("real"), 5_000)?;
 
-    let mut dev = Dev::start(&at("cluster"), 3)?;
+    // On a file system of its own, sparse: the test needs little room on a machine's large disk,
+    // of which the servers would keep 5 % free.
+    let disk = LoopDisk::new(scratch.path(), "disk", 16 << 30)?;
+    let mut dev = Dev::start(&disk.path().join("cluster"), 3)?;
     for name in ["odd", "real"] {
         dev.ok(["put", "-r", at(name).to_str().context("utf-8")?, "/"])?;
         fs::create_dir(at("back"))?;
@@ -84,18 +88,28 @@ fn trees_come_back_identical_also_after_everything_was_killed() -> Result<()> {
         fs::remove_dir_all(at("back"))?;
     }
 
-    // Everything dies in the middle of a further upload.
-    make(&at("further"), 7, Scale::Large)?;
+    // Everything dies in the middle of a further upload, once something of it can be seen.
+    make(&at("further"), 7, Scale::Medium)?;
     let mut upload = dev.quarry(["put", "-r", at("further").to_str().context("utf-8")?, "/"]);
-    let mut upload = upload.stderr(std::process::Stdio::null()).spawn()?;
-    std::thread::sleep(Duration::from_millis(1_500));
-    ensure!(
-        upload.try_wait()?.is_none(),
-        "the upload was over before the servers were killed: nothing was tested"
-    );
+    let mut upload = upload.stderr(Stdio::null()).spawn()?;
+    while dev
+        .quarry(["ls", "/further/names"])
+        .output()?
+        .stdout
+        .is_empty()
+    {
+        ensure!(
+            upload.try_wait()?.is_none(),
+            "the upload was over before the servers were killed: nothing was tested"
+        );
+    }
     dev.kill()?;
     upload.kill()?;
-    upload.wait()?;
+    let ended = upload.wait()?;
+    ensure!(
+        !ended.success(),
+        "the upload was over before the servers were killed: nothing was tested"
+    );
     dev.start_again()?;
 
     for name in ["odd", "real"] {
