@@ -350,6 +350,27 @@ async fn close_reports_a_write_that_failed() {
 }
 
 #[tokio::test]
+async fn after_a_sync_that_was_broken_off_no_other_one_says_that_all_is_durable() {
+    let client = Fake::new(3).client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    file.write_at(0, content(1_000).into()).await.unwrap();
+    tokio::select! {
+        biased;
+        _ = file.sync() => panic!("it was not to be done at the first look"),
+        () = std::future::ready(()) => {}
+    }
+    let written = file.write_at(1_000, content(10).into()).await;
+    assert_eq!(written.unwrap_err().code, Code::Io);
+    let error = file.close().await.unwrap_err();
+    assert!(
+        error
+            .text
+            .contains("/file: a write or a sync was broken off"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_tree_comes_back_as_it_was() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     let client = Fake::new(3).client().await;

@@ -238,8 +238,20 @@ impl Open {
             self.sync().await?;
         }
         self.dirty.add(offset..end);
+        self.failed = Some(self.broken_off());
         let written = self.gather(offset, bytes).await;
+        self.failed = None;
         self.keep(written)
+    }
+
+    /// What later calls report if the future of a write or a sync is dropped half-way: it takes bytes
+    /// along that were written before, and no `sync` may say afterwards that they are durable.
+    fn broken_off(&self) -> Error {
+        let text = format!(
+            "{}: a write or a sync was broken off: what was written since the last sync may be lost, write it again",
+            self.name
+        );
+        Error::new(Code::Io, text)
     }
 
     async fn gather(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
@@ -297,6 +309,7 @@ impl Open {
             return Ok(());
         }
         self.dirty = Spans::default();
+        self.failed = Some(self.broken_off());
         let synced = async {
             self.flush_gathered().await?;
             let rest = self.assembler.take().await?;
@@ -304,6 +317,7 @@ impl Open {
             self.commit_some().await
         }
         .await;
+        self.failed = None;
         self.keep(synced)
     }
 

@@ -114,9 +114,10 @@ impl Client {
                     .await?;
                 let inode = unnamed.ok_or_else(|| Error::bug("no inode to publish"))?;
                 self.commit_size(inode, size).await?;
-                self.publish_contents(parent, name, options, Contents::Unnamed(inode))
-                    .await?;
-                return self.stat_inode(inode).await;
+                // No look at it afterwards: another one may have replaced it already.
+                return self
+                    .publish_contents(parent, name, options, Contents::Unnamed(inode))
+                    .await;
             }
         };
         let attr = self

@@ -125,9 +125,11 @@ impl Reader {
         };
         if first.span() == len as u64
             && let Loaded::Data(pieces) = self.clone().load(offset, first.clone()).await?
-            && let [one] = &pieces[..]
         {
-            return Ok(one.clone());
+            return Ok(match &pieces[..] {
+                [one] => one.clone(),
+                pieces => pieces.concat().into(),
+            });
         }
         let mut bytes = BytesMut::with_capacity(len.min(WINDOW_LEN as usize));
         let mut sequence = Sequence::new(self.clone(), offset..end);

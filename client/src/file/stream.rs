@@ -35,12 +35,16 @@ impl AsyncRead for File {
                     (open, done)
                 })?;
             }
-            if let Done::Read(offset, bytes) = ready!(file.poll_work(context))? {
-                let ended = bytes.is_empty() && offset == file.position;
-                file.ahead = (offset, bytes);
-                if ended {
-                    return Poll::Ready(Ok(()));
+            match ready!(file.poll_work(context))? {
+                Done::Read(offset, bytes) => {
+                    let ended = bytes.is_empty() && offset == file.position;
+                    file.ahead = (offset, bytes);
+                    if ended {
+                        return Poll::Ready(Ok(()));
+                    }
                 }
+                Done::Wrote(end) => file.position = end,
+                Done::Synced | Done::Length(_) => {}
             }
         }
     }
