@@ -159,6 +159,7 @@ impl Hop {
             upstream,
             next: next_writer,
             next_broken: false,
+            stuck: None,
             work,
             frame: Incoming::default(),
         };
@@ -291,8 +292,17 @@ struct Owner<'a> {
     next: Option<BulkWriter>,
     /// Nothing can be passed on any more; the reason comes on the other direction of that stream.
     next_broken: bool,
+    /// Who took nothing for too long: a disk or a member that hangs must not keep the stream, whose writer
+    /// has long gone elsewhere, and with it the right of another one to write here.
+    stuck: Option<Stuck>,
     work: mpsc::Sender<DiskWork>,
     frame: Incoming,
+}
+
+/// What hangs.
+enum Stuck {
+    Disk,
+    Next,
 }
 
 /// The data frame that is arriving.
@@ -349,9 +359,25 @@ impl Owner<'_> {
             for action in actions {
                 self.carry_out(action).await;
             }
+            if let Some(stuck) = self.stuck.take() {
+                for action in self.give_up(stuck) {
+                    self.carry_out(action).await;
+                }
+            }
             if self.core.is_over() {
                 return;
             }
+        }
+    }
+
+    fn give_up(&mut self, stuck: Stuck) -> Vec<Action> {
+        let silent = |what: &str| {
+            let text = format!("{what} took nothing for {} s", SYNC_WAIT.as_secs());
+            Error::new(Code::Disconnected, text)
+        };
+        match stuck {
+            Stuck::Disk => self.core.handle_failure(silent("the disk")),
+            Stuck::Next => self.core.handle_next_lost(silent("the next member")),
         }
     }
 
@@ -399,9 +425,13 @@ impl Owner<'_> {
                 let frame = std::mem::take(&mut self.frame);
                 let work = self.work.clone();
                 let append = DiskWork::Append(frame.data, frame.crcs);
-                let (taken, ()) = tokio::join!(work.send(append), self.pass_on(frame.outgoing));
-                // A disk that takes nothing more has said why.
-                taken.unwrap_or_default();
+                let sending = tokio::time::timeout(SYNC_WAIT, work.send(append));
+                let (taken, ()) = tokio::join!(sending, self.pass_on(frame.outgoing));
+                match taken {
+                    // A disk that takes nothing more has said why.
+                    Ok(taken) => taken.unwrap_or_default(),
+                    Err(_) => self.stuck = Some(Stuck::Disk),
+                }
             }
             Action::Forward(Point { len, crc, seal }) => {
                 let head = match seal {
@@ -412,10 +442,11 @@ impl Owner<'_> {
                 self.pass_on(vec![bytes]).await;
             }
             Action::Sync(point) => {
-                self.work
-                    .send(DiskWork::Sync(point))
-                    .await
-                    .unwrap_or_default();
+                let sending = self.work.send(DiskWork::Sync(point));
+                match tokio::time::timeout(SYNC_WAIT, sending).await {
+                    Ok(taken) => taken.unwrap_or_default(),
+                    Err(_) => self.stuck = Some(Stuck::Disk),
+                }
             }
             Action::Acknowledge { point, macs } => {
                 // The core says so only after our disk and all after us have it on stable storage.
@@ -446,9 +477,16 @@ impl Owner<'_> {
         let Some(next) = self.next.as_mut().filter(|_| !self.next_broken) else {
             return;
         };
-        if let Err(error) = next.write_pieces(&mut pieces).await {
-            tracing::debug!("the next member takes no more: {error}");
-            self.next_broken = true;
+        match tokio::time::timeout(SYNC_WAIT, next.write_pieces(&mut pieces)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!("the next member takes no more: {error}");
+                self.next_broken = true;
+            }
+            Err(_) => {
+                self.next_broken = true;
+                self.stuck = Some(Stuck::Next);
+            }
         }
     }
 }
