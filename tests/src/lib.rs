@@ -6,8 +6,10 @@
 
 pub mod cluster;
 pub mod compare;
+pub mod decoders;
 pub mod generator;
 pub mod network;
 pub mod power;
 pub mod processes;
 pub mod run;
+pub mod sampler;

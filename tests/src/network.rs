@@ -110,6 +110,18 @@ impl Cable {
         Ok(lost)
     }
 
+    /// Bytes that have come and gone over the cable, lost ones too.
+    pub fn carried(&self) -> Result<u64> {
+        let counter = |name| format!("/sys/class/net/wire/statistics/{name}");
+        let (came, went) = (counter("rx_bytes"), counter("tx_bytes"));
+        let args = ["netns", "exec", &self.servers, "cat", &came, &went];
+        let counters = tool("ip", args)?;
+        counters
+            .lines()
+            .map(|line| line.parse::<u64>().context("a counter"))
+            .sum()
+    }
+
     /// Loses nothing from now on.
     pub fn heal(&self) -> Result<()> {
         for host in [&self.servers, &self.clients] {

@@ -46,7 +46,8 @@ fn random_file(path: &Path, seed: u64, len: usize) -> Result<Vec<u8>> {
 #[test]
 fn names_and_paths_that_can_not_be_are_refused() -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let dev = Dev::start(&scratch.path().join("cluster"), 1)?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 4 << 30)?;
+    let dev = Dev::start(&disk.path().join("cluster"), 1)?;
     let local = scratch.path().join("local");
     let bytes = random_file(&local, 1, 100_000)?;
     let local = local.to_str().context("utf-8")?;
@@ -200,7 +201,8 @@ fn a_full_disk_among_others_is_passed_over() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let disk = LoopDisk::new(scratch.path(), "disk", 200 << 20)?;
     let addresses = Processes::free_addresses(3)?;
-    let cluster_dir = scratch.path().join("cluster");
+    let other_disk = LoopDisk::new(scratch.path(), "other-disk", 4 << 30)?;
+    let cluster_dir = other_disk.path().join("cluster");
     let mut cluster = Processes::init_with(&cluster_dir, &addresses, None, &["--replicas", "1"])?;
     let config = cluster.folder("dataserver-1").join("dataserver.toml");
     let text = fs::read_to_string(&config)?;
@@ -238,7 +240,8 @@ fn a_full_disk_among_others_is_passed_over() -> Result<()> {
 #[test]
 fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let at = |name: &str| scratch.path().join(name);
+    let place = LoopDisk::new(scratch.path(), "disk", 4 << 30)?;
+    let at = |name: &str| place.path().join(name);
     let mut cluster = Processes::init(&at("ours"), &Processes::free_addresses(3)?, None)?;
     cluster.start_all(2)?;
     let local = at("local");
@@ -290,6 +293,7 @@ fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
     )?;
 
     // Identities of other roles and other clusters.
+    cluster.kill("dataserver-2")?;
     let mut run = cluster.command("dataserver-2");
     run.arg("--identity")
         .arg(cluster.folder("metaserver-1").join("identity.pem"));
@@ -318,7 +322,6 @@ fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
 
     // Disks: running, copied, another cluster's, newer, empty, gone.
     let disk = cluster.folder("dataserver-2").join("disk-1");
-    cluster.kill("dataserver-2")?;
     let with_disk = |cluster: &Processes<'_>, disk: &Path| {
         let mut run = cluster.command("dataserver-2");
         run.arg("--disks").arg(disk);

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use quarry_tests::cluster::Dev;
+use quarry_tests::power::LoopDisk;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use std::fs::{self, File};
@@ -36,7 +37,8 @@ fn flip(path: &Path, at: u64) -> Result<()> {
 #[test]
 fn a_flipped_bit_in_any_replica_is_never_read() -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let dev = Dev::start(&scratch.path().join("cluster"), 3)?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 4 << 30)?;
+    let dev = Dev::start(&disk.path().join("cluster"), 3)?;
     // A small chunk lives in a segment, a large one in a file of its own.
     for (name, len, damaged) in [
         ("small", 5_000, 4_000usize),

@@ -16,6 +16,7 @@ use quarry_common::token::{Access, Capability};
 use quarry_common::wire::data::{DataRequest, ReadChunk, WriteChunk, WriteTarget};
 use quarry_common::wire::meta::{MetaBody, MetaRequest};
 use quarry_tests::cluster::Dev;
+use quarry_tests::power::LoopDisk;
 use quinn::crypto::rustls::QuicClientConfig;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
@@ -254,7 +255,8 @@ fn dataserver_address(dev: &Dev) -> Result<SocketAddr> {
 #[test]
 fn nonsense_ends_its_stream_and_harms_no_other() -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let dev = Dev::start(&scratch.path().join("cluster"), 3)?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 4 << 30)?;
+    let dev = Dev::start(&disk.path().join("cluster"), 3)?;
     let file = ClientFile::load(&dev.client_file())?;
     let user = Identity::from_pem(&file.identity)?;
     let servers: [(SocketAddr, PeerName); 2] = [

@@ -57,7 +57,7 @@ fn real_files(to: &Path, count: usize) -> Result<()> {
         .collect();
     fs::write(&list, lines)?;
     let script = format!(
-        "xargs -0 -a '{}' cp -a --parents -t '{}'",
+        "cd / && xargs -0 -a '{}' cp -a --parents -t '{}'",
         list.display(),
         to.display()
     );

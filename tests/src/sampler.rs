@@ -1,0 +1,314 @@
+//! Samples of any type that serde can read: every variant of every enum in it, and the names of all
+//! types that were met on the way.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
+use serde::de::value::{Error, U32Deserializer};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess,
+    SeqAccess, VariantAccess, Visitor,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Below this many levels lists and options are empty, so that types which contain themselves end.
+const DEPTH_MAX: u32 = 10;
+
+/// Makes up what a deserializer would have read.
+pub struct Sampler {
+    random: SmallRng,
+    depth: u32,
+    /// Names of the structs and enums that were met.
+    pub types: BTreeSet<&'static str>,
+    /// By enum, which variant comes next: in turn, so that none is left out.
+    next: BTreeMap<&'static str, usize>,
+}
+
+impl Sampler {
+    /// The same seed makes the same samples.
+    pub fn new(seed: u64) -> Sampler {
+        Sampler {
+            random: SmallRng::seed_from_u64(seed),
+            depth: 0,
+            types: BTreeSet::new(),
+            next: BTreeMap::new(),
+        }
+    }
+
+    /// One sample.
+    ///
+    /// # Panics
+    /// If the type asks what is there before it reads: such a type has no place in a binary format.
+    pub fn sample<T: DeserializeOwned>(&mut self) -> T {
+        self.depth = 0;
+        T::deserialize(&mut *self).expect("a type of a binary format")
+    }
+
+    /// Small and large ones.
+    fn number(&mut self) -> u64 {
+        let bits = self.random.random_range(0..64);
+        self.random.next_u64() >> bits
+    }
+
+    fn count(&mut self) -> usize {
+        match self.depth < DEPTH_MAX {
+            true => self.random.random_range(0..4),
+            false => 0,
+        }
+    }
+
+    fn text(&mut self) -> String {
+        let len = self.random.random_range(0..12);
+        (0..len)
+            .map(|_| char::from(self.random.random_range(b'a'..=b'z')))
+            .collect()
+    }
+
+    fn items<'de, V: Visitor<'de>>(&mut self, left: usize, visitor: V) -> Result<V::Value, Error> {
+        self.depth += 1;
+        let value = visitor.visit_seq(Items {
+            sampler: self,
+            left,
+        });
+        self.depth -= 1;
+        value
+    }
+}
+
+/// The elements of a list, a tuple, a struct or a map.
+struct Items<'a> {
+    sampler: &'a mut Sampler,
+    left: usize,
+}
+
+impl<'de> SeqAccess<'de> for Items<'_> {
+    type Error = Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Error> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Ok(None);
+        };
+        self.left = left;
+        seed.deserialize(&mut *self.sampler).map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+impl<'de> MapAccess<'de> for Items<'_> {
+    type Error = Error;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        seed: S,
+    ) -> Result<Option<S::Value>, Error> {
+        self.next_element_seed(seed)
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
+        seed.deserialize(&mut *self.sampler)
+    }
+}
+
+/// One variant of an enum.
+struct Variant<'a> {
+    sampler: &'a mut Sampler,
+    number: u32,
+}
+
+impl<'de> EnumAccess<'de> for Variant<'_> {
+    type Error = Error;
+    type Variant = Self;
+
+    fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self), Error> {
+        let number: U32Deserializer<Error> = self.number.into_deserializer();
+        Ok((seed.deserialize(number)?, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Variant<'_> {
+    type Error = Error;
+
+    fn unit_variant(self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn newtype_variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Error> {
+        self.sampler.depth += 1;
+        let value = seed.deserialize(&mut *self.sampler);
+        self.sampler.depth -= 1;
+        value
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Error> {
+        self.sampler.items(len, visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.sampler.items(fields.len(), visitor)
+    }
+}
+
+macro_rules! numbers {
+    ($($method:ident $visit:ident $int:ty,)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            visitor.$visit(self.number() as $int)
+        })*
+    };
+}
+
+impl<'de> Deserializer<'de> for &mut Sampler {
+    type Error = Error;
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Error> {
+        Err(serde::de::Error::custom("the type asks what is there"))
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_bool(self.random.random())
+    }
+
+    numbers! {
+        deserialize_u8 visit_u8 u8,
+        deserialize_u16 visit_u16 u16,
+        deserialize_u32 visit_u32 u32,
+        deserialize_u64 visit_u64 u64,
+        deserialize_u128 visit_u128 u128,
+        deserialize_i8 visit_i8 i8,
+        deserialize_i16 visit_i16 i16,
+        deserialize_i32 visit_i32 i32,
+        deserialize_i64 visit_i64 i64,
+        deserialize_i128 visit_i128 i128,
+        deserialize_f32 visit_f32 f32,
+        deserialize_f64 visit_f64 f64,
+    }
+
+    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_char('x')
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_string(self.text())
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_string(self.text())
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_byte_buf(visitor)
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_byte_buf(self.text().into_bytes())
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.depth >= DEPTH_MAX || self.random.random() {
+            return visitor.visit_none();
+        }
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_unit()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.types.insert(name);
+        visitor.visit_unit()
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.types.insert(name);
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let count = self.count();
+        self.items(count, visitor)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.items(len, visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.types.insert(name);
+        self.items(len, visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let left = self.count();
+        self.depth += 1;
+        let value = visitor.visit_map(Items {
+            sampler: self,
+            left,
+        });
+        self.depth -= 1;
+        value
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.types.insert(name);
+        self.items(fields.len(), visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.types.insert(name);
+        let next = self.next.entry(name).or_default();
+        let number = (*next % variants.len()) as u32;
+        *next += 1;
+        visitor.visit_enum(Variant {
+            sampler: self,
+            number,
+        })
+    }
+}
