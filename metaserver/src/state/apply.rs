@@ -14,7 +14,7 @@ use crate::raft::entry::{Entry, encode_answers};
 use bytes::Bytes;
 use quarry_common::ids::{RequestNumber, SessionId, Version};
 use quarry_common::wire::meta::{Caller, Op};
-use quarry_common::{Error, Result, codec};
+use quarry_common::{Code, Error, Result, codec};
 
 /// How far a command's version goes ahead of the time because its asker has seen a greater one:
 /// an hour. Clocks of shards differ by less; a greater one is a lie that would use versions up.
@@ -112,7 +112,11 @@ fn mutate(txn: &mut Txn<'_>, request: Request, caller: &Caller, op: &Op) -> Resu
     let who = Who { caller, session };
     let result = whole(txn, |txn| Ok(Reply::Op(ops::run(txn, &who, op)?)))?;
     let answer = encode_answer(&result);
-    session::record(txn, session, number, body_hash, &answer)?;
+    // `Overloaded` is what a client answers by sending the same request again: recorded, it would be the
+    // answer for ever, though room was made. It changed nothing, so the request is still to be run once.
+    if !matches!(&result, Err(error) if error.code == Code::Overloaded) {
+        session::record(txn, session, number, body_hash, &answer)?;
+    }
     Ok(answer)
 }
 
@@ -186,8 +190,8 @@ fn encode_answer(answer: &Answer) -> Bytes {
 mod tests {
     use super::*;
     use crate::state::testing::{World, on_both, refusal, root};
-    use quarry_common::Code;
     use quarry_common::ids::InodeId;
+    use quarry_common::wire::meta::OpReply;
 
     #[test]
     fn versions_go_beyond_predecessors_clocks_and_what_was_seen() {
@@ -240,6 +244,40 @@ mod tests {
             let again = world.act(action);
             assert_eq!(again, first);
             assert!(world.lookup(InodeId::ROOT, "none").is_ok());
+        });
+    }
+
+    #[test]
+    fn a_request_that_met_no_room_is_run_when_it_comes_again() {
+        on_both(|world| {
+            let unnamed = Op::CreateUnnamed {
+                parent: InodeId::ROOT,
+                mode: 0o644,
+            };
+            let mut held = Vec::new();
+            let refused = loop {
+                let action = world.mutation(&root(), unnamed.clone());
+                match world.act(action.clone()) {
+                    Ok(Reply::Op(OpReply::Attr(attr))) => held.push(attr.inode),
+                    other => {
+                        assert_eq!(refusal(other), Code::Overloaded);
+                        break action;
+                    }
+                }
+            };
+            let named = Op::Publish(quarry_common::wire::meta::Publish {
+                parent: InodeId::ROOT,
+                name: b"a".to_vec(),
+                mode: 0o644,
+                mtime: None,
+                replace: true,
+                xattrs: Vec::new(),
+                contents: quarry_common::wire::meta::Contents::Unnamed(held[0]),
+            });
+            world.op(&root(), named).unwrap();
+            let answer = world.act(refused.clone());
+            assert!(answer.is_ok(), "{answer:?}");
+            assert_eq!(world.act(refused), answer, "and then it is an answer");
         });
     }
 
