@@ -9,11 +9,12 @@ fn refused(path: &Path, cluster: ClusterId) -> Error {
 }
 
 #[test]
-fn each_start_has_a_new_number_and_knows_the_one_before() {
+fn each_registered_start_has_a_new_number_and_knows_the_one_before() {
     let dir = formatted();
     let first = open(&dir);
     assert_eq!(first.previous_open_number(), OpenNumber(0));
     let number = first.open_number();
+    first.confirm_start().unwrap();
     drop(first);
     let second = open(&dir);
     assert_eq!(second.previous_open_number(), number);
