@@ -12,4 +12,4 @@ if [ $# -gt 0 ]; then
 fi
 # The cluster tests start this binary.
 cargo build --locked --release --workspace --bins
-cargo test --locked --release --workspace
+cargo test --locked --release --workspace --no-fail-fast
