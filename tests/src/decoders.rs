@@ -14,14 +14,16 @@ use quarry_common::ids::{
     SessionId, Version,
 };
 use quarry_common::wire::data::frame::{HEAD_LEN, Head, decode_crcs};
-use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, ReadReply, WriteChunk, WriteReply};
+use quarry_common::wire::data::{
+    DataReply, DataRequest, ReadChunk, ReadReply, WriteChunk, WriteReply,
+};
 use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
 use quarry_dataserver::DataserverConfig;
 use quarry_metaserver::raft::entry::{Entry, decode_answers, encode_answers};
 use quarry_metaserver::state::command::{Answer, Command};
+use quarry_metaserver::state::data_records;
 use quarry_metaserver::state::keys::{self, MapKey, SecretKey, SessionKey};
 use quarry_metaserver::state::records::{self, Record};
-use quarry_metaserver::state::data_records;
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -246,14 +248,24 @@ fn files() -> Result<Vec<Decoder>> {
         users: vec![],
     };
     Ok(vec![
-        text("Identity", server.to_pem(), |text| Identity::from_pem(text).is_ok()),
-        text("Authority", &authority.to_pem(), |text| Authority::from_pem(text).is_ok()),
-        text("ClientFile", &client, |text| ClientFile::parse(text).is_ok()),
-        text("MetaserverConfig", metaserver, |text| toml::from_str::<MetaserverConfig>(text).is_ok()),
+        text("Identity", server.to_pem(), |text| {
+            Identity::from_pem(text).is_ok()
+        }),
+        text("Authority", &authority.to_pem(), |text| {
+            Authority::from_pem(text).is_ok()
+        }),
+        text("ClientFile", &client, |text| {
+            ClientFile::parse(text).is_ok()
+        }),
+        text("MetaserverConfig", metaserver, |text| {
+            toml::from_str::<MetaserverConfig>(text).is_ok()
+        }),
         text("DataserverConfig", dataserver, |text| {
             toml::from_str::<DataserverConfig>(text).is_ok_and(|config| config.check().is_ok())
         }),
-        text("ClusterSeed", &toml::to_string(&seed)?, |text| toml::from_str::<ClusterSeed>(text).is_ok()),
+        text("ClusterSeed", &toml::to_string(&seed)?, |text| {
+            toml::from_str::<ClusterSeed>(text).is_ok()
+        }),
     ])
 }
 

@@ -257,11 +257,7 @@ impl<'de> Deserializer<'de> for &mut Sampler {
         self.items(count, visitor)
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, Error> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, Error> {
         self.items(len, visitor)
     }
 

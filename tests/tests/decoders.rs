@@ -57,7 +57,11 @@ fn mutated(golden: &[Vec<u8>], random: &mut SmallRng) -> Vec<u8> {
 /// Feeds one decoder; how often, and how often it accepted.
 fn feed(decoder: &Decoder, seconds: f64) -> Result<(u64, u64)> {
     for golden in &decoder.golden {
-        ensure!(decoder.accepts(golden), "{}: refuses its golden bytes {golden:02x?}", decoder.name);
+        ensure!(
+            decoder.accepts(golden),
+            "{}: refuses its golden bytes {golden:02x?}",
+            decoder.name
+        );
     }
     let mut random = SmallRng::seed_from_u64(7);
     let until = Instant::now() + Duration::from_secs_f64(seconds);
@@ -66,8 +70,15 @@ fn feed(decoder: &Decoder, seconds: f64) -> Result<(u64, u64)> {
         let bytes = mutated(&decoder.golden, &mut random);
         let begun = Instant::now();
         let accepts = catch_unwind(AssertUnwindSafe(|| decoder.accepts(&bytes)));
-        let accepts = accepts.ok().with_context(|| format!("{} panics at {bytes:02x?}", decoder.name))?;
-        ensure!(begun.elapsed() < SLOW, "{} takes {:?} for {bytes:02x?}", decoder.name, begun.elapsed());
+        let accepts = accepts
+            .ok()
+            .with_context(|| format!("{} panics at {bytes:02x?}", decoder.name))?;
+        ensure!(
+            begun.elapsed() < SLOW,
+            "{} takes {:?} for {bytes:02x?}",
+            decoder.name,
+            begun.elapsed()
+        );
         fed += 1;
         accepted += u64::from(accepts);
     }
@@ -169,8 +180,14 @@ fn every_sent_and_stored_type_is_in_the_table() -> Result<()> {
             }
         }
     }
-    ensure!(seen > 80, "only {seen} types were found: the search is broken");
-    ensure!(missing.is_empty(), "types without a decoder in the table: {missing:#?}");
+    ensure!(
+        seen > 80,
+        "only {seen} types were found: the search is broken"
+    );
+    ensure!(
+        missing.is_empty(),
+        "types without a decoder in the table: {missing:#?}"
+    );
     Ok(())
 }
 
