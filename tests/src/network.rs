@@ -75,16 +75,16 @@ impl Cable {
 
     /// Drops so many of a hundred packets, each way, from now on. 100 cuts the cable.
     pub fn lose(&self, percent: u32) -> Result<()> {
-        self.heal()?;
         for host in [&self.servers, &self.clients] {
-            // nft refuses a comparison that is always true.
+            // In one transaction: a moment without rules is enough for megabytes to pass.
+            // And nft refuses a comparison that is always true.
             let which = match percent {
                 100.. => String::new(),
                 some => format!("numgen random mod 100 < {some}"),
             };
             let rule = format!("iifname wire {which} counter drop");
             let rules = format!(
-                "table inet quarry {{ chain arriving {{ type filter hook input priority 0\n{rule}\n}}\n}}"
+                "flush ruleset\ntable inet quarry {{ chain arriving {{ type filter hook input priority 0\n{rule}\n}}\n}}"
             );
             tool("ip", ["netns", "exec", host, "nft", &rules])?;
         }
