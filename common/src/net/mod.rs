@@ -6,7 +6,6 @@
 //! for each (measured). A chunk has a stream of its own ([`BulkReader`], [`BulkWriter`]).
 
 mod bulk;
-mod congestion;
 mod connection;
 mod endpoint;
 mod frames;

@@ -1,7 +1,6 @@
 //! Settings of a connection for the link that it runs over. All figures are measured: the wrong
 //! ones cost up to a factor of four, or stop the connection altogether.
 
-use super::congestion::FlooredConfig;
 use crate::limits::BULK_STREAMS_MAX;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -82,7 +81,7 @@ impl LinkProfile {
             .initial_mtu(1_452)
             .mtu_discovery_config(Some(discovery))
             .enable_segmentation_offload(offload)
-            .congestion_controller_factory(Arc::new(FlooredConfig(Arc::new(congestion))))
+            .congestion_controller_factory(Arc::new(congestion))
             .stream_receive_window(window)
             .receive_window(VarInt::from_u32(BUFFER_LEN as u32 * STALLED_STREAMS))
             .send_window(BUFFER_LEN as u64)
