@@ -128,6 +128,29 @@ async fn refused(cluster: &Cluster, chunk: ChunkId) -> (Option<DiskId>, quarry_c
     writing.receipt_or_failure().await.unwrap_err()
 }
 
+/// The refusal travels against the data: whoever sends meets a stream that takes no more before, or while,
+/// it reads why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_refuses_a_chunk_is_named_with_its_reason_however_much_is_being_sent() {
+    let cluster = Cluster::start(2).await;
+    let client = cluster.client("anna");
+    let data = Bytes::from(pattern(1, 6_000_000));
+    cluster.place(&[2]).await;
+    for chunk in (1..=20).map(ChunkId) {
+        let small = client.write_small(client.target(chunk), data.slice(..10));
+        small.await.unwrap();
+    }
+    // By the head itself, and by the member after it.
+    for members in [[2, 1], [1, 2]] {
+        cluster.place(&members).await;
+        for chunk in (1..=20).map(ChunkId) {
+            let (disk, error) = client.write_or_failure(chunk, &data).await.unwrap_err();
+            let refused = (disk, error.code);
+            assert_eq!(refused, (Some(DiskId(2)), Code::ChunkUsed), "{error}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_foreign_and_expired_capabilities_are_refused() {
     let cluster = Cluster::start(2).await;

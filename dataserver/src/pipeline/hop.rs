@@ -327,7 +327,8 @@ impl Owner<'_> {
     ) {
         loop {
             let takes_frames = self.core.takes_frames() && !self.next_broken;
-            let silence_max = match self.core.is_waiting() {
+            // Who takes no more says why soon, or ends its stream.
+            let silence_max = match self.core.is_waiting() || self.next_broken {
                 true => SYNC_WAIT,
                 false => SILENCE_MAX,
             };
@@ -354,7 +355,10 @@ impl Owner<'_> {
                     // The writer gave the chunk up: it ends at its last flush, here and after us.
                     None => return,
                 },
-                () = tokio::time::sleep(silence_max) => self.core.handle_silence(silence_max),
+                () = tokio::time::sleep(silence_max) => match self.next_broken {
+                    true => self.give_up(Stuck::Next),
+                    false => self.core.handle_silence(silence_max),
+                },
             };
             for action in actions {
                 self.carry_out(action).await;

@@ -81,10 +81,30 @@ impl Client {
 
     /// Writes and seals a chunk.
     pub async fn write(&self, chunk: ChunkId, data: &Bytes) -> Result<Receipt> {
+        self.write_or_failure(chunk, data)
+            .await
+            .map_err(|(_, error)| error)
+    }
+
+    /// As [`Client::write`]; a failure names the disk that refused, if one did.
+    pub async fn write_or_failure(
+        &self,
+        chunk: ChunkId,
+        data: &Bytes,
+    ) -> Result<Receipt, (Option<DiskId>, Error)> {
         let mut writing = self.open(self.target(chunk)).await;
-        writing.data(data).await?;
-        writing.point(true).await?;
-        writing.receipt().await
+        let sent = async {
+            writing.data(data).await?;
+            writing.point(true).await
+        };
+        match sent.await {
+            Ok(()) => writing.receipt_or_failure().await,
+            // Who refuses a chunk says why and stops reading, so that sending breaks.
+            Err(broken) => match writing.reader.read_message("a reply").await {
+                Ok(Some(WriteReply::Failed { disk, error })) => Err((disk, error)),
+                _ => Err((None, broken)),
+            },
+        }
     }
 
     pub async fn write_small(&self, target: WriteTarget, data: Bytes) -> Result<Receipt> {
