@@ -226,6 +226,17 @@ async fn full_disks_are_avoided_and_a_full_cluster_says_so() {
 }
 
 #[tokio::test]
+async fn a_refusal_counts_more_than_the_stream_that_broke_with_it() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    fake.state().faults.refusals_late = Duration::from_millis(500);
+    fake.state().faults.full = (1..=3).map(DiskId).collect();
+    let error = publish(&client, b"/file", &content(MIB)).await.unwrap_err();
+    assert_eq!(error.code, Code::ClusterFull, "{error}");
+    assert_eq!(fake.state().write_streams, 1);
+}
+
+#[tokio::test]
 async fn a_wrong_checksum_makes_the_reader_take_another_replica() {
     let fake = Fake::new(3);
     let client = fake.client().await;

@@ -99,9 +99,13 @@ impl FrameSink for Sink {
                     let failing = self.fake.failing(&self.members, self.bytes.len() as u64);
                     if let Some((disk, error)) = failing {
                         let disk = Some(disk);
-                        self.replies
-                            .send(WriteReply::Failed { disk, error })
-                            .unwrap();
+                        let (replies, late) =
+                            (self.replies.clone(), self.fake.state().faults.refusals_late);
+                        tokio::spawn(async move {
+                            tokio::time::sleep(late).await;
+                            // A writer that has gone hears nothing.
+                            let _gone = replies.send(WriteReply::Failed { disk, error });
+                        });
                         return Err(Error::new(Code::Disconnected, "the stream broke"));
                     }
                     return Ok(());

@@ -30,6 +30,8 @@ pub struct Faults {
     pub sessions_lost: bool,
     /// A pipeline with this disk fails after so many bytes.
     pub fails_after: BTreeMap<DiskId, u64>,
+    /// The refusal of a stream comes so long after the stream took no more.
+    pub refusals_late: Duration,
     /// These disks are full.
     pub full: BTreeSet<DiskId>,
     /// These disks serve wrong bytes.

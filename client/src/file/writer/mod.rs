@@ -30,6 +30,10 @@ const STALL: Duration = Duration::from_secs(10);
 /// One small write may take so long.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A server that refuses a chunk says why and stops reading; the reason may be lost on the way and sent
+/// again while the news that it stopped is here. It ends both directions, so nobody waits in vain.
+const REFUSAL_WAIT: Duration = Duration::from_secs(3);
+
 /// Nonsense from servers is not waited out: so many in a row fail the transfer.
 const NONSENSE_MAX: u32 = 8;
 
@@ -312,8 +316,8 @@ impl Runner {
             done = &mut receiving => return done,
             broken = sending => broken,
         };
-        // A server that refuses says why before it stops reading: that is the better reason.
-        let why = tokio::time::timeout(Duration::from_millis(200), receiving).await;
+        // The refusal is the better reason.
+        let why = tokio::time::timeout(REFUSAL_WAIT, receiving).await;
         match (why, broken) {
             (Ok(outcome), _) => outcome,
             (Err(_), Err(failure)) => Err(failure),
