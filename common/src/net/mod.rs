@@ -24,7 +24,7 @@ pub use bulk::{BulkReader, BulkWriter, refuse_stream};
 pub use connection::{Connection, StreamType};
 pub use endpoint::{CONNECT_TIMEOUT, Endpoint};
 pub use peers::{Peer, Peers};
-pub use profile::LinkProfile;
+pub use profile::{BUFFER_LEN, LinkProfile};
 pub use quinn::{RecvStream, SendStream};
 pub use request::Requests;
 pub use serve::serve;

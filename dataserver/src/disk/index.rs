@@ -129,8 +129,10 @@ impl Index {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&Cache::new_lru_cache(CACHE_LEN));
         table.set_cache_index_and_filter_blocks(true);
-        // Every new chunk is looked up first and is not there.
+        // Every new chunk is looked up first and is not there, neither in the files nor in memory.
         table.set_bloom_filter(10.0, false);
+        options.set_memtable_prefix_bloom_ratio(0.1);
+        options.set_memtable_whole_key_filtering(true);
         options.set_block_based_table_factory(&table);
         let db = DB::open(&options, folder).map_err(damaged)?;
         let mut write_options = WriteOptions::default();
