@@ -3,11 +3,15 @@
 use crate::failure::Interrupted;
 use crate::path::escaped;
 use anyhow::Result;
-use quarry_client::{Client, ClientFile};
+use quarry_client::{Client, ClientFile, Options};
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// A transfer that has begun waits for the metaservers as long as for the dataservers.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What every command gets.
 #[derive(Clone, Debug)]
@@ -48,19 +52,37 @@ impl Context {
     /// Those of `body`; [`Interrupted`] after Ctrl-C or SIGTERM.
     pub async fn with_client<T>(&self, body: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
         let (_, file) = ClientFile::find(self.cluster.as_deref())?;
-        self.with_client_of(file, body).await
+        self.with_client_of(file, Options::default(), body).await
     }
 
-    /// The same with a client file at hand.
+    /// The same for what may take hours and is not to be lost to an outage of minutes.
+    ///
+    /// # Errors
+    /// As [`Context::with_client`].
+    pub async fn with_patient_client<T>(
+        &self,
+        body: impl AsyncFnOnce(&Client) -> Result<T>,
+    ) -> Result<T> {
+        let (_, file) = ClientFile::find(self.cluster.as_deref())?;
+        let options = Options {
+            meta_deadline: TRANSFER_PATIENCE,
+            ..Options::default()
+        };
+        self.with_client_of(file, options, body).await
+    }
+
+    /// The same with a client file and options at hand.
     ///
     /// # Errors
     /// As [`Context::with_client`].
     pub async fn with_client_of<T>(
         &self,
         file: ClientFile,
+        options: Options,
         body: impl AsyncFnOnce(&Client) -> Result<T>,
     ) -> Result<T> {
-        let connected = interruptible(async { Ok(Client::connect(file).await?) }).await;
+        let connected =
+            interruptible(async { Ok(Client::connect_with(file, options).await?) }).await;
         let client = connected?;
         let result = interruptible(body(&client)).await;
         // What the session still held is given up at once; if that fails its lease ends it.

@@ -5,7 +5,7 @@ use crate::transport::{Peer, Transport};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{Epoch, ServerId, ShardId, Version};
 use quarry_common::wire::meta::{Caller, MetaBody, MetaReply, MetaRequest};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -16,12 +16,22 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// After so long without an answer a person who waits is told why.
 const PATIENCE_SHOWN: Duration = Duration::from_secs(3);
 
+/// So long is tried where no metaserver was ever reached and nothing listens at any of their addresses:
+/// a server that restarts is back by then, and a person who forgot to start one, or has an old client
+/// file, waits no longer. Silence is another thing, since packets may be lost.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A server that is not there is known at once, one that is silent after [`ATTEMPT`].
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+
 /// The way to the metaservers, shared by everything in a client.
 pub struct MetaLink {
     transport: Arc<dyn Transport>,
     servers: RwLock<Vec<Peer>>,
     /// The index of the server that led last.
     leader: AtomicUsize,
+    /// Any of them has answered anything.
+    reached: AtomicBool,
     seen: AtomicU64,
     newest_epoch: watch::Sender<Epoch>,
 }
@@ -54,6 +64,7 @@ impl MetaLink {
             transport,
             servers: RwLock::new(servers),
             leader: AtomicUsize::new(0),
+            reached: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             newest_epoch: watch::Sender::new(Epoch::ZERO),
         }
@@ -127,6 +138,8 @@ impl MetaLink {
         };
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         let mut tried = 0;
+        // Attempts in a row that found nobody at the address.
+        let mut refused = 0;
         let asked_at = Instant::now();
         let mut told = false;
         loop {
@@ -136,8 +149,10 @@ impl MetaLink {
             let peer = self.server(at);
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = ATTEMPT.min(left.max(Duration::from_millis(100)));
+            let attempted_at = Instant::now();
             let error = match self.transport.meta(&peer, &request, timeout).await {
                 Ok(answer) => {
+                    self.reached.store(true, Ordering::Relaxed);
                     self.seen.fetch_max(answer.version.0, Ordering::Relaxed);
                     self.newest_epoch.send_if_modified(|newest| {
                         let newer = answer.epoch > *newest;
@@ -156,23 +171,35 @@ impl MetaLink {
             }
             tracing::debug!(server = %peer.server, %error, "metaserver gave no answer");
             tried += 1;
+            let is_refused =
+                error.code == Code::Unreachable && attempted_at.elapsed() < REFUSED_WITHIN;
+            refused = if is_refused { refused + 1 } else { 0 };
+            let nobody = refused >= self.count() && !self.reached.load(Ordering::Relaxed);
+            let until = match nobody {
+                true => deadline.min(asked_at + REFUSED_PATIENCE),
+                false => deadline,
+            };
             if !told && asked_at.elapsed() >= PATIENCE_SHOWN {
                 told = true;
-                let seconds = deadline.saturating_duration_since(asked_at).as_secs();
+                let seconds = until.saturating_duration_since(asked_at).as_secs();
                 tracing::warn!("no metaserver answers yet ({error}); trying for {seconds} s");
             }
             if error.code != Code::Overloaded {
                 self.turn_from(at, &error);
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= until {
                 let code = if matches!(request.body, MetaBody::Mutate { .. }) {
                     Code::UnknownOutcome
                 } else {
                     Code::Unreachable
                 };
                 let text = format!(
-                    "no metaserver answered in time ({tried} attempts, the last to metaserver {} at {}): {error}",
-                    peer.server, peer.address
+                    "no metaserver answered within {} s ({tried} attempts, the last to metaserver {} at {}): {error}; \
+                     start it ('quarry dev --detach' where it is your own cluster for trying, 'quarry metaserver run'), \
+                     or use a client file with its right address",
+                    asked_at.elapsed().as_secs(),
+                    peer.server,
+                    peer.address
                 );
                 return Err(Error::new(code, text));
             }

@@ -157,6 +157,40 @@ async fn a_request_refused_by_a_lost_session_is_done_in_a_new_one() {
 }
 
 #[tokio::test]
+async fn an_old_receipt_is_not_waited_for_and_who_has_the_bytes_writes_them_again() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let begun = Instant::now();
+    let old = || fake.state().faults.old_receipts = 1;
+    old();
+    let error = publish(&client, b"/stream", &content(MIB))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, Code::OldReceipt, "{error}");
+    let options = OpenOptions {
+        write: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let mut file = client.open(b"/log", options).await.unwrap();
+    old();
+    file.append(content(1_000).into()).await.unwrap();
+    assert!(read(&client, b"/log").await.unwrap() == content(1_000));
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    std::fs::write(&local, content(MIB)).unwrap();
+    old();
+    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
+    put_tree(&client, &local, b"/file", &options, &progress)
+        .await
+        .unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == content(MIB));
+    assert_eq!(fake.state().faults.old_receipts, 0);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
 async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
     let fake = Fake::new(6);
     let client = fake.client().await;

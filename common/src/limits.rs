@@ -48,6 +48,9 @@ pub const EXTENTS_PER_COMMAND_MAX: usize = 1_000;
 /// Open request numbers of a session (DESIGN §5.2).
 pub const OPEN_REQUESTS_MAX: u64 = 1_024;
 
+/// Chunks that a renewal of a session names as open below its marks: each is a key of the state.
+pub const OPEN_CHUNKS_MAX: usize = 1_024;
+
 /// Chunk ids in one range of a session.
 pub const RANGE_CHUNKS_MAX: u32 = 65_536;
 

@@ -136,14 +136,14 @@ async fn a_member_that_refuses_a_chunk_is_named_with_its_reason_however_much_is_
     let client = cluster.client("anna");
     let data = Bytes::from(pattern(1, 6_000_000));
     cluster.place(&[2]).await;
-    for chunk in (1..=20).map(ChunkId) {
+    for chunk in (1..=40).map(ChunkId) {
         let small = client.write_small(client.target(chunk), data.slice(..10));
         small.await.unwrap();
     }
     // By the head itself, and by the member after it.
-    for members in [[2, 1], [1, 2]] {
+    for (members, chunks) in [([2, 1], 1..=20), ([1, 2], 21..=40)] {
         cluster.place(&members).await;
-        for chunk in (1..=20).map(ChunkId) {
+        for chunk in chunks.map(ChunkId) {
             let (disk, error) = client.write_or_failure(chunk, &data).await.unwrap_err();
             let refused = (disk, error.code);
             assert_eq!(refused, (Some(DiskId(2)), Code::ChunkUsed), "{error}");

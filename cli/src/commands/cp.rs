@@ -14,6 +14,8 @@ use quarry_common::wire::meta::{
     Attr, CloneRange, Contents, FileKind, NodeKind, Op, OpReply, Publish, SetAttr, SetTime, View,
     XattrMode,
 };
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
 
 /// Bytes of a file that share their chunks in one step: an extent is at most a chunk long, so usual
@@ -23,7 +25,7 @@ const STEP_LEN: u64 = 256 * CHUNK_LEN_MAX as u64;
 /// Copy files, or with -r whole trees, within the cluster
 ///
 /// The copies share the chunks of what they were made from: no data moves. A copy appears whole or
-/// not at all.
+/// not at all. Names of one file in what is copied with -r are names of one file in the copy.
 #[derive(Debug, clap::Args)]
 pub struct Cp {
     /// Directories with all that is in them; symbolic links stay links
@@ -46,6 +48,8 @@ struct Copying<'a> {
     preserve: bool,
     replace: bool,
     mask: u16,
+    /// Files of several names that were copied, and their copies.
+    copies: RefCell<HashMap<InodeId, InodeId>>,
 }
 
 impl Cp {
@@ -65,6 +69,7 @@ impl Cp {
                     preserve: self.preserve,
                     replace: !self.no_clobber,
                     mask: umask(),
+                    copies: RefCell::default(),
                 };
                 let target = self.target(client, from, to).await?;
                 for_each(context, from, async |path| {
@@ -112,7 +117,7 @@ impl Copying<'_> {
     /// Anything but a directory.
     async fn one(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
         match attr.kind {
-            FileKind::File => return self.file(from, attr, to).await,
+            FileKind::File => return self.file(from, attr, to).await.map(drop),
             FileKind::Symlink => {
                 let target = self.client.read_link(from).await?;
                 self.client.symlink(&target, to).await?;
@@ -130,8 +135,51 @@ impl Copying<'_> {
         self.keep(to, attr).await
     }
 
+    /// Anything but a directory, of a tree.
+    async fn part(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
+        if attr.kind != FileKind::File || attr.links < 2 {
+            return self.one(from, attr, to).await;
+        }
+        let known = self.copies.borrow().get(&attr.inode).copied();
+        match known {
+            Some(copy) => self.link(copy, to).await,
+            None => {
+                let copy = self.file(from, attr, to).await?;
+                self.copies.borrow_mut().insert(attr.inode, copy);
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives a copy one more name; another file that has it goes.
+    async fn link(&self, copy: InodeId, to: &[u8]) -> Result<()> {
+        let client = self.client;
+        let at = client.resolve_parent(to).await?;
+        let link = Op::Link {
+            inode: copy,
+            parent: at.parent.inode,
+            name: at.name.clone(),
+        };
+        let named = |error: quarry_common::Error| error.context(escaped(to));
+        match client.mutate(link.clone()).await {
+            Err(error) if error.code == quarry_common::Code::Exists && self.replace => {
+                let there = client.lookup(at.parent.inode, &at.name).await?;
+                if there.inode != copy {
+                    let unlink = Op::Unlink {
+                        parent: at.parent.inode,
+                        name: at.name,
+                    };
+                    client.mutate(unlink).await.map_err(named)?;
+                    client.mutate(link).await.map_err(named)?;
+                }
+                Ok(())
+            }
+            other => Ok(other.map(drop).map_err(named)?),
+        }
+    }
+
     /// Assembles the copy in a file without a name, then gives it its name in one step.
-    async fn file(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
+    async fn file(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<InodeId> {
         let client = self.client;
         let at = client.resolve_parent(to).await?;
         let there = client.lookup(at.parent.inode, &at.name).await;
@@ -171,7 +219,8 @@ impl Copying<'_> {
         });
         let published = client.mutate(publish).await;
         published.map_err(|error| error.context(escaped(to)))?;
-        self.keep(to, attr).await
+        self.keep(to, attr).await?;
+        Ok(copy.inode)
     }
 
     /// Makes the new file share all chunks of the old.
@@ -236,7 +285,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    /// A directory with all that is in it. Copies of hard links become files of their own.
+    /// A directory with all that is in it.
     async fn tree(&self, context: &Context, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
         let inside = to.starts_with(from)
             && (to.len() == from.len() || from == b"/" || to[from.len()] == b'/');
@@ -265,7 +314,7 @@ impl Copying<'_> {
                 };
                 if inner.kind == FileKind::Directory {
                     waiting.push((old, inner, new));
-                } else if let Err(error) = self.one(&old, &inner, &new).await {
+                } else if let Err(error) = self.part(&old, &inner, &new).await {
                     report_one(context.command, &error);
                     failed = true;
                 }

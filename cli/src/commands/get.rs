@@ -55,7 +55,7 @@ impl Get {
     pub async fn run(self, context: &Context) -> Result<()> {
         let remote = Remote::parse_all(&self.remote)?;
         context
-            .with_client(async |client| {
+            .with_patient_client(async |client| {
                 if self.local == "-" {
                     return standard_output(client, &remote).await;
                 }

@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 
 /// Store local files, or with -r whole trees
@@ -74,7 +75,7 @@ impl Put {
             local.push((path, is_directory));
         }
         context
-            .with_client(async |client| match local.is_empty() {
+            .with_patient_client(async |client| match local.is_empty() {
                 true => self.standard_input(context, client, &remote).await,
                 false => {
                     let jobs = plan(client, local, &remote).await?;
@@ -97,20 +98,20 @@ impl Put {
             );
         }
         let progress = Arc::new(Progress::default());
-        let shown = Shown::start(progress.clone(), !context.json, "put");
+        let mut shown = Shown::start(progress.clone(), !context.json, "put");
         let options = PublishOptions {
             mode: 0o666 & !umask(),
             replace: !self.no_clobber,
-            progress: Some(progress),
+            progress: Some(progress.clone()),
             ..PublishOptions::default()
         };
         let published = client
             .publish(remote.bytes(), tokio::io::stdin(), options)
             .await;
-        drop(shown);
-        published
-            .map(drop)
-            .with_context(|| format!("- to {}", remote.shown()))
+        shown.clear();
+        published.with_context(|| format!("- to {}", remote.shown()))?;
+        progress.files.fetch_add(1, Ordering::Relaxed);
+        Outcome::default().finish(context, &shown, "stored")
     }
 
     async fn transfer(&self, context: &Context, client: &Client, jobs: Vec<Job>) -> Result<()> {

@@ -1,6 +1,6 @@
-//! Committing what was written. A commit is refused while the members of a chunk's group change
-//! (an old receipt counts only after the present members confirmed the chunk, DESIGN §4.2.7), so
-//! it is asked again until they have.
+//! Committing what was written. A commit is refused while a chunk's group has too few members, so it is
+//! asked again until it has enough. A receipt of an older epoch is another thing: no waiting makes it
+//! count, and only who has the bytes can write them again.
 
 use crate::backoff::Backoff;
 use crate::client::Client;
@@ -9,20 +9,18 @@ use quarry_common::wire::meta::{Op, OpReply};
 use std::time::{Duration, Instant};
 
 impl Client {
-    /// A mutation that hands in receipts, asked again while their groups change.
+    /// A mutation that hands in receipts, asked again while their groups have too few members.
     ///
     /// # Errors
-    /// The operation's own; `OldReceipt` if the members did not confirm in time.
+    /// The operation's own; `OldReceipt` if the members of a group have changed since it was written.
     pub(crate) async fn commit(&self, op: Op) -> Result<OpReply> {
         let deadline = Instant::now() + self.shared.options.data_deadline;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             match self.mutate(op.clone()).await {
                 Err(error)
-                    if matches!(
-                        error.code,
-                        Code::OldReceipt | Code::TooFewDisks | Code::NotYet
-                    ) && Instant::now() < deadline =>
+                    if matches!(error.code, Code::TooFewDisks | Code::NotYet)
+                        && Instant::now() < deadline =>
                 {
                     tracing::debug!(%error, "a commit has to wait");
                     backoff.wait(deadline).await;

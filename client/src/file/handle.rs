@@ -4,6 +4,7 @@
 //! or when many ranges wait. A read through the same handle sees what it wrote.
 
 use super::assembler::{Assembler, Written};
+use super::publish::REPEATS;
 use super::reader::Reader;
 use super::spans::Spans;
 use crate::client::Client;
@@ -337,6 +338,19 @@ impl Open {
     }
 
     async fn append_one(&mut self, bytes: Bytes) -> Result<u64> {
+        for _ in 0..REPEATS {
+            match self.append_once(bytes.clone()).await {
+                // Refused, so nothing was appended: the bytes go into new chunks.
+                Err(error) if matches!(error.code, Code::OldReceipt | Code::BadReceipt) => {
+                    tracing::info!(name = self.name, %error, "an append is begun again");
+                }
+                other => return other,
+            }
+        }
+        self.append_once(bytes).await
+    }
+
+    async fn append_once(&mut self, bytes: Bytes) -> Result<u64> {
         let len = bytes.len() as u64;
         let mut record = Assembler::new(self.client.shared.data.clone());
         record.write(0, bytes).await?;

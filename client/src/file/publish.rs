@@ -19,6 +19,10 @@ const EXTENTS_AT_ONCE: usize = 256;
 
 const _: () = assert!(EXTENTS_AT_ONCE <= EXTENTS_PER_COMMAND_MAX);
 
+/// What lost its session or the members of its chunks is begun again so often, by those who still have
+/// the bytes.
+pub(crate) const REPEATS: u32 = 3;
+
 /// What a published file is like.
 #[derive(Clone, Debug)]
 pub struct PublishOptions {
@@ -52,7 +56,8 @@ impl Client {
     ///
     /// # Errors
     /// `Exists` with `replace: false`; `ClusterFull`; `Io` if the reader fails; outages are ridden out
-    /// until nothing has moved for the data deadline.
+    /// until nothing has moved for the data deadline. `OldReceipt`, at once, if disks of the cluster came or
+    /// went during the upload: it is to be done again, with a reader that begins anew.
     pub async fn publish(
         &self,
         path: &[u8],

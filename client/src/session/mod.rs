@@ -339,16 +339,19 @@ impl Sessions {
 fn spawn_keeper(state: Arc<State>) -> Keeper {
     let (stop, mut stopped) = watch::channel(());
     let task = tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = stopped.changed() => break,
-                () = tokio::time::sleep(SESSION_RENEW_EVERY) => {
-                    let session = state.core().session();
-                    if let Some(session) = session {
-                        state.renew(session).await;
-                    }
+        let renewing = async {
+            loop {
+                tokio::time::sleep(SESSION_RENEW_EVERY).await;
+                let session = state.core().session();
+                if let Some(session) = session {
+                    state.renew(session).await;
                 }
             }
+        };
+        // A renewal that gets no answer must not hold up the end.
+        tokio::select! {
+            _ = stopped.changed() => {}
+            () = renewing => {}
         }
         let Some(session) = state.core().session() else {
             return;

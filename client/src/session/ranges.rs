@@ -3,6 +3,7 @@
 //! Ids that do not suit now (a full or failing member) are kept aside for later, a few of them.
 
 use quarry_common::ids::{ChunkId, PoolId};
+use quarry_common::limits::OPEN_CHUNKS_MAX;
 use quarry_common::token::Capability;
 use quarry_common::wire::meta::RangeGrant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,6 +31,8 @@ struct PoolRanges {
     open: BTreeSet<ChunkId>,
     /// The ends of ranges that were used up and not yet reported as such.
     used_up: Vec<ChunkId>,
+    /// The highest mark that was ever reported: what is open below it has to be named each time.
+    told: ChunkId,
     refilling: bool,
 }
 
@@ -115,21 +118,36 @@ impl Ranges {
     }
 
     /// What a renewal reports. Ranges that are used up are reported until `handle_reported`.
-    pub fn marks(&self) -> Marks {
+    ///
+    /// A renewal names at most [`OPEN_CHUNKS_MAX`] chunks. Where more are open a mark stays below the first
+    /// that has no place: nothing needs a name above it. Ids of a pool are taken in ascending order, so that
+    /// what is open below an earlier mark comes first and always has its place.
+    pub fn marks(&mut self) -> Marks {
         let mut report = Marks::default();
-        for (id, pool) in &self.pools {
-            let aside: BTreeSet<ChunkId> = pool.aside.iter().map(|(chunk, _)| *chunk).collect();
-            report
-                .marks
-                .extend(pool.used_up.iter().map(|end| (*id, *end)));
-            report
-                .marks
-                .extend(pool.live.iter().map(|live| (*id, live.next)));
-            report
-                .open
-                .extend(pool.open.union(&aside).map(|chunk| (*id, *chunk)));
+        let below = self.pools.values().map(|pool| {
+            let named = pool.open_ids();
+            named.range(..pool.told).count()
+        });
+        let mut room = OPEN_CHUNKS_MAX.saturating_sub(below.sum());
+        for (id, pool) in &mut self.pools {
+            let open = pool.open_ids();
+            let named: Vec<ChunkId> = {
+                let new = open.range(pool.told..).take(room);
+                open.range(..pool.told).chain(new).copied().collect()
+            };
+            room -= open.range(pool.told..).count().min(room);
+            let unnamed = open.iter().nth(named.len()).copied();
+            let until = unnamed.unwrap_or(ChunkId(u64::MAX));
+            let used_up = pool.used_up.iter().copied();
+            let marks = used_up.chain(pool.live.iter().map(|live| live.next));
+            for mark in marks.map(|mark| mark.min(until)) {
+                pool.told = pool.told.max(mark);
+                report.marks.push((*id, mark));
+            }
+            report.open.extend(named.iter().map(|chunk| (*id, *chunk)));
         }
         report.marks.sort();
+        report.marks.dedup();
         report
     }
 
@@ -172,6 +190,12 @@ fn end(live: &Live) -> ChunkId {
 }
 
 impl PoolRanges {
+    /// Ids that were taken or passed over and may still be committed.
+    fn open_ids(&self) -> BTreeSet<ChunkId> {
+        let aside = self.aside.iter().map(|(chunk, _)| *chunk);
+        self.open.iter().copied().chain(aside).collect()
+    }
+
     /// The best of the next ids; those before it are kept aside.
     fn take_best(&mut self, score: impl Fn(ChunkId) -> u32) -> Option<(ChunkId, Capability)> {
         let live = self.live.front_mut()?;
@@ -292,6 +316,73 @@ mod tests {
         let marks = ranges.lock().unwrap().marks();
         assert_eq!(marks.marks, [(POOL, ChunkId(51))]);
         assert_eq!(marks.open, []);
+    }
+
+    /// What the metaserver makes of reports: the mark of each range, and what is open below marks.
+    #[derive(Default)]
+    struct Reported {
+        ranges: Vec<(u64, u64, u64)>,
+        open: BTreeSet<u64>,
+    }
+
+    impl Reported {
+        fn may_commit(&self, chunk: u64) -> bool {
+            let of = |(first, end, _): &&(u64, u64, u64)| (*first..*end).contains(&chunk);
+            let range = self.ranges.iter().find(of);
+            range.is_some_and(|(.., mark)| chunk >= *mark || self.open.contains(&chunk))
+        }
+
+        fn handle(&mut self, report: &Marks) {
+            assert!(report.open.len() <= OPEN_CHUNKS_MAX, "it would be refused");
+            let named = report.open.iter().map(|(_, chunk)| chunk.0);
+            let open = named.filter(|chunk| self.may_commit(*chunk)).collect();
+            self.open = open;
+            for (_, mark) in &report.marks {
+                let of = |range: &&mut (u64, u64, u64)| (range.0..=range.1).contains(&mark.0);
+                if let Some(range) = self.ranges.iter_mut().rev().find(of) {
+                    range.2 = range.2.max(mark.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn however_many_chunks_are_open_no_renewal_names_too_many_and_all_can_be_committed() {
+        let ranges = ranges(&[]);
+        let mut server = Reported::default();
+        let mut taken = Vec::new();
+        let mut seed = 1_u64;
+        for round in 0..200_u64 {
+            if ranges.lock().unwrap().begin_refill(POOL) {
+                let first = 1 + round * 1_000;
+                ranges.lock().unwrap().handle_granted(grant(first, 300));
+                server.ranges.push((first, first + 300, first));
+            }
+            for _ in 0..50 {
+                let odd = round % 3 == 0;
+                taken.extend(next(&ranges, |chunk| u32::from(odd && chunk.0 % 5 == 0)));
+            }
+            // Some are committed or given up, not in the order in which they were taken.
+            while taken.len() > 4_000 || (round % 40 > 20 && taken.len() > 100) {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                taken.swap_remove((seed >> 33) as usize % taken.len());
+            }
+            let report = ranges.lock().unwrap().marks();
+            server.handle(&report);
+            // An answer may be lost.
+            if round % 7 > 0 {
+                ranges.lock().unwrap().handle_reported(&report);
+            }
+            let lost = taken.iter().find(|open| !server.may_commit(open.chunk.0));
+            assert!(lost.is_none(), "round {round}: {lost:?}");
+        }
+        // What was held back is made up for.
+        taken.clear();
+        let report = ranges.lock().unwrap().marks();
+        server.handle(&report);
+        ranges.lock().unwrap().handle_reported(&report);
+        let marked = server.ranges.iter().filter(|(_, end, mark)| mark == end);
+        assert!(marked.count() + 3 > server.ranges.len());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::local_read::LocalFile;
 use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, TreeOptions, TreeReport, local_error};
 use crate::client::Client;
-use crate::file::publish::{PublishOptions, worth_repeating};
+use crate::file::publish::{PublishOptions, REPEATS, worth_repeating};
 use crate::namespace::shown;
 use crate::progress::Progress;
 use quarry_common::error::{Code, Error, Result};
@@ -20,9 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-
-/// An upload whose session or members were lost is begun again so often.
-const REPEATS: u32 = 3;
 
 /// Uploads one regular file to the path `remote`, with its mode, times and user attributes.
 ///

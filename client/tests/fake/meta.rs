@@ -44,6 +44,18 @@ fn no(code: Code, text: &str) -> Error {
     Error::new(code, text)
 }
 
+fn hands_in_receipts(op: &Op) -> bool {
+    match op {
+        Op::Publish(Publish {
+            contents: Contents::Extents { receipts, .. },
+            ..
+        })
+        | Op::CommitExtents { receipts, .. }
+        | Op::Append { receipts, .. } => !receipts.is_empty(),
+        _ => false,
+    }
+}
+
 impl State {
     pub fn answer(&mut self, request: MetaRequest) -> Result<MetaAnswer> {
         let mut lose = false;
@@ -73,6 +85,9 @@ impl State {
                 }
                 if self.meta.lost.contains(&session) {
                     Err(no(Code::SessionLost, "the session has ended"))
+                } else if self.faults.old_receipts > 0 && hands_in_receipts(&op) {
+                    self.faults.old_receipts -= 1;
+                    Err(no(Code::OldReceipt, "the members have changed"))
                 } else {
                     lose = self.faults.answers_lost > 0;
                     self.faults.answers_lost = self.faults.answers_lost.saturating_sub(1);

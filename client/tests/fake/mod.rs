@@ -26,6 +26,8 @@ pub const POOL: PoolId = PoolId(1);
 pub struct Faults {
     /// So many mutations are carried out, and their answers are lost.
     pub answers_lost: u32,
+    /// So many mutations with receipts are refused, as if the members had changed.
+    pub old_receipts: u32,
     /// Every session is unknown from now on.
     pub sessions_lost: bool,
     /// A pipeline with this disk fails after so many bytes.

@@ -3,7 +3,8 @@
 //! 1. Segments are read from where the index has read them.
 //! 2. Chunk files are compared with the index, folder by folder. A file without an entry is recovered: by
 //!    its footer if it was sealed, else by its longest flush record whose bytes verify. An entry without a
-//!    file is dropped.
+//!    file is dropped. What a footer says of the bytes is believed: nothing that it covers was acknowledged
+//!    before all of it was synced, and every reader checks every block against it.
 //!
 //! An index that can not be used, or that knows more than the disk holds, is moved away and built anew.
 
@@ -303,6 +304,26 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
     let mut front = vec![0; file_len.min(layout::DATA_AT) as usize];
     file.read_exact_at(&mut front, 0).map_err(failed)?;
 
+    let mut records: Vec<FlushRecord> = Vec::new();
+    for sequence in 0..FLUSHES_MAX {
+        let at = layout::flush_record_at(sequence) as usize;
+        let Some(sector) = front.get(at..at + SECTOR_LEN) else {
+            break;
+        };
+        match FlushRecord::decode(sector) {
+            Ok(record) if record.owner != owner => {
+                return Ok(Finding::Damaged(format!(
+                    "the file is that of {:?}",
+                    record.owner
+                )));
+            }
+            Ok(record) if record.sequence == sequence => records.push(record),
+            Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    records.sort_by_key(|record| std::cmp::Reverse(record.len));
+
     match Footer::decode_end(&end) {
         Ok((footer, footer_len)) => {
             if footer.owner != owner {
@@ -325,6 +346,32 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
                     "its length is not what its footer says".into(),
                 ));
             }
+            // A power cut while it was sealed may have left the footer and not the data before it. Whole blocks
+            // are checked when they are read; one that is in part from before a flush and in part from after
+            // it has one checksum, and must not take with it what was acknowledged.
+            let mut block = vec![0; BLOCK_LEN];
+            for record in &records {
+                let (inside, first) =
+                    (record.len % BLOCK_LEN as u32, record.len / BLOCK_LEN as u32);
+                if inside == 0 || record.len >= len {
+                    continue;
+                }
+                let from = record.len - inside;
+                let block_len = (len - from).min(BLOCK_LEN as u32) as usize;
+                let block = &mut block[..block_len];
+                let is_read = read_data(&file, &cuts, from, block).map_err(failed)?;
+                if is_read && blocks.get(first as usize) == Some(&Crc::of(block)) {
+                    continue;
+                }
+                if let Some(prefix) = longest(&file, &records).map_err(failed)? {
+                    return Ok(Finding::Sealed(Entry::File {
+                        len: prefix.len,
+                        crc: prefix.crc,
+                        cuts: prefix.cuts,
+                        blocks: prefix.blocks,
+                    }));
+                }
+            }
             return Ok(Finding::Sealed(Entry::File {
                 len,
                 crc,
@@ -336,29 +383,8 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
         Err(_) => {}
     }
 
-    let mut records: Vec<FlushRecord> = Vec::new();
-    for sequence in 0..FLUSHES_MAX {
-        let at = layout::flush_record_at(sequence) as usize;
-        let Some(sector) = front.get(at..at + SECTOR_LEN) else {
-            break;
-        };
-        match FlushRecord::decode(sector) {
-            Ok(record) if record.owner != owner => {
-                return Ok(Finding::Damaged(format!(
-                    "the file is that of {:?}",
-                    record.owner
-                )));
-            }
-            Ok(record) if record.sequence == sequence => records.push(record),
-            Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
-            Ok(_) | Err(_) => {}
-        }
-    }
-    records.sort_by_key(|record| std::cmp::Reverse(record.len));
-    for record in &records {
-        if let Some(prefix) = verify(&file, record).map_err(failed)? {
-            return Ok(Finding::Open(prefix));
-        }
+    if let Some(prefix) = longest(&file, &records).map_err(failed)? {
+        return Ok(Finding::Open(prefix));
     }
     if !records.is_empty() {
         return Ok(Finding::Damaged(
@@ -376,6 +402,16 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
     }
 }
 
+/// The prefix of the longest flush whose bytes verify; the longest comes first in `records`.
+fn longest(file: &File, records: &[FlushRecord]) -> std::io::Result<Option<Prefix>> {
+    for record in records {
+        if let Some(prefix) = verify(file, record)? {
+            return Ok(Some(prefix));
+        }
+    }
+    Ok(None)
+}
+
 /// The prefix that a flush record names, if the bytes are still those.
 fn verify(file: &File, record: &FlushRecord) -> std::io::Result<Option<Prefix>> {
     let mut blocks = Vec::new();
@@ -383,16 +419,11 @@ fn verify(file: &File, record: &FlushRecord) -> std::io::Result<Option<Prefix>> 
     let mut from = 0;
     while from < record.len {
         let len = (record.len - from).min(BLOCK_LEN as u32);
-        let mut rest = &mut block[..len as usize];
-        for run in layout::runs(&record.cuts, from, len) {
-            let (part, after) = rest.split_at_mut(run.len as usize);
-            match file.read_exact_at(part, run.file_at) {
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-                result => result?,
-            }
-            rest = after;
+        let block = &mut block[..len as usize];
+        if !read_data(file, &record.cuts, from, block)? {
+            return Ok(None);
         }
-        blocks.push(Crc::of(&block[..len as usize]));
+        blocks.push(Crc::of(block));
         from += len;
     }
     let right = checksum::whole(&blocks, u64::from(record.len)) == record.crc;
@@ -402,6 +433,19 @@ fn verify(file: &File, record: &FlushRecord) -> std::io::Result<Option<Prefix>> 
         blocks,
         cuts: record.cuts.clone(),
     }))
+}
+
+/// Fills `rest` with the bytes of the chunk from `from` on; false if the file is too short.
+fn read_data(file: &File, cuts: &[u32], from: u32, mut rest: &mut [u8]) -> std::io::Result<bool> {
+    for run in layout::runs(cuts, from, rest.len() as u32) {
+        let (part, after) = rest.split_at_mut(run.len as usize);
+        match file.read_exact_at(part, run.file_at) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            result => result?,
+        }
+        rest = after;
+    }
+    Ok(true)
 }
 
 /// A record that was found in a segment.

@@ -1,11 +1,10 @@
 //! Operations without data: `bench meta`.
 
-use super::Bed;
 use super::report::{Figure, Report, Work};
+use super::{Bed, Callers, Clients};
 use crate::path::join;
 use crate::size::counted;
 use anyhow::Result;
-use quarry_client::Client;
 use quarry_common::ids::InodeId;
 use quarry_common::wire::meta::{Op, RenameMode};
 use std::sync::Arc;
@@ -13,10 +12,14 @@ use std::sync::Arc;
 /// How many, by how many at a time.
 #[derive(Debug, clap::Args)]
 pub struct Meta {
-    /// Callers at a time, over one connection; several numbers are measured one after the other
+    /// Clients, each with a connection and a session of its own; several numbers are measured one after
+    /// the other
     #[arg(long, value_delimiter = ',', default_value = "1,32,128", value_parser = clap::value_parser!(u32).range(1..=1024))]
     clients: Vec<u32>,
-    /// Files, for each number of callers; a single caller gets a tenth
+    /// Operations that each client has under way at a time, over its one connection
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    callers: u32,
+    /// Files, for each number of clients; one client with one operation at a time gets a tenth
     #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     count: u64,
 }
@@ -24,7 +27,7 @@ pub struct Meta {
 /// The directories of a round, one for each caller.
 #[derive(Clone)]
 struct Round {
-    client: Client,
+    clients: Clients,
     dirs: Arc<Vec<InodeId>>,
 }
 
@@ -38,7 +41,11 @@ impl Meta {
         let mut figures = Vec::new();
         for (round, clients) in self.clients.iter().enumerate() {
             let dir = join(&bed.dir, format!("r{round}").as_bytes());
-            figures.extend(self.round(bed, &dir, *clients, limits.syncs).await?);
+            let callers = Callers {
+                clients: *clients,
+                each: self.callers,
+            };
+            figures.extend(self.round(bed, &dir, callers, limits.syncs).await?);
         }
         Ok(Report {
             what: format!("{}, without data", counted(self.count, "file", "files")),
@@ -55,40 +62,41 @@ impl Meta {
         &self,
         bed: &Bed<'_>,
         dir: &[u8],
-        clients: u32,
+        callers: Callers,
         syncs: f64,
     ) -> Result<Vec<Figure>> {
         bed.client.mkdir(dir, 0o700).await?;
         let mut dirs = Vec::new();
-        for caller in 0..clients {
+        for caller in 0..callers.count() {
             let path = join(dir, format!("d{caller}").as_bytes());
             dirs.push(bed.client.mkdir(&path, 0o700).await?.inode);
         }
         let round = Round {
-            client: bed.client.clone(),
+            clients: bed.clients(callers.clients).await?,
             dirs: Arc::new(dirs),
         };
-        let count = if clients == 1 {
+        let count = if callers.count() == 1 {
             self.count.div_ceil(10)
         } else {
             self.count
         };
-        let amount = (clients, count);
+        let amount = (callers.count(), count);
         let work = Work::Operations(count);
-        let name = |word: &str| format!("{word}, {}", counted(clients.into(), "caller", "callers"));
+        let name = |word: &str| format!("{word}, {}", callers.text());
+        let clients = round.clients.clone();
         let (create, stat) = (round.clone(), round.clone());
         let (rename, remove) = (round.clone(), round);
-        Ok(vec![
+        let figures = vec![
             bed.drive(
                 &name("create"),
                 amount,
                 work,
                 Some(syncs),
-                move |_, number| create.clone().create(number),
+                move |caller, number| create.clone().create(caller, number),
             )
             .await?,
-            bed.drive(&name("stat"), amount, work, None, move |_, number| {
-                stat.clone().stat(number)
+            bed.drive(&name("stat"), amount, work, None, move |caller, number| {
+                stat.clone().stat(caller, number)
             })
             .await?,
             bed.drive(
@@ -96,7 +104,7 @@ impl Meta {
                 amount,
                 work,
                 Some(syncs),
-                move |_, number| rename.clone().rename(number),
+                move |caller, number| rename.clone().rename(caller, number),
             )
             .await?,
             bed.drive(
@@ -104,10 +112,12 @@ impl Meta {
                 amount,
                 work,
                 Some(syncs),
-                move |_, number| remove.clone().remove(number),
+                move |caller, number| remove.clone().remove(caller, number),
             )
             .await?,
-        ])
+        ];
+        clients.close().await?;
+        Ok(figures)
     }
 }
 
@@ -116,26 +126,27 @@ impl Round {
         self.dirs[(number % self.dirs.len() as u64) as usize]
     }
 
-    async fn create(self, number: u64) -> Result<()> {
+    async fn create(self, caller: u32, number: u64) -> Result<()> {
         let op = Op::Create {
             parent: self.dir(number),
             name: format!("f{number}").into_bytes(),
             mode: 0o600,
             exclusive: true,
         };
-        Ok(self.client.mutate(op).await.map(drop)?)
+        Ok(self.clients.of(caller).mutate(op).await.map(drop)?)
     }
 
-    async fn stat(self, number: u64) -> Result<()> {
+    async fn stat(self, caller: u32, number: u64) -> Result<()> {
         let name = format!("f{number}");
         Ok(self
-            .client
+            .clients
+            .of(caller)
             .lookup(self.dir(number), name.as_bytes())
             .await
             .map(drop)?)
     }
 
-    async fn rename(self, number: u64) -> Result<()> {
+    async fn rename(self, caller: u32, number: u64) -> Result<()> {
         let op = Op::Rename {
             from: self.dir(number),
             from_name: format!("f{number}").into_bytes(),
@@ -143,14 +154,14 @@ impl Round {
             to_name: format!("g{number}").into_bytes(),
             mode: RenameMode::Replace,
         };
-        Ok(self.client.mutate(op).await.map(drop)?)
+        Ok(self.clients.of(caller).mutate(op).await.map(drop)?)
     }
 
-    async fn remove(self, number: u64) -> Result<()> {
+    async fn remove(self, caller: u32, number: u64) -> Result<()> {
         let op = Op::Unlink {
             parent: self.dir(number),
             name: format!("g{number}").into_bytes(),
         };
-        Ok(self.client.mutate(op).await.map(drop)?)
+        Ok(self.clients.of(caller).mutate(op).await.map(drop)?)
     }
 }

@@ -9,8 +9,8 @@ mod small;
 mod stream;
 
 use crate::context::{Context, interruptible};
-use crate::size::parse_size;
-use anyhow::{Result, bail};
+use crate::size::{counted, parse_size};
+use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use cpu::Processes;
 use limits::Limits;
@@ -18,6 +18,8 @@ use quarry_client::Client;
 use quarry_common::wire::meta::Status;
 use report::Report;
 use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::task::JoinSet;
 
 /// Measure the cluster, and next to it what this machine could do at best
 ///
@@ -67,14 +69,17 @@ impl Bench {
         let client = context.connect().await?;
         let dir = format!("/bench-{:08x}", rand::random::<u32>()).into_bytes();
         let measured = interruptible(self.measure(&client, dir.clone())).await;
-        // Also after Ctrl-C and errors: nothing of a benchmark stays.
-        let removed = match client.lstat(&dir).await {
-            Ok(_) => client.remove_tree(&dir).await.map(drop),
-            Err(_) => Ok(()),
-        };
+        // Also after Ctrl-C and errors: nothing of a benchmark stays, unless Ctrl-C comes once more.
+        let removed = interruptible(async {
+            match client.lstat(&dir).await {
+                Ok(_) => Ok(client.remove_tree(&dir).await.map(drop)?),
+                Err(_) => Ok(()),
+            }
+        })
+        .await;
         let closed = client.close().await;
         let report = measured?;
-        removed?;
+        removed.with_context(|| format!("{} is left", crate::path::escaped(&dir)))?;
         closed?;
         match context.json {
             true => context.print_json(&report.json()),
@@ -105,7 +110,77 @@ impl Bench {
     }
 }
 
+/// Who asks, in all benchmarks of many small operations.
+#[derive(Clone, Copy, Debug)]
+pub struct Callers {
+    /// Clients, each with connections and a session of its own.
+    pub clients: u32,
+    /// Operations that each has under way at a time.
+    pub each: u32,
+}
+
+impl Callers {
+    /// Operations under way at a time.
+    pub fn count(self) -> u32 {
+        self.clients * self.each
+    }
+
+    /// `128 clients`, `2 clients with 64 operations each`.
+    pub fn text(self) -> String {
+        let clients = counted(self.clients.into(), "client", "clients");
+        match self.each {
+            1 => clients,
+            each => format!("{clients} with {each} operations each"),
+        }
+    }
+}
+
+/// Clients of a benchmark, in this process; each has its own socket, connections and session.
+#[derive(Clone)]
+pub struct Clients(Arc<Vec<Client>>);
+
+impl Clients {
+    /// The client of a caller.
+    pub fn of(&self, caller: u32) -> &Client {
+        &self.0[caller as usize % self.0.len()]
+    }
+
+    /// Ends all sessions.
+    ///
+    /// # Errors
+    /// None today.
+    pub async fn close(self) -> Result<()> {
+        for client in self.0.iter() {
+            client.close().await?;
+        }
+        Ok(())
+    }
+}
+
 impl Bed<'_> {
+    /// Connects so many clients.
+    ///
+    /// # Errors
+    /// A client can not connect.
+    pub async fn clients(&self, count: u32) -> Result<Clients> {
+        /// Handshakes at a time: a server lets no more wait than a few dozen.
+        const CONNECTING_MAX: usize = 16;
+        let mut clients = Vec::new();
+        let mut connecting = JoinSet::new();
+        for _ in 0..count {
+            if connecting.len() == CONNECTING_MAX
+                && let Some(connected) = connecting.join_next().await
+            {
+                clients.push(connected??);
+            }
+            connecting.spawn(Client::connect(self.client.file().clone()));
+        }
+        while let Some(connected) = connecting.join_next().await {
+            clients.push(connected??);
+        }
+        Ok(Clients(Arc::new(clients)))
+    }
+
     /// What this machine could do at best, with a file of so many bytes.
     ///
     /// # Errors

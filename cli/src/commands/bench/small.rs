@@ -1,7 +1,7 @@
 //! Small files: `bench small`.
 
 use super::report::{Report, Work};
-use super::{Bed, parse_positive};
+use super::{Bed, Callers, parse_positive};
 use crate::path::join;
 use crate::size::{counted, human};
 use anyhow::{Result, ensure};
@@ -17,9 +17,12 @@ pub struct Small {
     /// Bytes of each
     #[arg(long, default_value = "4K", value_parser = parse_positive)]
     size: u64,
-    /// Files under way at a time, over one connection
+    /// Clients, each with connections and a session of its own
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     clients: u32,
+    /// Files that each client has under way at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    callers: u32,
 }
 
 impl Small {
@@ -29,7 +32,12 @@ impl Small {
     /// What the cluster or the local disk says.
     pub async fn run(&self, bed: &Bed<'_>) -> Result<Report> {
         let limits = bed.limits(64 << 20).await?;
-        for caller in 0..self.clients {
+        let callers = Callers {
+            clients: self.clients,
+            each: self.callers,
+        };
+        let clients = bed.clients(callers.clients).await?;
+        for caller in 0..callers.count() {
             bed.client
                 .mkdir(&join(&bed.dir, format!("d{caller}").as_bytes()), 0o700)
                 .await?;
@@ -38,7 +46,7 @@ impl Small {
         rand::Rng::fill(&mut rand::rng(), data.as_mut_slice());
         let data = Arc::new(data);
         let path = {
-            let (dir, directories) = (Arc::new(bed.dir.clone()), u64::from(self.clients));
+            let (dir, directories) = (Arc::new(bed.dir.clone()), u64::from(callers.count()));
             move |number: u64| {
                 join(
                     &dir,
@@ -46,11 +54,12 @@ impl Small {
                 )
             }
         };
-        let amount = (self.clients, self.files);
+        let amount = (callers.count(), self.files);
         let work = Work::Operations(self.files);
-        let (client, path_of) = (bed.client.clone(), path.clone());
-        let write = move |_, number| {
-            let (client, data, path) = (client.clone(), data.clone(), path_of(number));
+        let (writers, path_of) = (clients.clone(), path.clone());
+        let write = move |caller, number| {
+            let client = writers.of(caller).clone();
+            let (data, path) = (data.clone(), path_of(number));
             async move {
                 client
                     .publish(&path, data.as_slice(), PublishOptions::default())
@@ -61,9 +70,9 @@ impl Small {
         let written = bed
             .drive("write", amount, work, Some(limits.syncs), write)
             .await?;
-        let (client, size) = (bed.client.clone(), self.size);
-        let read = move |_, number| {
-            let (client, path) = (client.clone(), path(number));
+        let (readers, size) = (clients.clone(), self.size);
+        let read = move |caller, number| {
+            let (client, path) = (readers.of(caller).clone(), path(number));
             async move {
                 let len = client
                     .read_to(&path, &mut tokio::io::sink(), None, None)
@@ -73,12 +82,13 @@ impl Small {
             }
         };
         let read = bed.drive("read", amount, work, None, read).await?;
+        clients.close().await?;
         Ok(Report {
             what: format!(
-                "{} of {}, {} at a time, {}",
+                "{} of {}, {}, {}",
                 counted(self.files, "file", "files"),
                 human(self.size),
-                self.clients,
+                callers.text(),
                 counted(bed.replicas as u64, "copy", "copies")
             ),
             figures: vec![written, read],

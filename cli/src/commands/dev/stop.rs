@@ -6,7 +6,7 @@ use crate::commands::status;
 use crate::context::Context;
 use crate::failure::Reported;
 use anyhow::{Result, bail};
-use quarry_client::{Client, ClientFile};
+use quarry_client::{Client, ClientFile, Options};
 use serde_json::json;
 use std::time::Duration;
 
@@ -67,8 +67,10 @@ pub fn status(context: &Context, home: &Home) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let report = runtime.block_on(
-        context.with_client_of(file, async |client: &Client| Ok(client.status().await?)),
-    )?;
+    let report = runtime.block_on(context.with_client_of(
+        file,
+        Options::default(),
+        async |client: &Client| Ok(client.status().await?),
+    ))?;
     context.print(&status::text(&report))
 }

@@ -195,8 +195,9 @@ async fn handshakes_that_are_never_finished_do_not_keep_an_honest_peer_out() {
     let begun = std::time::Instant::now();
     let (_connected, accepted) = meet(&client, &server).await;
     assert_eq!(accepted.peer(), &user("anna"));
+    // Not only when those have been given up.
     assert!(
-        begun.elapsed() < Duration::from_secs(2),
+        begun.elapsed() < endpoint::CONNECT_TIMEOUT,
         "{:?}",
         begun.elapsed()
     );

@@ -1,5 +1,6 @@
 //! The cache of peers.
 
+use super::endpoint::CONNECT_TIMEOUT;
 use super::*;
 use crate::error::Code;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,16 +48,21 @@ async fn a_closed_connection_is_replaced() {
 
 #[tokio::test]
 async fn a_failure_is_remembered_for_a_moment_and_for_its_address_only() {
-    let peers = Peers::new(client());
     let (server, good) = server(&meta(1));
     serve_echo(server);
-    let (other, wrong) = super::server(&meta(2));
-    serve_echo(other);
-    let error = soon(peers.get(&meta(1), wrong)).await.unwrap_err();
-    assert_eq!(error.code, Code::Unreachable);
-    let begun = std::time::Instant::now();
-    let again = peers.get(&meta(1), wrong).await.unwrap_err();
-    assert_eq!(again.code, error.code);
-    assert!(begun.elapsed() < Duration::from_millis(50));
+    // Whoever dials the silent one waits for five seconds.
+    let silent = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+    let wrong = silent.local_addr().unwrap();
+    let peers = Peers::new(client());
+    let is_remembered = async || {
+        let error = peers.get(&meta(1), wrong).await.unwrap_err();
+        assert_eq!(error.code, Code::Unreachable);
+        let begun = std::time::Instant::now();
+        let again = peers.get(&meta(1), wrong).await.unwrap_err();
+        assert_eq!(again.code, error.code);
+        begun.elapsed() < CONNECT_TIMEOUT / 2
+    };
+    // On a slow machine the moment may be over before the second one asks: then once more.
+    assert!(is_remembered().await || is_remembered().await);
     soon(peers.get(&meta(1), good)).await.unwrap();
 }

@@ -99,13 +99,15 @@ async fn handlers_in_flight_are_bounded_and_all_are_answered() {
 async fn serve_returns_when_its_handlers_have_ended() {
     let pair = pair().await;
     let ended = Arc::new(AtomicUsize::new(0));
+    let begun = Arc::new(tokio::sync::Notify::new());
     let theirs = pair.theirs.clone();
-    let count = ended.clone();
+    let (count, begins) = (ended.clone(), begun.clone());
     let serving = tokio::spawn(async move {
         let (_, send, recv) = theirs.accept().await.unwrap();
         let handler = move |request: Bytes| {
-            let count = count.clone();
+            let (count, begins) = (count.clone(), begins.clone());
             async move {
+                begins.notify_one();
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 count.fetch_add(1, Ordering::SeqCst);
                 request
@@ -114,10 +116,12 @@ async fn serve_returns_when_its_handlers_have_ended() {
         serve(send, recv, 8, handler).await
     });
     let requests = Requests::new(&pair.ours, StreamType::MetaRequests);
-    let call = requests.call("a".into(), Duration::from_millis(20));
-    assert_eq!(soon(call).await.unwrap_err().code, Code::Disconnected);
+    let call = tokio::spawn(async move { requests.call("a".into(), SOON).await });
+    soon(begun.notified()).await;
     // The peer goes away while its request is worked on.
     pair.ours.close("test");
+    let called = soon(call).await.unwrap();
+    assert_eq!(called.unwrap_err().code, Code::Disconnected);
     let served = soon(serving).await.unwrap();
     assert_eq!(served.unwrap_err().code, Code::Disconnected);
     assert_eq!(ended.load(Ordering::SeqCst), 1);

@@ -261,6 +261,40 @@ async fn damage_to_a_sealed_file_is_never_served_when_the_index_is_lost() {
     }
 }
 
+/// A power cut may keep the footer of a chunk that was being sealed, and lose data before it.
+#[tokio::test]
+async fn a_footer_without_its_data_does_not_take_with_it_what_was_flushed() {
+    let data = bytes(9, 300_000);
+    // In a block, and between two: there the blocks before are whole anyway.
+    for flushed in [100_001, 2 * BLOCK_LEN] {
+        let dir = formatted();
+        let disk = open(&dir);
+        let writer = disk.create_chunk(POOL, ChunkId(9), 300_000).unwrap();
+        let front = data.slice(..flushed);
+        append(&writer, 0, front.clone()).await.unwrap();
+        writer.flush(flushed as u32, Crc::of(&front)).await.unwrap();
+        append(&writer, flushed, data.slice(flushed..))
+            .await
+            .unwrap();
+        writer.seal(300_000, Crc::of(&data)).await.unwrap();
+        disk.stop().unwrap();
+        drop(disk);
+        remove_index(&dir);
+        let whole = crashed(&dir);
+        // The first byte after the flush stands in a sector of its own.
+        flip(
+            &chunk_path(&dir, 9),
+            DATA_AT as usize + flushed.next_multiple_of(SECTOR_LEN),
+        );
+        let disk = open(&dir);
+        let part = disk.read(POOL, ChunkId(9), 0, flushed as u32).unwrap();
+        check(&part).unwrap();
+        same(&part.data[..flushed], &front);
+        drop(disk);
+        same(read(&open(&whole), 9).unwrap(), &data);
+    }
+}
+
 #[tokio::test]
 async fn the_file_of_another_chunk_or_disk_is_refused_under_this_name() {
     let dir = filled().await;

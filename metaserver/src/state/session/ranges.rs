@@ -7,16 +7,13 @@ use crate::state::keys::{self, SessionKey};
 use crate::state::stop::{OpResult, Stop};
 use crate::state::txn::Txn;
 use quarry_common::ids::{ChunkId, PoolId, SessionId};
-use quarry_common::limits::OPEN_REQUESTS_MAX;
+use quarry_common::limits::OPEN_CHUNKS_MAX;
 use quarry_common::{Code, Error};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
 /// Ranges of one session at a time; a range that is marked to its end goes.
 pub const RANGES_MAX: usize = 256;
-
-/// Chunks below a mark that a session may keep open: one for each open request.
-const OPEN_CHUNKS_MAX: usize = OPEN_REQUESTS_MAX as usize;
 
 /// Gives the session a range.
 ///

@@ -1,0 +1,380 @@
+//! The commands do what the Unix commands of those names do, and say how it went.
+
+use anyhow::{Context, Result, ensure};
+use quarry_client::ClientFile;
+use quarry_tests::cluster::Dev;
+use quarry_tests::power::LoopDisk;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// What a command that succeeds writes.
+fn said(dev: &Dev, args: &[&str]) -> Result<String> {
+    Ok(String::from_utf8(dev.ok(args)?.stdout)?)
+}
+
+/// Runs a command with that on its standard input.
+fn with_input(mut command: Command, input: &[u8]) -> Result<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().context("a pipe was asked for")?;
+    stdin.write_all(input)?;
+    drop(stdin);
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{command:?}: {}", output.status);
+    Ok(output)
+}
+
+fn json(dev: &Dev, args: &[&str]) -> Result<serde_json::Value> {
+    Ok(serde_json::from_str(&said(dev, args)?)?)
+}
+
+/// Sends SIGINT, as Ctrl-C does, and returns the exit code and how long the end took.
+fn interrupt(child: &mut std::process::Child) -> Result<(Option<i32>, Duration)> {
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).context("a process")?;
+    let begun = Instant::now();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+    Ok((child.wait()?.code(), begun.elapsed()))
+}
+
+#[test]
+fn commands_do_what_their_namesakes_do() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 8 << 30)?;
+    let dev = Dev::start(&disk.path().join("cluster"), 1)?;
+    directories_and_lists(&dev)?;
+    contents(&dev)?;
+    links_and_copies(&dev)?;
+    attributes(&dev)?;
+    removals(&dev)?;
+    odd_names(&dev)?;
+    standing(&dev)
+}
+
+fn directories_and_lists(dev: &Dev) -> Result<()> {
+    dev.ok(["mkdir", "-p", "/l/a/b"])?;
+    dev.ok(["mkdir", "-p", "/l/a/b"])?;
+    dev.ok(["mkdir", "-m", "700", "/l/c"])?;
+    ensure!(dev.refused(["mkdir", "/l/a"])?.contains("/l/a"));
+    ensure!(dev.refused(["mkdir", "/l/x/y"])?.contains("/l/x"));
+    for (name, len) in [("/l/.hidden", 1), ("/l/large", 3_000), ("/l/small", 20)] {
+        with_input(dev.quarry(["put", "-", name]), &vec![b'x'; len])?;
+    }
+    ensure!(said(dev, &["ls", "/l"])? == "a\nc\nlarge\nsmall\n");
+    ensure!(said(dev, &["ls", "-a", "/l"])?.starts_with(".hidden\n"));
+    ensure!(said(dev, &["ls", "-r", "/l"])? == "small\nlarge\nc\na\n");
+    ensure!(said(dev, &["ls", "-S", "/l"])?.starts_with("large\nsmall\n"));
+    ensure!(said(dev, &["ls", "-t", "/l"])?.starts_with("small\nlarge\n"));
+    ensure!(said(dev, &["ls", "-tr", "/l"])?.ends_with("large\nsmall\n"));
+    ensure!(said(dev, &["ls", "-d", "/l"])? == "/l\n");
+    let deep = said(dev, &["ls", "-R", "/l/a"])?;
+    ensure!(deep == "/l/a:\nb\n\n/l/a/b:\n", "{deep:?}");
+    let long = said(dev, &["ls", "-l", "/l"])?;
+    let line = |name: &str| long.lines().find(|line| line.ends_with(name));
+    let large = line(" large").context("a line")?;
+    ensure!(
+        large.starts_with("-rw-r--r-- 1 0 0 3000 "),
+        "umask 022 is expected here: {large}"
+    );
+    ensure!(line(" c").context("a line")?.starts_with("drwx------ "));
+    ensure!(said(dev, &["ls", "-lh", "/l/large"])?.contains(" 2.9K "));
+    ensure!(said(dev, &["ls", "/l/large"])? == "/l/large\n");
+    let listed = json(dev, &["ls", "--json", "/l"])?;
+    ensure!(listed[2]["path"] == "/l/large" && listed[2]["size"] == 3_000);
+    ensure!(listed[0]["kind"] == "directory", "{listed}");
+    Ok(())
+}
+
+fn contents(dev: &Dev) -> Result<()> {
+    with_input(dev.quarry(["put", "-", "/file"]), b"one\n")?;
+    with_input(dev.quarry(["append", "/file"]), b"two\n")?;
+    ensure!(said(dev, &["cat", "/file", "/file"])? == "one\ntwo\none\ntwo\n");
+    ensure!(said(dev, &["get", "/file", "-"])? == "one\ntwo\n");
+    dev.ok(["truncate", "-s", "3", "/file"])?;
+    ensure!(said(dev, &["cat", "/file"])? == "one");
+    dev.ok(["truncate", "-s", "5", "/file"])?;
+    ensure!(said(dev, &["cat", "/file"])? == "one\0\0");
+    let stat = json(dev, &["stat", "--json", "/file"])?;
+    ensure!(stat[0]["size"] == 5 && stat[0]["links"] == 1, "{stat}");
+    let refused = dev.refused(["put", "/", "/tree"])?;
+    ensure!(refused.contains("use -r"), "{refused}");
+    ensure!(
+        dev.refused(["put", "-n", "/etc/passwd", "/file"])?
+            .contains("/file")
+    );
+    ensure!(said(dev, &["cat", "/file"])? == "one\0\0");
+    Ok(())
+}
+
+fn chunks(dev: &Dev, path: &str) -> Result<Vec<String>> {
+    fn gather(value: &serde_json::Value, all: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                all.extend(fields.get("chunk").map(ToString::to_string));
+                fields.values().for_each(|value| gather(value, all));
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|value| gather(value, all)),
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    gather(&json(dev, &["locate", "--json", path])?, &mut all);
+    Ok(all)
+}
+
+fn links_and_copies(dev: &Dev) -> Result<()> {
+    dev.ok(["mkdir", "/c"])?;
+    with_input(dev.quarry(["put", "-", "/c/data"]), &vec![b'd'; 200_000])?;
+    dev.ok(["ln", "/c/data", "/c/second"])?;
+    dev.ok(["ln", "-s", "data", "/c/link"])?;
+    ensure!(said(dev, &["ls", "-l", "/c"])?.contains(" link -> data\n"));
+    ensure!(said(dev, &["cat", "/c/link"])?.len() == 200_000);
+    ensure!(said(dev, &["locate", "/c/data"])?.contains("disk"));
+
+    dev.ok(["cp", "/c/data", "/copy"])?;
+    let (old, new) = (chunks(dev, "/c/data")?, chunks(dev, "/copy")?);
+    ensure!(!old.is_empty() && old == new, "{old:?} {new:?}");
+    dev.refused(["cp", "/c", "/tree"])?;
+    for _again in 0..2 {
+        dev.ok(["cp", "-r", "/c/.", "/tree"])?;
+        let tree = json(dev, &["ls", "--json", "/tree"])?;
+        let inode = |at: usize| (tree[at]["path"].clone(), tree[at]["inode"].clone());
+        ensure!(inode(0).0 == "/tree/data" && inode(2).0 == "/tree/second");
+        ensure!(
+            inode(0).1 == inode(2).1,
+            "two names became two files: {tree}"
+        );
+        ensure!(
+            tree[0]["links"] == 2 && tree[1]["kind"] == "symlink",
+            "{tree}"
+        );
+    }
+    ensure!(said(dev, &["cat", "/tree/second"])?.len() == 200_000);
+
+    dev.ok(["mv", "/copy", "/moved"])?;
+    dev.ok(["mv", "/moved", "/tree"])?;
+    ensure!(said(dev, &["ls", "/tree/moved"])? == "/tree/moved\n");
+    dev.refused(["mv", "-n", "/tree/moved", "/c/data"])?;
+    dev.refused(["ls", "/copy"])?;
+    Ok(())
+}
+
+fn attributes(dev: &Dev) -> Result<()> {
+    let mode =
+        |dev: &Dev| Ok::<_, anyhow::Error>(json(dev, &["stat", "--json", "/file"])?[0].clone());
+    dev.ok(["chmod", "600", "/file"])?;
+    dev.ok(["chmod", "u+x,g+r", "/file"])?;
+    ensure!(mode(dev)?["mode"] == "0740");
+    dev.ok(["chown", "1000:100", "/file"])?;
+    ensure!(mode(dev)?["uid"] == 1000 && mode(dev)?["gid"] == 100);
+    dev.ok(["xattr", "set", "/file", "user.colour", "blue"])?;
+    ensure!(said(dev, &["xattr", "get", "/file", "user.colour"])? == "blue");
+    ensure!(said(dev, &["xattr", "list", "/file"])? == "user.colour\n");
+    dev.refused(["xattr", "set", "--create", "/file", "user.colour", "red"])?;
+    dev.ok(["xattr", "remove", "/file", "user.colour"])?;
+    let refused = dev.refused(["xattr", "get", "/file", "user.colour"])?;
+    ensure!(
+        refused.contains("/file") && refused.contains("user.colour"),
+        "{refused}"
+    );
+    Ok(())
+}
+
+fn removals(dev: &Dev) -> Result<()> {
+    ensure!(dev.refused(["rm", "/none"])?.contains("/none"));
+    dev.ok(["rm", "-f", "/none"])?;
+    ensure!(dev.refused(["rm", "/c"])?.contains("use -r"));
+    ensure!(dev.refused(["rmdir", "/c"])?.contains("not empty"));
+    ensure!(dev.refused(["rm", "-rf", "/"])?.contains("refusing"));
+    dev.ok(["rm", "-rf", "/c", "/none"])?;
+    dev.ok(["mkdir", "/empty"])?;
+    dev.ok(["rmdir", "/empty"])?;
+    ensure!(!said(dev, &["ls", "/"])?.contains("empty"));
+    Ok(())
+}
+
+fn odd_names(dev: &Dev) -> Result<()> {
+    let odd = OsStr::from_bytes(b"/odd-\xff\n");
+    with_input(
+        dev.quarry([OsStr::new("put"), OsStr::new("-"), odd]),
+        b"odd",
+    )?;
+    let listed = json(dev, &["ls", "--json", "/"])?;
+    let entries = listed.as_array().context("a list")?;
+    let coded = entries
+        .iter()
+        .find_map(|entry| entry["path_base64"].as_str());
+    ensure!(coded == Some("L29kZC3/Cg=="), "{listed}");
+    ensure!(
+        dev.ok(["ls", "/"])?
+            .stdout
+            .windows(6)
+            .any(|part| part == b"odd-\xff\n")
+    );
+    dev.ok([OsStr::new("rm"), odd])?;
+    Ok(())
+}
+
+fn standing(dev: &Dev) -> Result<()> {
+    ensure!(said(dev, &["status"])?.contains("disk"));
+    for args in [
+        ["status", "--json"],
+        ["disk", "list"],
+        ["pg", "list"],
+        ["user", "list"],
+    ] {
+        ensure!(!said(dev, &args)?.is_empty(), "{args:?}");
+    }
+    for args in [
+        ["disk", "list", "--json"],
+        ["pg", "list", "--json"],
+        ["user", "list", "--json"],
+    ] {
+        json(dev, &args)?;
+    }
+    let client_file = dev.client_file();
+    let checked = dev.ok([
+        OsStr::new("config"),
+        OsStr::new("check"),
+        client_file.as_os_str(),
+    ])?;
+    ensure!(String::from_utf8(checked.stdout)?.contains("client"));
+    // Used wrongly is another thing than failed.
+    for (args, code) in [
+        (vec!["ls", "/none"], 1),
+        (vec!["cat", "/l"], 1),
+        (vec!["ls", "relative"], 2),
+        (vec!["ls", "--sideways"], 2),
+        (vec!["frobnicate"], 2),
+        (vec!["put", "/etc"], 2),
+        (vec!["help"], 0),
+        (vec!["help", "ls"], 0),
+        (vec!["put", "--help"], 0),
+        (vec!["--version"], 0),
+    ] {
+        let output = dev.quarry(&args).output()?;
+        ensure!(output.status.code() == Some(code), "{args:?}: {output:?}");
+        let (out, err) = (output.stdout.is_empty(), output.stderr.is_empty());
+        ensure!(
+            if code == 0 { !out && err } else { out && !err },
+            "{args:?}: {output:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bar_is_drawn_on_a_terminal_and_nothing_half_stays_of_what_is_interrupted() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 8 << 30)?;
+    let dev = Dev::start(&disk.path().join("cluster"), 1)?;
+    let local = disk.path().join("local");
+    let file = fs::File::create(&local)?;
+    let mut random = vec![0; 8 << 20];
+    rand::Rng::fill(&mut rand::rng(), random.as_mut_slice());
+    (0..32).try_for_each(|_| (&file).write_all(&random))?;
+    let local = local.to_str().context("utf-8")?;
+
+    let quiet = dev.ok(["put", local, "/piped"])?;
+    ensure!(
+        quiet.stdout.is_empty() && quiet.stderr.is_empty(),
+        "{quiet:?}"
+    );
+    let quarry = quarry_tests::run::quarry();
+    let line = format!("'{}' put '{local}' /shown", quarry.display());
+    let mut terminal = Command::new("script");
+    terminal
+        .args(["-qec", &line, "/dev/null"])
+        .env("QUARRY_CLUSTER", dev.client_file())
+        .stdin(Stdio::null());
+    let shown = quarry_tests::run::ok(&mut terminal)?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for part in [
+        "put [",
+        "256.00 MiB",
+        "0/1 files",
+        "/s",
+        "left",
+        "stored 1 file, 256M",
+    ] {
+        ensure!(shown.contains(part), "'{part}' is missing: {shown:?}");
+    }
+
+    // Standard input goes on for ever: something of it is on its way for certain.
+    let mut put = dev.quarry(["put", "-", "/half"]);
+    let mut put = put.stdin(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut input = put.stdin.take().context("a pipe was asked for")?;
+    (0..12).try_for_each(|_| input.write_all(&random))?;
+    let (code, took) = interrupt(&mut put)?;
+    ensure!(code == Some(130), "{code:?}");
+    ensure!(took < Duration::from_secs(5), "{took:?}");
+    drop(input);
+    ensure!(said(&dev, &["ls", "/"])? == "piped\nshown\n");
+
+    let back = scratch.path().join("back");
+    fs::create_dir(&back)?;
+    let mut get = dev.quarry([
+        OsStr::new("get"),
+        OsStr::new("/piped"),
+        OsStr::new("/shown"),
+        back.as_os_str(),
+    ]);
+    let mut get = get.stderr(Stdio::null()).spawn()?;
+    let begun = Instant::now();
+    while fs::read_dir(&back)?.next().is_none() && get.try_wait()?.is_none() {
+        ensure!(begun.elapsed() < Duration::from_secs(30), "nothing arrives");
+    }
+    let (code, took) = interrupt(&mut get)?;
+    ensure!(took < Duration::from_secs(5), "{took:?}");
+    for entry in fs::read_dir(&back)? {
+        let entry = entry?;
+        // What is there under its name is whole; it may have been done by then.
+        let whole = entry.metadata()?.size() == 32 * (8 << 20);
+        ensure!(whole, "{:?} is left, {code:?}", entry.path());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cluster_that_is_not_there_is_told_within_seconds_and_ctrl_c_ends_the_waiting() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 4 << 30)?;
+    let mut dev = Dev::start(&disk.path().join("cluster"), 1)?;
+    let address = ClientFile::load(&dev.client_file())?.metaservers[0]
+        .address
+        .clone();
+    dev.kill()?;
+
+    let mut waiting = dev.quarry(["ls", "/"]).stderr(Stdio::null()).spawn()?;
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(waiting.try_wait()?.is_none(), "it gave up at once");
+    let (code, took) = interrupt(&mut waiting)?;
+    ensure!(
+        code == Some(130) && took < Duration::from_secs(1),
+        "{code:?} after {took:?}"
+    );
+
+    let begun = Instant::now();
+    let refused = dev.refused(["ls", "/"])?;
+    let took = begun.elapsed();
+    for part in [
+        "no metaserver answers yet",
+        &address,
+        "nothing listens there",
+        "quarry dev --detach",
+    ] {
+        ensure!(refused.contains(part), "'{part}' is missing: {refused}");
+    }
+    let bounds = Duration::from_secs(10)..Duration::from_secs(30);
+    ensure!(bounds.contains(&took), "{took:?}: {refused}");
+
+    // Who waits finds a cluster that comes back.
+    let mut waiting = dev.quarry(["ls", "/"]).stderr(Stdio::null()).spawn()?;
+    dev.start_again()?;
+    ensure!(waiting.wait()?.success());
+    Ok(())
+}
