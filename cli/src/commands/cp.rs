@@ -116,23 +116,33 @@ impl Cp {
 impl Copying<'_> {
     /// Anything but a directory.
     async fn one(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
-        match attr.kind {
-            FileKind::File => return self.file(from, attr, to).await.map(drop),
+        if attr.kind == FileKind::File {
+            return self.file(from, attr, to).await.map(drop);
+        }
+        let made = match self.make(from, attr, to).await {
+            Err(error) if error.code == quarry_common::Code::Exists && self.replace => {
+                self.client.unlink(to).await?;
+                self.make(from, attr, to).await
+            }
+            made => made,
+        };
+        made?;
+        self.keep(to, attr).await
+    }
+
+    /// What has no data: a symbolic link, a pipe, a device.
+    async fn make(&self, from: &[u8], attr: &Attr, to: &[u8]) -> quarry_common::Result<Attr> {
+        let node = match attr.kind {
             FileKind::Symlink => {
                 let target = self.client.read_link(from).await?;
-                self.client.symlink(&target, to).await?;
+                return self.client.symlink(&target, to).await;
             }
-            kind => {
-                let node = match kind {
-                    FileKind::Fifo => NodeKind::Fifo,
-                    FileKind::CharDevice => NodeKind::CharDevice(attr.device),
-                    FileKind::BlockDevice => NodeKind::BlockDevice(attr.device),
-                    _ => NodeKind::Socket,
-                };
-                self.client.make_node(to, self.mode(attr), node).await?;
-            }
-        }
-        self.keep(to, attr).await
+            FileKind::Fifo => NodeKind::Fifo,
+            FileKind::CharDevice => NodeKind::CharDevice(attr.device),
+            FileKind::BlockDevice => NodeKind::BlockDevice(attr.device),
+            _ => NodeKind::Socket,
+        };
+        self.client.make_node(to, self.mode(attr), node).await
     }
 
     /// Anything but a directory, of a tree.
