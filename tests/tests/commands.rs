@@ -313,7 +313,7 @@ fn a_bar_is_drawn_on_a_terminal_and_nothing_half_stays_of_what_is_interrupted() 
     ensure!(code == Some(130), "{code:?}");
     ensure!(took < Duration::from_secs(5), "{took:?}");
     drop(input);
-    ensure!(said(&dev, &["ls", "/"])? == "piped\nshown\n");
+    ensure!(said(&dev, &["ls", "/"])? == "home\npiped\nshown\n");
 
     let back = scratch.path().join("back");
     fs::create_dir(&back)?;
@@ -349,7 +349,11 @@ fn a_cluster_that_is_not_there_is_told_within_seconds_and_ctrl_c_ends_the_waitin
         .clone();
     dev.kill()?;
 
-    let mut waiting = dev.quarry(["ls", "/"]).stderr(Stdio::null()).spawn()?;
+    let mut waiting = dev
+        .quarry(["ls", "/"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(waiting.try_wait()?.is_none(), "it gave up at once");
     let (code, took) = interrupt(&mut waiting)?;
@@ -373,7 +377,11 @@ fn a_cluster_that_is_not_there_is_told_within_seconds_and_ctrl_c_ends_the_waitin
     ensure!(bounds.contains(&took), "{took:?}: {refused}");
 
     // Who waits finds a cluster that comes back.
-    let mut waiting = dev.quarry(["ls", "/"]).stderr(Stdio::null()).spawn()?;
+    let mut waiting = dev
+        .quarry(["ls", "/"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
     dev.start_again()?;
     ensure!(waiting.wait()?.success());
     Ok(())
