@@ -27,6 +27,9 @@ pub struct Options {
     pub pool: Option<PoolId>,
     /// The failure domain of this machine: its replicas are read first. The host's name if left out.
     pub host: Option<String>,
+    /// Whether chunks of dataservers on this host are read from their files, past the network. The
+    /// bytes are checked either way; off is for measuring the network.
+    pub same_host_reads: bool,
 }
 
 impl Default for Options {
@@ -36,6 +39,7 @@ impl Default for Options {
             data_deadline: Duration::from_secs(300),
             pool: None,
             host: None,
+            same_host_reads: true,
         }
     }
 }
@@ -105,6 +109,7 @@ impl Client {
             deadline: options.data_deadline,
             pool: options.pool,
             host: options.host.clone(),
+            same_host_reads: options.same_host_reads,
         };
         let data = DataLink::new(transport, meta.clone(), map, sessions.clone(), data_options);
         Ok(Client {
@@ -157,6 +162,11 @@ impl Client {
         let map = map.fetch(&self.shared.meta, None, deadline).await?;
         learn(&self.shared.meta, &map);
         Ok(map)
+    }
+
+    /// Bytes that this client and its clones have read past the network, from dataservers on this host.
+    pub fn same_host_len(&self) -> u64 {
+        self.shared.data.same_host.read_len()
     }
 
     pub(crate) fn meta_deadline(&self) -> Instant {

@@ -1,5 +1,6 @@
 //! The way to the dataservers: map, chunk ids, health, and where a chunk goes.
 
+use crate::file::same_host::SameHost;
 use crate::health::Health;
 use crate::map_cache::MapCache;
 use crate::meta::MetaLink;
@@ -22,6 +23,8 @@ pub struct DataOptions {
     pub pool: Option<PoolId>,
     /// The failure domain of this machine.
     pub host: Option<String>,
+    /// Whether chunks on this host are read past the network.
+    pub same_host_reads: bool,
 }
 
 /// Everything that readers and writers of chunks need.
@@ -31,6 +34,7 @@ pub struct DataLink {
     pub(crate) map: Arc<MapCache>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) health: Health,
+    pub(crate) same_host: Arc<SameHost>,
     pub(crate) deadline: Duration,
     pool: Option<PoolId>,
     /// The failure domain of this machine.
@@ -84,6 +88,7 @@ impl DataLink {
             map,
             sessions,
             health: Health::default(),
+            same_host: SameHost::new(options.same_host_reads),
             deadline: options.deadline,
             pool: options.pool,
             host: options.host.unwrap_or_else(nodename),

@@ -1,5 +1,6 @@
 //! What the library promises, on a cluster in memory with faults.
 
+#[allow(dead_code)]
 mod fake;
 
 use bytes::Bytes;

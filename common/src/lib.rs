@@ -2,7 +2,7 @@
 //! wire, the cluster map and placement, capabilities and receipts, identity, QUIC transport.
 //!
 //! Modules build on each other in this order: `ids, limits, error` ← `codec, checksum` ←
-//! `wire, map, token` ← `identity, net`, `config`, `telemetry`, `task`.
+//! `wire, map, token` ← `identity, net`, `config`, `telemetry`, `task`, `read_buffers`.
 
 pub mod checksum;
 pub mod codec;
@@ -14,6 +14,7 @@ pub mod ids;
 pub mod limits;
 pub mod map;
 pub mod net;
+pub mod read_buffers;
 pub mod task;
 pub mod telemetry;
 pub mod time;

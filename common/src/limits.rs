@@ -18,6 +18,9 @@ pub const SMALL_CHUNK_LEN_MAX: usize = BLOCK_LEN;
 /// A chunk may be flushed this often before it is sealed; each flush record is a sector of its own.
 pub const FLUSHES_MAX: u32 = 15;
 
+/// Pieces in which a chunk may stand in its file: a flush can end one.
+pub const FILE_RUNS_MAX: usize = FLUSHES_MAX as usize + 1;
+
 /// A file up to this long lives inline in the metadata.
 pub const INLINE_LEN_MAX: usize = 256;
 
@@ -99,6 +102,24 @@ pub const WRITE_LEASE: Duration = Duration::from_secs(4);
 /// A capability for an id range lives this long; ranges are renewed before.
 pub const CAPABILITY_LIFE: Duration = Duration::from_secs(24 * 3600);
 
+/// A ticket for the file of a chunk is good for this long: it is redeemed at once (DESIGN §4.3).
+pub const TICKET_LIFE: Duration = Duration::from_secs(5);
+
+/// Tickets that a dataserver has given out and nobody has redeemed; beyond, reads go over the network.
+pub const TICKETS_MAX: usize = 1_024;
+
+/// Tickets that a dataserver redeems at a time; more callers wait before they are listened to.
+pub const REDEEMED_AT_ONCE_MAX: usize = 64;
+
+/// A ticket is redeemed within this, or the socket is closed.
+pub const REDEEM_WAIT: Duration = Duration::from_secs(1);
+
+/// Chunk files that a client keeps open: far fewer than a process may have open.
+pub const KEPT_FILES_MAX: usize = 64;
+
+/// A client keeps a chunk file open for this long: a deleted chunk takes space until then.
+pub const FILE_KEPT_FOR: Duration = Duration::from_secs(60);
+
 const _: () = {
     assert!(FRAME_LEN_MAX.is_multiple_of(BLOCK_LEN));
     assert!((CHUNK_LEN_MAX as usize).is_multiple_of(FRAME_LEN_MAX));
@@ -117,4 +138,8 @@ const _: () = {
         "the lease ends before the substitute starts"
     );
     assert!(HEARTBEAT_EVERY.as_secs() * 2 < WRITE_LEASE.as_secs());
+    assert!(
+        REDEEM_WAIT.as_secs() < TICKET_LIFE.as_secs(),
+        "a ticket outlives the wait for the socket"
+    );
 };

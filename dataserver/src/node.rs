@@ -3,6 +3,7 @@
 use crate::dial::Dial;
 use crate::disks::Disks;
 use crate::membership::Membership;
+use crate::read::files::Files;
 use quarry_common::identity::PeerName;
 use quarry_common::ids::{ClusterId, ServerId};
 use quarry_common::limits::BULK_STREAMS_MAX;
@@ -34,6 +35,8 @@ pub struct Node {
     pub disks: Disks,
     /// Connections to other dataservers.
     pub dial: Dial,
+    /// Files for clients on this host, if the system lets us hand them out.
+    pub files: Option<Files>,
     /// One permit for each chunk that is being written.
     pub write_streams: Semaphore,
     /// One permit for each chunk that is being read.
@@ -44,12 +47,19 @@ pub struct Node {
 
 impl Node {
     /// Knows nothing of the cluster yet.
-    pub fn new(cluster: ClusterId, membership: Membership, disks: Disks, dial: Dial) -> Node {
+    pub fn new(
+        cluster: ClusterId,
+        membership: Membership,
+        disks: Disks,
+        dial: Dial,
+        files: Option<Files>,
+    ) -> Node {
         Node {
             cluster,
             membership,
             disks,
             dial,
+            files,
             write_streams: Semaphore::new(WRITE_STREAMS_MAX),
             read_streams: Semaphore::new(READ_STREAMS_MAX),
             disk_reads: Semaphore::new(DISK_READS_MAX),

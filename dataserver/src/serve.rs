@@ -91,6 +91,12 @@ async fn answer(node: &Node, caller: Caller, payload: &[u8]) -> Result<DataReply
             chunk,
             capability,
         } => read::stat(node, caller, disk, (pool, chunk), &capability).await,
+        DataRequest::FileTicket {
+            disk,
+            pool,
+            chunk,
+            capability,
+        } => read::files::ticket(node, caller, disk, (pool, chunk), &capability).await,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::membership::Membership;
 use crate::metaservers::Metaservers;
 use crate::node::Node;
 use crate::opening::Directories;
+use crate::read::files::{self, Files};
 use crate::serve;
 use quarry_common::identity::{Identity, PeerName, Role};
 use quarry_common::ids::DiskId;
@@ -71,7 +72,16 @@ impl Dataserver {
         let (directories, registered) = disks(&config, &name, address, &mut metaservers).await?;
         let membership = Membership::new(registered.keys);
         let disks = directories.into_disks();
-        let node = Arc::new(Node::new(name.cluster, membership, disks, dial));
+        let (files, callers) = match Files::listen() {
+            Ok((files, listener)) => (Some(files), Some(listener)),
+            Err(error) => {
+                tracing::warn!(
+                    "clients on this host read over the network: no Unix socket can be had: {error}"
+                );
+                (None, None)
+            }
+        };
+        let node = Arc::new(Node::new(name.cluster, membership, disks, dial, files));
 
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let beats = heartbeat::run(Arc::clone(&node), metaservers);
@@ -83,6 +93,11 @@ impl Dataserver {
         let accepting = accept(Arc::clone(&node), endpoint.clone(), tasks.clone());
         let ends = cancel.clone();
         tasks.spawn(async move { ends.run_until_cancelled(accepting).await });
+        if let Some(callers) = callers {
+            let handing_out = files::hand_out(Arc::clone(&node), callers, tasks.clone());
+            let ends = cancel.clone();
+            tasks.spawn(async move { ends.run_until_cancelled(handing_out).await });
+        }
         tracing::info!("{name} serves at {address}");
         Ok(Dataserver {
             node,

@@ -13,7 +13,9 @@ use quarry_common::ids::{
     ChunkId, ClusterId, FileOffset, InodeId, KeyNumber, PgId, PoolId, RequestNumber, ServerId,
     SessionId, Version,
 };
+use quarry_common::limits::BLOCK_LEN;
 use quarry_common::wire::data::frame::{HEAD_LEN, Head, decode_crcs};
+use quarry_common::wire::data::ticket::{FileRun, FileTicket};
 use quarry_common::wire::data::{
     DataReply, DataRequest, ReadChunk, ReadReply, WriteChunk, WriteReply,
 };
@@ -74,6 +76,7 @@ pub fn all() -> Result<Vec<Decoder>> {
         message::<WriteReply>("WriteReply"),
         message::<ReadChunk>("ReadChunk"),
         message::<ReadReply>("ReadReply"),
+        tickets(),
         heads(),
         // From the log.
         message::<Entry>("Entry"),
@@ -135,6 +138,37 @@ fn record<R: Record>(name: &'static str) -> Decoder {
         decode: Decode::Bytes(|bytes| {
             let decoded = R::from_bytes(bytes);
             decoded.map(|record| record.to_bytes()).is_ok()
+        }),
+    }
+}
+
+/// Tickets for the files of chunks, with what a client checks before it uses one.
+fn tickets() -> Decoder {
+    let crc = quarry_common::checksum::Crc(7);
+    let run = |file_at, len| FileRun { file_at, len };
+    let ticket = |runs: Vec<FileRun>| {
+        let len = runs.iter().map(|run| run.len).sum::<u32>();
+        codec::encode(&FileTicket {
+            socket: [1; 16],
+            secret: [2; 16],
+            proof: [3; 16],
+            len,
+            crc,
+            runs,
+            crcs: vec![crc; (len as usize).div_ceil(BLOCK_LEN)],
+        })
+    };
+    Decoder {
+        name: "FileTicket",
+        golden: vec![
+            ticket(vec![]),
+            ticket(vec![run(65_536, 100_000)]),
+            ticket(vec![run(65_536, 5_000_001), run(5_070_848, 3)]),
+        ],
+        types: BTreeSet::new(),
+        decode: Decode::Bytes(|bytes| {
+            let ticket = codec::decode::<FileTicket>("it", bytes);
+            ticket.is_ok_and(|ticket| ticket.check().is_ok())
         }),
     }
 }

@@ -2,6 +2,7 @@
 //! or late (DESIGN §4.3).
 
 use super::extents::ChunkRange;
+use super::same_host::ChunkFile;
 use crate::backoff::Backoff;
 use crate::data::{DataLink, peer_of};
 use crate::transport::{Peer, ReadStream};
@@ -14,6 +15,7 @@ use quarry_common::map::{ClusterMap, MemberState};
 use quarry_common::wire::data::frame::check_crcs;
 use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, ReadReply, SMALL_READ_LEN_MAX};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One replica may take so long for a small answer or for the next frame; longer each round.
@@ -27,6 +29,8 @@ const ROUNDS_OF_BAD: u32 = 2;
 struct Source {
     disk: DiskId,
     peer: Peer,
+    /// Whether it is on this host.
+    here: bool,
 }
 
 /// What came of the first step of an attempt.
@@ -35,6 +39,8 @@ enum Answer {
     Whole(Vec<Bytes>),
     /// Frames follow, from the first byte of a block to the end of one.
     Frames(ReadStream, u32, u32),
+    /// The replica is on this host: its file.
+    File(Arc<ChunkFile>),
 }
 
 impl DataLink {
@@ -170,9 +176,20 @@ impl DataLink {
         source: &Source,
         patience: Duration,
     ) -> Result<Answer> {
-        let asked_at = Instant::now();
         let have_len = total(have);
         let (offset, len) = (range.offset + have_len, range.len - have_len);
+        // Whole blocks travel: what is asked may grow by one at each end.
+        let small = len.saturating_add(2 * BLOCK_LEN as u32) <= SMALL_READ_LEN_MAX;
+        if source.here {
+            let (transport, from) = (&*self.transport, (source.disk, &source.peer));
+            let file = self
+                .same_host
+                .file(transport, range, from, (small, patience));
+            if let Some(file) = file.await? {
+                return Ok(Answer::File(file));
+            }
+        }
+        let asked_at = Instant::now();
         let request = ReadChunk {
             disk: source.disk,
             pool: range.pool,
@@ -181,8 +198,6 @@ impl DataLink {
             offset,
             len,
         };
-        // Whole blocks travel: what is asked may grow by one at each end.
-        let small = len.saturating_add(2 * BLOCK_LEN as u32) <= SMALL_READ_LEN_MAX;
         let answer = if small {
             let request = DataRequest::Read(request);
             let reply = self.transport.data(&source.peer, &request, patience);
@@ -235,6 +250,12 @@ impl DataLink {
                 return Ok(());
             }
             Answer::Frames(stream, start, end) => (stream, start, end),
+            Answer::File(file) => {
+                let wanted = (range.offset + total(have), range.offset + range.len);
+                let (pieces, done) = self.same_host.read(file, wanted, patience).await;
+                have.extend(pieces);
+                return done;
+            }
         };
         let wanted_end = range.offset + range.len;
         let mut at = start;
@@ -282,6 +303,7 @@ impl DataLink {
                 .iter()
                 .flatten()
                 .any(|member| member.disk == disk && member.state == MemberState::Filling);
+            let here = self.same_host.is_here(server, &self.host);
             // Only powers of two tell: close ones share the load by the chunk's number.
             let speed = self.health.usual(peer.server).map_or(0, |usual| {
                 (usual.as_micros() as u64 / 256)
@@ -292,12 +314,12 @@ impl DataLink {
             let rank = (
                 filling,
                 self.health.is_avoided(disk, now),
-                server.host != self.host,
+                !here,
                 rack != Some(server.rack.as_str()),
                 speed,
                 share,
             );
-            ranked.push((rank, Source { disk, peer }));
+            ranked.push((rank, Source { disk, peer, here }));
         }
         ranked.sort_by_key(|(rank, _)| *rank);
         Ok(ranked.into_iter().map(|(_, source)| source).collect())

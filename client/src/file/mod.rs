@@ -8,6 +8,7 @@ pub mod handle;
 pub mod locate;
 pub mod publish;
 pub mod reader;
+pub mod same_host;
 pub mod source;
 pub mod spans;
 mod stream;

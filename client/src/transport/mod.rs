@@ -2,15 +2,18 @@
 //! in-memory cluster with faults in tests.
 
 pub mod quic;
+mod unix;
 
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::error::Result;
 use quarry_common::ids::ServerId;
+use quarry_common::wire::data::ticket::FileTicket;
 use quarry_common::wire::data::{
     DataReply, DataRequest, ReadChunk, ReadReply, WriteChunk, WriteReply,
 };
 use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
+use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -41,6 +44,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Opens a stream that reads a chunk and waits for the reply before the frames.
     fn read(&self, to: &Peer, header: ReadChunk) -> Pending<'_, ReadStream>;
+
+    /// Fetches the file of a chunk from a dataserver on this host.
+    fn redeem<'a>(&'a self, ticket: &'a FileTicket) -> Pending<'a, File>;
 
     /// Whether a dataserver can be asked without a handshake.
     fn connected(&self, to: &Peer) -> bool;

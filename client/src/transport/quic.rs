@@ -1,8 +1,8 @@
-//! The transport over QUIC.
+//! The transport over QUIC, and over the Unix sockets of dataservers on this host.
 
 use super::{
     DataFrame, FrameSink, FrameSource, Peer, Pending, ReadStream, ReplySource, Transport,
-    WriteFrame, WriteStream,
+    WriteFrame, WriteStream, unix,
 };
 use crate::client_file::ClientFile;
 use bytes::Bytes;
@@ -12,11 +12,13 @@ use quarry_common::identity::{Identity, PeerName, Role};
 use quarry_common::ids::{ClusterId, ServerId};
 use quarry_common::net::{self, BulkReader, BulkWriter, Endpoint, Peers, StreamType};
 use quarry_common::wire::data::frame::{HEAD_LEN, Head, crcs_of, data_prefix, decode_crcs};
+use quarry_common::wire::data::ticket::FileTicket;
 use quarry_common::wire::data::{
     DataReply, DataRequest, ReadChunk, ReadReply, WriteChunk, WriteReply,
 };
 use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
 use std::collections::HashMap;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -166,6 +168,10 @@ impl Transport for Quic {
                 frames: Box::new(Frames(reader)),
             })
         })
+    }
+
+    fn redeem<'a>(&'a self, ticket: &'a FileTicket) -> Pending<'a, File> {
+        Box::pin(unix::redeem(ticket))
     }
 
     fn connected(&self, to: &Peer) -> bool {

@@ -11,10 +11,13 @@ use quarry_common::ids::{ChunkId, DiskId, KeyNumber};
 use quarry_common::limits::{BLOCK_LEN, FRAME_LEN_MAX};
 use quarry_common::token::MemberMac;
 use quarry_common::wire::data::frame::{check_crcs, compute_crcs};
+use quarry_common::wire::data::ticket::{FileRun, FileTicket};
 use quarry_common::wire::data::{
     DataReply, DataRequest, ReadChunk, ReadReply, ReplicaInfo, ReplicaState, WriteChunk,
     WriteReply, WriteTarget,
 };
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use tokio::sync::mpsc;
 
 fn words(members: &[DiskId]) -> Vec<MemberMac> {
@@ -196,6 +199,21 @@ pub async fn ask(fake: Fake, request: DataRequest) -> Result<DataReply> {
                 data: Bytes::from(bytes),
             })
         }
+        DataRequest::FileTicket { disk, chunk, .. } => {
+            let mut state = fake.state();
+            state.tickets.push((disk, chunk));
+            let missing = || Error::new(Code::ChunkMissing, "the chunk is not here");
+            let bytes = state.chunks.get(&(disk, chunk)).ok_or_else(missing)?;
+            Ok(DataReply::FileTicket(Some(FileTicket {
+                socket: [0; 16],
+                secret: (state.tickets.len() as u128 - 1).to_le_bytes(),
+                proof: [0; 16],
+                len: bytes.len() as u32,
+                crc: Crc::of(bytes),
+                runs: runs(bytes.len()).to_vec(),
+                crcs: blocks(bytes),
+            })))
+        }
         DataRequest::Stat { disk, chunk, .. } => {
             let state = fake.state();
             let found = state.chunks.get(&(disk, chunk));
@@ -206,6 +224,39 @@ pub async fn ask(fake: Fake, request: DataRequest) -> Result<DataReply> {
             })))
         }
     }
+}
+
+/// The bytes of a chunk stand in two runs, with a gap in a block between them.
+fn runs(len: usize) -> [FileRun; 2] {
+    let first = (len as u32).min(70_001);
+    let run = |file_at, len| FileRun { file_at, len };
+    [run(10, first), run(80_000, len as u32 - first)]
+}
+
+/// The file of a chunk.
+pub fn file(fake: &Fake, ticket: &FileTicket) -> Result<File> {
+    let state = fake.state();
+    if state.faults.no_files {
+        return Err(unreachable());
+    }
+    let (disk, chunk) = state.tickets[u128::from_le_bytes(ticket.secret) as usize];
+    let bytes = &state.chunks[&(disk, chunk)];
+    let file = tempfile::tempfile().unwrap();
+    let [first, second] = runs(bytes.len());
+    let (head, tail) = bytes.split_at(first.len as usize);
+    file.write_all_at(head, first.file_at).unwrap();
+    file.write_all_at(tail, second.file_at).unwrap();
+    if state.faults.bad_files.contains(&disk) {
+        let at = second.file_at + tail.len() as u64 / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    }
+    if state.faults.short_files.contains(&disk) {
+        let len = second.file_at + tail.len() as u64;
+        file.set_len(len - 1).unwrap();
+    }
+    Ok(file)
 }
 
 pub async fn open_read(fake: Fake, read: ReadChunk) -> Result<ReadStream> {

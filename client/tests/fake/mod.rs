@@ -13,9 +13,11 @@ use quarry_common::ids::{ChunkId, ClusterId, DiskId, Epoch, OpenNumber, PgId, Po
 use quarry_common::map::{
     ClusterMap, Disk, DiskState, FailureDomain, Member, MemberState, Pool, Redundancy, Row, Server,
 };
+use quarry_common::wire::data::ticket::FileTicket;
 use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, WriteChunk};
 use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -40,6 +42,12 @@ pub struct Faults {
     pub corrupt: BTreeSet<DiskId>,
     /// These disks answer reads only after this long.
     pub slow: BTreeMap<DiskId, Duration>,
+    /// The files of these disks hold wrong bytes.
+    pub bad_files: BTreeSet<DiskId>,
+    /// The files of these disks are cut short.
+    pub short_files: BTreeSet<DiskId>,
+    /// No file is handed out for a ticket.
+    pub no_files: bool,
     /// No dataserver is reached.
     pub cut: bool,
 }
@@ -54,8 +62,10 @@ pub struct State {
     pub write_streams: u32,
     /// Chunks that came in one message.
     pub small_writes: u32,
-    /// Reads, by disk.
+    /// Reads over the network, by disk.
     pub reads: BTreeMap<DiskId, u32>,
+    /// Tickets for files, in the order in which they were asked for; a secret is a number in it.
+    pub tickets: Vec<(DiskId, ChunkId)>,
 }
 
 #[derive(Clone)]
@@ -132,6 +142,10 @@ impl Fake {
     }
 
     pub async fn client(&self) -> Client {
+        self.client_with(Options::default()).await
+    }
+
+    pub async fn client_with(&self, options: Options) -> Client {
         let file = ClientFile {
             cluster: ClusterId([1; 16]),
             metaservers: vec![MetaAddress {
@@ -143,7 +157,7 @@ impl Fake {
         };
         let options = Options {
             data_deadline: Duration::from_secs(20),
-            ..Options::default()
+            ..options
         };
         Client::connect_over(Arc::new(self.clone()), file, options)
             .await
@@ -172,6 +186,11 @@ impl Transport for Fake {
 
     fn read(&self, _: &Peer, header: ReadChunk) -> Pending<'_, ReadStream> {
         Box::pin(data::open_read(self.clone(), header))
+    }
+
+    fn redeem<'a>(&'a self, ticket: &'a FileTicket) -> Pending<'a, File> {
+        let file = data::file(self, ticket);
+        Box::pin(async move { file })
     }
 
     fn connected(&self, _: &Peer) -> bool {

@@ -39,8 +39,9 @@ mod writer;
 
 pub use identity::{DiskIdentity, State};
 pub use index::Counts;
+pub use layout::Run;
 pub use name::ChunkName;
-pub use reading::ChunkData;
+pub use reading::{ChunkData, ChunkLayout};
 pub use recovery::Report;
 pub use space::{CLIENT_FREE_PERCENT, Space};
 pub use writer::ChunkWriter;
@@ -55,11 +56,12 @@ use identity::Rooms;
 use quarry_common::checksum::Crc;
 use quarry_common::ids::{ChunkId, ClusterId, OpenNumber, PoolId};
 use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
+use quarry_common::read_buffers::ReadBuffers;
 use quarry_common::{Code, Error, Result};
-use reading::ReadBuffers;
 use recovery::Recovery;
 use segment::{SegmentWriter, SmallWrite};
 use shared::Shared;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -344,6 +346,20 @@ impl Disk {
         tokio::task::spawn_blocking(move || disk.read(pool, chunk, offset, len))
             .await
             .unwrap_or_else(|error| Err(Error::bug(format!("a read was lost: {error}"))))
+    }
+
+    /// What the file of a sealed large chunk holds; `None` for open and small chunks. Blocks.
+    ///
+    /// Errors: `ChunkMissing`; `ChecksumMismatch` if it was set aside.
+    pub fn layout(&self, pool: PoolId, chunk: ChunkId) -> Result<Option<ChunkLayout>> {
+        reading::layout(&self.0.shared, ChunkName { pool, chunk })
+    }
+
+    /// Opens the file of a sealed large chunk, for reading only. Blocks.
+    ///
+    /// Errors: `ChunkMissing`; `ChecksumMismatch` if it was set aside or can not be opened.
+    pub fn open_file(&self, pool: PoolId, chunk: ChunkId) -> Result<File> {
+        reading::open_file(&self.0.shared, ChunkName { pool, chunk })
     }
 
     /// What the disk knows of a chunk: `None` if nothing.

@@ -1,19 +1,19 @@
 //! Reading chunks: whole blocks with their checksums.
 
-use super::data_file::BUFFER_LEN;
 use super::entry::Entry;
-use super::layout;
+use super::layout::{self, Run};
 use super::name::ChunkName;
 use super::segment_format::RecordHead;
 use super::shared::Shared;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::limits::{BLOCK_LEN, CHUNK_LEN_MAX};
+use quarry_common::read_buffers::ReadBuffers;
 use quarry_common::{Code, Error, Result};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A part of a chunk as it is stored; the reader checks it.
 #[derive(Clone, Debug)]
@@ -47,18 +47,10 @@ pub fn read(
             "{len} bytes at {offset} of a chunk were asked for"
         )));
     }
-    if let Some(reason) = shared.aside.reason(name) {
-        return Err(bad(name, format!("was set aside: {reason}")));
-    }
-    let missing = || {
-        Error::new(
-            Code::ChunkMissing,
-            format!("{name} is not on disk {}", shared.identity.disk),
-        )
-    };
+    check_good(shared, name)?;
     let entry = match shared.claims.get(name) {
-        Some(durable) => durable.ok_or_else(missing)?,
-        None => Arc::new(shared.index.get(name)?.ok_or_else(missing)?),
+        Some(durable) => durable.ok_or_else(|| missing(shared, name))?,
+        None => Arc::new(sealed(shared, name)?),
     };
     if offset + len > entry.len() {
         return Err(Error::new(
@@ -136,6 +128,73 @@ pub fn read(
     }
 }
 
+/// What the file of a chunk holds.
+#[derive(Clone, Debug)]
+pub struct ChunkLayout {
+    /// Length of the chunk in bytes.
+    pub len: u32,
+    /// CRC of the chunk.
+    pub crc: Crc,
+    /// Where its bytes stand in the file, in order.
+    pub runs: Vec<Run>,
+    /// The CRC of each block.
+    pub crcs: Vec<Crc>,
+}
+
+/// What the file of a sealed large chunk holds; `None` for an open chunk, whose file still changes, and
+/// for a small one, which has no file of its own.
+///
+/// Errors: `ChunkMissing`; `ChecksumMismatch` if it was set aside.
+pub fn layout(shared: &Shared, name: ChunkName) -> Result<Option<ChunkLayout>> {
+    check_good(shared, name)?;
+    if shared.claims.get(name).is_some() {
+        return Ok(None);
+    }
+    match sealed(shared, name)? {
+        Entry::File {
+            len,
+            crc,
+            cuts,
+            blocks,
+        } => Ok(Some(ChunkLayout {
+            len,
+            crc,
+            runs: layout::runs(&cuts, 0, len),
+            crcs: blocks,
+        })),
+        Entry::Small { .. } => Ok(None),
+    }
+}
+
+/// Opens the file of a chunk, for reading only.
+///
+/// Errors: `ChunkMissing`; `ChecksumMismatch` if it was set aside or can not be opened.
+pub fn open_file(shared: &Shared, name: ChunkName) -> Result<File> {
+    check_good(shared, name)?;
+    File::open(shared.chunk_path(name)).map_err(|error| unreadable(name, error))
+}
+
+/// `ChecksumMismatch` for a chunk that was set aside.
+fn check_good(shared: &Shared, name: ChunkName) -> Result<()> {
+    match shared.aside.reason(name) {
+        Some(reason) => Err(bad(name, format!("was set aside: {reason}"))),
+        None => Ok(()),
+    }
+}
+
+/// What the index says of a chunk.
+fn sealed(shared: &Shared, name: ChunkName) -> Result<Entry> {
+    let entry = shared.index.get(name)?;
+    entry.ok_or_else(|| missing(shared, name))
+}
+
+fn missing(shared: &Shared, name: ChunkName) -> Error {
+    Error::new(
+        Code::ChunkMissing,
+        format!("{name} is not on disk {}", shared.identity.disk),
+    )
+}
+
 fn bad(name: ChunkName, why: String) -> Error {
     Error::new(Code::ChecksumMismatch, format!("{name} {why}"))
 }
@@ -151,57 +210,5 @@ fn unreadable(name: ChunkName, error: io::Error) -> Error {
             format!("{name} can not be opened: {error}; raise the limit of open files (ulimit -n)"),
         ),
         _ => bad(name, format!("can not be read: {error}")),
-    }
-}
-
-/// Buffers for reads, used again: the first touch of fresh memory is three times slower than the page cache.
-#[derive(Default)]
-pub struct ReadBuffers(Mutex<Vec<Vec<u8>>>);
-
-/// A buffer of the pool holds a frame of any alignment.
-const READ_BUFFER_LEN: usize = BUFFER_LEN + BLOCK_LEN;
-/// Buffers kept; more are given back to the system.
-const READ_BUFFERS_KEPT: usize = 32;
-
-struct ReadBuffer {
-    bytes: Vec<u8>,
-    len: usize,
-    pool: Arc<ReadBuffers>,
-}
-
-impl ReadBuffers {
-    fn take(pool: &Arc<ReadBuffers>, len: usize) -> ReadBuffer {
-        let kept = if len > READ_BUFFER_LEN {
-            None
-        } else {
-            pool.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
-        };
-        let bytes = kept.unwrap_or_else(|| vec![0; len.max(READ_BUFFER_LEN)]);
-        ReadBuffer {
-            bytes,
-            len,
-            pool: Arc::clone(pool),
-        }
-    }
-}
-
-impl ReadBuffer {
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
-    }
-}
-
-impl AsRef<[u8]> for ReadBuffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-impl Drop for ReadBuffer {
-    fn drop(&mut self) {
-        let mut kept = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.bytes.len() == READ_BUFFER_LEN && kept.len() < READ_BUFFERS_KEPT {
-            kept.push(std::mem::take(&mut self.bytes));
-        }
     }
 }

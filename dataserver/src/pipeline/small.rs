@@ -88,8 +88,9 @@ async fn pass_on(
     let after = admitted.place.after.iter().copied();
     match reply {
         DataReply::Written { macs } if macs.iter().map(|word| word.disk).eq(after) => Ok(macs),
-        DataReply::Written { .. } | DataReply::Data { .. } | DataReply::Chunk(_) => {
-            Err(named(Error::malformed("an answer to another question")))
-        }
+        DataReply::Written { .. }
+        | DataReply::Data { .. }
+        | DataReply::Chunk(_)
+        | DataReply::FileTicket(_) => Err(named(Error::malformed("an answer to another question"))),
     }
 }

@@ -1,6 +1,8 @@
 //! Reading: any member or holder serves what it has, with the checksums as they were stored (DESIGN §4.3).
 
+pub mod files;
 pub mod stream;
+mod tickets;
 
 use crate::caller::Caller;
 use crate::disk::{ChunkData, ChunkState, Disk};

@@ -38,7 +38,8 @@ pub struct Bench {
 enum What {
     /// Write large files, every copy synced
     Write(stream::Stream),
-    /// Read large files: the first time, and once more when they are in the servers' page cache
+    /// Read large files over QUIC, the first time and once more when they are in the servers' page cache,
+    /// and past the network where a dataserver is on this machine
     Read(stream::Stream),
     /// Write and read small files
     Small(small::Small),

@@ -6,7 +6,7 @@ use crate::path::join;
 use crate::size::{counted, human};
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use quarry_client::PublishOptions;
+use quarry_client::{Client, Options, PublishOptions};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
@@ -59,16 +59,41 @@ impl Stream {
     pub async fn read(&self, bed: &Bed<'_>) -> Result<Report> {
         let limits = bed.limits(self.size).await?;
         self.write_files(bed, None).await?;
-        let first = self.read_files(bed, "read, first time", None).await?;
-        let second = self
-            .read_files(bed, "read, cached", Some(limits.cached_read))
+        let best = Some(limits.cached_read);
+        let options = Options {
+            same_host_reads: false,
+            ..Options::default()
+        };
+        let over_quic = Client::connect_with(bed.client.file().clone(), options).await?;
+        let first = self.read_files(bed, &over_quic, "read over QUIC, first time", None);
+        let mut figures = vec![first.await?];
+        let cached = self.read_files(bed, &over_quic, "read over QUIC, cached", best);
+        figures.push(cached.await?);
+        over_quic.close().await?;
+
+        // Once before: other replicas may be read so, and are to be in the page cache as well.
+        let name = "read on this host, cached";
+        self.read_files(bed, bed.client, "read on this host", None)
             .await?;
+        let before = bed.client.same_host_len();
+        let on_host = self.read_files(bed, bed.client, name, best).await?;
+        let note = match bed.client.same_host_len() - before {
+            0 => "read on this host: no dataserver is here, so that all is read over QUIC".into(),
+            len => {
+                figures.push(on_host);
+                format!(
+                    "read on this host: {} came from the chunk files, past the network",
+                    human(len)
+                )
+            }
+        };
         Ok(Report {
             what: self.what("read", bed),
-            figures: vec![first, second],
+            figures,
             limits: limits.list(bed.replicas),
             notes: vec![
                 "best here: reading a local file from the page cache, without network and encryption".into(),
+                note,
                 bed.processes.note(),
                 "p50, p99, max: a whole file".into(),
             ],
@@ -134,8 +159,14 @@ impl Stream {
             .await
     }
 
-    async fn read_files(&self, bed: &Bed<'_>, name: &str, best: Option<f64>) -> Result<Figure> {
-        let (client, dir) = (bed.client.clone(), Arc::new(bed.dir.clone()));
+    async fn read_files(
+        &self,
+        bed: &Bed<'_>,
+        client: &Client,
+        name: &str,
+        best: Option<f64>,
+    ) -> Result<Figure> {
+        let (client, dir) = (client.clone(), Arc::new(bed.dir.clone()));
         let lens: Arc<Vec<u64>> = Arc::new(
             (0..self.files())
                 .map(|number| self.len_of(number))

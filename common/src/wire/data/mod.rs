@@ -5,6 +5,7 @@
 //! (`u16` little-endian length, then bincode) and goes on with frames.
 
 pub mod frame;
+pub mod ticket;
 
 use crate::checksum::Crc;
 use crate::error::Error;
@@ -12,6 +13,7 @@ use crate::ids::{ChunkId, DiskId, Epoch, PoolId};
 use crate::token::{Capability, CertificateHash, MemberMac};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use ticket::FileTicket;
 
 /// Names a chunk and shows the right to write it; common to bulk and small writes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +122,17 @@ pub enum DataRequest {
         /// The right to read it.
         capability: Capability,
     },
+    /// Asks for the file of a chunk, to read it past the network. Answer: [`DataReply::FileTicket`].
+    FileTicket {
+        /// The disk.
+        disk: DiskId,
+        /// The pool.
+        pool: PoolId,
+        /// The chunk.
+        chunk: ChunkId,
+        /// The right to read it.
+        capability: Capability,
+    },
 }
 
 /// The longest [`DataRequest::Read`]; more goes on a bulk stream.
@@ -149,6 +162,9 @@ pub enum DataReply {
     },
     /// What the disk knows of the chunk; `None`: nothing.
     Chunk(Option<ReplicaInfo>),
+    /// How to get the file; `None`: not now, or not this chunk (small ones have no file of their own,
+    /// open ones no final length): it is read over the network.
+    FileTicket(Option<FileTicket>),
 }
 
 /// What a disk knows of a chunk.
