@@ -82,6 +82,33 @@ mod tests {
         assert!(decode::<Vec<u8>>("list", &bytes).is_err());
     }
 
+    /// All formats are made of these.
+    #[test]
+    fn golden_bytes() {
+        let number = |number: u64, golden: &[u8]| {
+            assert_eq!(encode(&number), golden);
+            assert_eq!(decode("it", golden), Ok(number));
+        };
+        number(250, &[250]);
+        number(251, &[251, 251, 0]);
+        number(0x102, &[251, 2, 1]);
+        number(0x0102_0304, &[252, 4, 3, 2, 1]);
+        number(0x0102_0304_0506_0708, &[253, 8, 7, 6, 5, 4, 3, 2, 1]);
+        let long = [&[254][..], &[0; 15], &[1]].concat();
+        assert_eq!(encode(&(1u128 << 120)), long);
+        for (signed, zigzag) in [(0i64, 0u64), (-1, 1), (1, 2), (-126, 251)] {
+            assert_eq!(encode(&signed), encode(&zigzag), "{signed}");
+        }
+        assert_eq!(encode(&(255u8, true, false)), [255, 1, 0]);
+        assert_eq!(encode(&(Some(7u32), None::<u32>)), [1, 7, 0]);
+        assert_eq!(encode(&("ab", vec![3u16, 4])), [2, b'a', b'b', 2, 3, 4]);
+        assert_eq!(encode(&[5u8, 6]), [5, 6]);
+        assert_eq!(encode(&Err::<(), u8>(9)), [1, 9]);
+        let map = std::collections::BTreeMap::from([(2u8, 'x'), (1, 'y')]);
+        assert_eq!(encode(&map), [2, 1, b'y', 2, b'x']);
+        assert_eq!(encode_record(4, &300u64), [4, 251, 44, 1]);
+    }
+
     #[test]
     fn trailing_bytes_are_refused() {
         let mut bytes = encode(&7u32);

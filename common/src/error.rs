@@ -303,6 +303,7 @@ impl From<Error> for std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec;
 
     #[test]
     fn codes_read_back_as_themselves_and_unknown_ones_are_not_retried() {
@@ -310,6 +311,79 @@ mod tests {
             assert_eq!(Code::from(u16::from(*code)), *code);
         }
         assert_eq!(Code::from(65_535).kind(), Kind::Bug);
+    }
+
+    /// Number, code, what a caller can do: new ones come in between, none changes.
+    const PINNED: &str = "
+        1 NotPermitted Posix(1)
+        2 NotFound Posix(2)
+        5 Io Posix(5)
+        7 TooBig Posix(7)
+        13 AccessDenied Posix(13)
+        16 Busy Posix(16)
+        17 Exists Posix(17)
+        18 CrossDevice Posix(18)
+        20 NotDirectory Posix(20)
+        21 IsDirectory Posix(21)
+        22 Invalid Posix(22)
+        27 FileTooBig Posix(27)
+        28 ClusterFull Posix(28)
+        30 ReadOnly Posix(30)
+        31 TooManyLinks Posix(31)
+        34 OutOfRange Posix(34)
+        36 NameTooLong Posix(36)
+        39 NotEmpty Posix(39)
+        40 TooManySymlinks Posix(40)
+        61 NoAttribute Posix(61)
+        95 NotSupported Posix(95)
+        116 Stale Posix(116)
+        1000 Overloaded Retry
+        1001 NotLeader Retry
+        1002 NotYet Retry
+        1003 TooFewDisks Retry
+        1004 Disconnected Retry
+        1005 Changed Retry
+        1006 FlushesUsedUp Retry
+        2000 OldMap Refresh
+        2001 NotMember Refresh
+        2002 OldReceipt Refresh
+        3000 SessionLost Fenced
+        3001 NoLease Fenced
+        3002 ChunkUsed Fenced
+        3003 BadCapability Fenced
+        3004 BadReceipt Fenced
+        3005 NumberReused Fenced
+        3006 WrongRole Fenced
+        3007 UnknownOutcome Fenced
+        4000 ChecksumMismatch Corrupt
+        4001 ChunkMissing Corrupt
+        4002 DiskFailed Corrupt
+        5000 DiskFull NoSpace
+        6000 Unreachable Unavailable
+        6001 Stopping Unavailable
+        7000 Malformed Malformed
+        7001 DamagedOnTheWay Malformed
+        7002 TooNew Malformed
+        8000 Configuration Posix(22)
+        9000 Bug Bug
+        9001 Unknown Bug
+    ";
+
+    #[test]
+    fn a_code_never_changes_its_number_nor_its_kind() {
+        let now = Code::ALL.iter().map(|code| {
+            let line = format!("{} {code:?} {:?}", u16::from(*code), code.kind());
+            (line, codec::encode(code))
+        });
+        let pinned = PINNED
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
+        let pinned = pinned.map(|line| {
+            let number: u16 = line.split(' ').next().unwrap().parse().unwrap();
+            (line.to_owned(), codec::encode(&number))
+        });
+        assert_eq!(now.collect::<Vec<_>>(), pinned.collect::<Vec<_>>());
     }
 
     #[test]

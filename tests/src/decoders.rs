@@ -1,9 +1,10 @@
 //! Every decoder of what arrives from the network, from disks and from people's files, in one table:
-//! with golden bytes, and the types that it reads.
+//! with bytes that it accepts, the types that it reads, and what pins its format.
 //!
 //! The formats of a disk's chunks and segments are private to the dataserver, which mutates them in
 //! its own tests.
 
+use crate::annotate::{annotate, hex};
 use crate::sampler::Sampler;
 use anyhow::Result;
 use quarry_client::ClientFile;
@@ -11,7 +12,7 @@ use quarry_common::codec;
 use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_VALID};
 use quarry_common::ids::{
     ChunkId, ClusterId, FileOffset, InodeId, KeyNumber, PgId, PoolId, RequestNumber, ServerId,
-    SessionId, Version,
+    SessionId, Slot, Version,
 };
 use quarry_common::limits::BLOCK_LEN;
 use quarry_common::wire::data::frame::{HEAD_LEN, Head, decode_crcs};
@@ -24,7 +25,7 @@ use quarry_dataserver::DataserverConfig;
 use quarry_metaserver::raft::entry::{Entry, decode_answers, encode_answers};
 use quarry_metaserver::state::command::{Answer, Command};
 use quarry_metaserver::state::data_records;
-use quarry_metaserver::state::keys::{self, MapKey, SecretKey, SessionKey};
+use quarry_metaserver::state::keys::{self, MapKey, SecretKey, SessionKey, SystemKey};
 use quarry_metaserver::state::records::{self, Record};
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
 use serde::Serialize;
@@ -32,7 +33,7 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-/// Golden bytes of one decoder: so many that every variant of every enum within enums has its turn.
+/// Samples for one decoder: so many that every variant of every enum within enums has its turn.
 const SAMPLES: usize = 2_000;
 
 /// One decoder.
@@ -40,7 +41,10 @@ pub struct Decoder {
     /// What it reads.
     pub name: &'static str,
     /// Bytes that it accepts.
-    pub golden: Vec<Vec<u8>>,
+    pub samples: Vec<Vec<u8>>,
+    /// Bytes that never change, with the names of what they are: every variant of every enum has a
+    /// line. Nothing for files that people write.
+    pub pinned: Vec<String>,
     /// The structs and enums that are in what it reads.
     pub types: BTreeSet<&'static str>,
     decode: Decode,
@@ -112,10 +116,17 @@ pub fn all() -> Result<Vec<Decoder>> {
 /// A message: it fills its bytes exactly.
 fn message<T: Serialize + DeserializeOwned>(name: &'static str) -> Decoder {
     let mut sampler = Sampler::new(1);
-    let golden = (0..SAMPLES).map(|_| codec::encode(&sampler.sample::<T>()));
+    let samples = (0..SAMPLES).map(|_| codec::encode(&sampler.sample::<T>()));
+    let pinned = Sampler::full::<T>().into_iter().map(|value| {
+        let text = annotate(&value);
+        let read = codec::decode::<T>(name, &codec::encode(&value));
+        assert_eq!(read.map(|read| annotate(&read)).as_ref(), Ok(&text));
+        text
+    });
     Decoder {
         name,
-        golden: golden.collect(),
+        samples: samples.collect(),
+        pinned: pinned.collect(),
         types: sampler.types,
         decode: Decode::Bytes(|bytes| {
             let decoded = codec::decode::<T>("it", bytes);
@@ -127,13 +138,21 @@ fn message<T: Serialize + DeserializeOwned>(name: &'static str) -> Decoder {
 /// A record: a version, then what is known of it, then what is not.
 fn record<R: Record>(name: &'static str) -> Decoder {
     let mut sampler = Sampler::new(2);
-    let golden = (0..SAMPLES).map(|_| sampler.sample::<R>().to_bytes());
-    let golden = golden.collect();
+    let samples = (0..SAMPLES).map(|_| sampler.sample::<R>().to_bytes());
+    let samples = samples.collect();
     // A transparent type does not tell serde its name.
     sampler.types.insert(name);
+    let pinned = Sampler::full::<R>().into_iter().map(|record| {
+        let (text, bytes) = (annotate(&record), record.to_bytes());
+        assert_eq!(bytes[1..], codec::encode(&record));
+        let read = R::from_bytes(&bytes);
+        assert_eq!(read.map(|read| annotate(&read)).as_ref(), Ok(&text));
+        format!("{:02x} {text}", bytes[0]).trim_end().to_owned()
+    });
     Decoder {
         name,
-        golden,
+        samples,
+        pinned: pinned.collect(),
         types: sampler.types,
         decode: Decode::Bytes(|bytes| {
             let decoded = R::from_bytes(bytes);
@@ -182,7 +201,11 @@ fn heads() -> Decoder {
     ];
     Decoder {
         name: "Head",
-        golden: heads.iter().map(|head| head.encode().to_vec()).collect(),
+        samples: heads.iter().map(|head| head.encode().to_vec()).collect(),
+        pinned: heads
+            .iter()
+            .map(|head| format!("{head:?}: {}", hex(&head.encode())))
+            .collect(),
         types: BTreeSet::new(),
         decode: Decode::Bytes(|bytes| {
             drop(decode_crcs(bytes));
@@ -202,38 +225,79 @@ fn answers() -> Decoder {
     let answers = ["one", "", "three"].map(bytes::Bytes::from);
     Decoder {
         name: "the answers of an entry",
-        golden: vec![encode_answers(&answers).to_vec()],
+        samples: vec![encode_answers(&answers).to_vec()],
+        pinned: vec![hex(&encode_answers(&answers))],
         types: BTreeSet::new(),
         decode: Decode::Bytes(|bytes| decode_answers(bytes).is_ok()),
     }
 }
 
 fn state_keys() -> Decoder {
-    let (inode, pool, chunk) = (InodeId(17), PoolId(1), ChunkId(9));
-    let session = |part| keys::session(SessionId(5), part);
+    let (inode, parent, slot) = (InodeId(0x1_0000_0011), InodeId(0x12), Slot(0x102));
+    let (pool, chunk, pg) = (PoolId(0x103), ChunkId(9), PgId(6));
+    let (offset, at) = (FileOffset(70_000), Version(0x1_0000_0008));
+    let (id, number) = (SessionId(0x1_0000_0005), RequestNumber(3));
+    let session = |part| (format!("{id:?} {part:?}"), keys::session(id, part));
+    let secret = |part| (format!("{part:?}"), keys::secret(part));
+    let map = |part| (format!("{part:?}"), keys::map(part));
+    let read_back = [
+        (format!("inode {inode}"), keys::inode(inode)),
+        (format!("dentry {parent} ab"), keys::dentry(parent, b"ab")),
+        (
+            format!("name {inode} {parent} ab"),
+            keys::name(inode, parent, b"ab"),
+        ),
+        (
+            format!("extent {inode} {offset:?}"),
+            keys::extent(inode, offset),
+        ),
+        (
+            format!("xattr {inode} user.x"),
+            keys::xattr(inode, b"user.x"),
+        ),
+        (format!("chunk {pool:?} {chunk}"), keys::chunk(pool, chunk)),
+        (
+            format!("removed {parent} ab {at:?}"),
+            keys::removed(parent, b"ab", at),
+        ),
+        session(SessionKey::Record),
+        session(SessionKey::Range(pool, chunk)),
+        session(SessionKey::Answer(number)),
+        session(SessionKey::Unnamed(inode)),
+        session(SessionKey::OpenChunk(pool, chunk)),
+        ("user anna".into(), keys::user("anna")),
+        ("server 2".into(), keys::server(ServerId(2))),
+        secret(SecretKey::Capability(KeyNumber(1))),
+        secret(SecretKey::Receipt(KeyNumber(2))),
+        map(MapKey::Topology),
+        map(MapKey::Row(pool, pg)),
+        (
+            format!("doomed {pool:?} {chunk}"),
+            keys::doomed(pool, chunk),
+        ),
+    ];
+    let system = [
+        SystemKey::LastVersion,
+        SystemKey::NextInode(slot),
+        SystemKey::NextChunk(slot),
+        SystemKey::NextDisk,
+        SystemKey::NextSession,
+        SystemKey::NextReceiptKey,
+        SystemKey::Epoch,
+        SystemKey::FeatureLevel,
+        SystemKey::Orphan(at, inode),
+        SystemKey::Trimmed(inode),
+        SystemKey::LostSession(id),
+        SystemKey::UnreferencedChunks,
+    ];
+    let system = system.map(|part| (format!("{part:?}"), keys::system(part)));
+    let pinned = read_back.iter().chain(&system);
     Decoder {
         name: "keys of the state",
-        golden: vec![
-            keys::inode(inode),
-            keys::dentry(inode, b"name"),
-            keys::name(inode, inode, b"name"),
-            keys::extent(inode, FileOffset(70_000)),
-            keys::xattr(inode, b"user.x"),
-            keys::chunk(pool, chunk),
-            keys::removed(inode, b"name", Version(8)),
-            session(SessionKey::Record),
-            session(SessionKey::Range(pool, chunk)),
-            session(SessionKey::Answer(RequestNumber(3))),
-            session(SessionKey::Unnamed(inode)),
-            session(SessionKey::OpenChunk(pool, chunk)),
-            keys::user("anna"),
-            keys::server(ServerId(2)),
-            keys::secret(SecretKey::Capability(KeyNumber(1))),
-            keys::secret(SecretKey::Receipt(KeyNumber(2))),
-            keys::map(MapKey::Topology),
-            keys::map(MapKey::Row(pool, PgId(6))),
-            keys::doomed(pool, chunk),
-        ],
+        pinned: pinned
+            .map(|(name, key)| format!("{name}: {}", hex(key)))
+            .collect(),
+        samples: read_back.into_iter().map(|(_, key)| key).collect(),
         types: BTreeSet::new(),
         decode: Decode::Bytes(|bytes| {
             [
@@ -303,10 +367,11 @@ fn files() -> Result<Vec<Decoder>> {
     ])
 }
 
-fn text(name: &'static str, golden: &str, accepts: fn(&str) -> bool) -> Decoder {
+fn text(name: &'static str, sample: &str, accepts: fn(&str) -> bool) -> Decoder {
     Decoder {
         name,
-        golden: vec![golden.as_bytes().to_vec()],
+        samples: vec![sample.as_bytes().to_vec()],
+        pinned: vec![],
         types: BTreeSet::new(),
         decode: Decode::Text(accepts),
     }

@@ -4,6 +4,7 @@
 //! The promises to users stand in `tests/`, one file each. They run the `quarry` binary that
 //! `scripts/test.sh` has built, as root (namespaces, loop file systems).
 
+pub mod annotate;
 pub mod cluster;
 pub mod compare;
 pub mod decoders;

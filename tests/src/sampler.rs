@@ -15,7 +15,7 @@ const DEPTH_MAX: u32 = 10;
 
 /// Makes up what a deserializer would have read.
 pub struct Sampler {
-    random: SmallRng,
+    source: Source,
     depth: u32,
     /// Names of the structs and enums that were met.
     pub types: BTreeSet<&'static str>,
@@ -23,14 +23,82 @@ pub struct Sampler {
     next: BTreeMap<&'static str, usize>,
 }
 
+/// Where numbers, lengths and variants come from.
+enum Source {
+    Random(SmallRng),
+    Counted(Counted),
+}
+
+/// Every number is one more than the one before it, and as wide as its type allows; options are
+/// there, lists have one element.
+#[derive(Default)]
+struct Counted {
+    last: u64,
+    /// Variants that are taken once; of all other enums the first.
+    chosen: Vec<(Enum, usize)>,
+    /// Enums that were met.
+    met: Vec<Enum>,
+}
+
+/// The name of an enum and its variants.
+type Enum = (&'static str, &'static [&'static str]);
+
 impl Sampler {
     /// The same seed makes the same samples.
     pub fn new(seed: u64) -> Sampler {
+        Sampler::of(Source::Random(SmallRng::seed_from_u64(seed)))
+    }
+
+    fn of(source: Source) -> Sampler {
         Sampler {
-            random: SmallRng::seed_from_u64(seed),
+            source,
             depth: 0,
             types: BTreeSet::new(),
             next: BTreeMap::new(),
+        }
+    }
+
+    /// One sample for each variant of each enum in the type, all options and lists with something in
+    /// them, and no two numbers of a sample the same. Always the same ones: a variant that is added
+    /// to the type adds samples and changes none.
+    ///
+    /// # Panics
+    /// As [`Sampler::sample`].
+    pub fn full<T: DeserializeOwned>() -> Vec<T> {
+        let mut samples = Vec::new();
+        let mut known = BTreeSet::new();
+        let mut waiting = vec![Vec::new()];
+        while let Some(chosen) = waiting.pop() {
+            let mut sampler = Sampler::of(Source::Counted(Counted {
+                chosen: chosen.clone(),
+                ..Counted::default()
+            }));
+            samples.push(sampler.sample());
+            let Source::Counted(Counted { met, .. }) = sampler.source else {
+                unreachable!("the source stays");
+            };
+            let new: Vec<Enum> = met.into_iter().filter(|met| known.insert(*met)).collect();
+            // The last is taken first.
+            for of in new.into_iter().rev() {
+                let others = (1..of.1.len()).rev();
+                waiting.extend(others.map(|variant| [&chosen[..], &[(of, variant)]].concat()));
+            }
+        }
+        samples
+    }
+
+    fn variant(&mut self, of: Enum) -> usize {
+        match &mut self.source {
+            Source::Random(_) => {
+                let next = self.next.entry(of.0).or_default();
+                *next += 1;
+                (*next - 1) % of.1.len()
+            }
+            Source::Counted(Counted { chosen, met, .. }) => {
+                met.push(of);
+                let at = chosen.iter().position(|(chosen, _)| *chosen == of);
+                at.map_or(0, |at| chosen.remove(at).1)
+            }
         }
     }
 
@@ -43,24 +111,48 @@ impl Sampler {
         T::deserialize(&mut *self).expect("a type of a binary format")
     }
 
-    /// Small and large ones.
-    fn number(&mut self) -> u64 {
-        let bits = self.random.random_range(0..64);
-        self.random.next_u64() >> bits
+    /// Small and large ones, for a type of so many bytes.
+    fn number(&mut self, len: usize) -> u64 {
+        match &mut self.source {
+            Source::Random(random) => {
+                let bits = random.random_range(0..64);
+                random.next_u64() >> bits
+            }
+            Source::Counted(counted) => {
+                counted.last += 1;
+                let beyond_narrower = match len {
+                    1 => 0,
+                    _ => 1 << (len.min(8) * 4),
+                };
+                beyond_narrower + counted.last
+            }
+        }
     }
 
     fn count(&mut self) -> usize {
-        match self.depth < DEPTH_MAX {
-            true => self.random.random_range(0..4),
-            false => 0,
+        match &mut self.source {
+            _ if self.depth >= DEPTH_MAX => 0,
+            Source::Random(random) => random.random_range(0..4),
+            Source::Counted(_) => 1,
+        }
+    }
+
+    fn is_there(&mut self) -> bool {
+        match &mut self.source {
+            Source::Random(random) => random.random(),
+            Source::Counted(_) => true,
         }
     }
 
     fn text(&mut self) -> String {
-        let len = self.random.random_range(0..12);
-        (0..len)
-            .map(|_| char::from(self.random.random_range(b'a'..=b'z')))
-            .collect()
+        match &mut self.source {
+            Source::Random(random) => {
+                let len = random.random_range(0..12);
+                let letters = (0..len).map(|_| char::from(random.random_range(b'a'..=b'z')));
+                letters.collect()
+            }
+            Source::Counted(_) => self.number(1).to_string(),
+        }
     }
 
     fn items<'de, V: Visitor<'de>>(&mut self, left: usize, visitor: V) -> Result<V::Value, Error> {
@@ -160,7 +252,7 @@ impl<'de> VariantAccess<'de> for Variant<'_> {
 macro_rules! numbers {
     ($($method:ident $visit:ident $int:ty,)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-            visitor.$visit(self.number() as $int)
+            visitor.$visit(self.number(size_of::<$int>()) as $int)
         })*
     };
 }
@@ -185,7 +277,7 @@ impl<'de> Deserializer<'de> for &mut Sampler {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_bool(self.random.random())
+        visitor.visit_bool(self.is_there())
     }
 
     numbers! {
@@ -224,7 +316,7 @@ impl<'de> Deserializer<'de> for &mut Sampler {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if self.depth >= DEPTH_MAX || self.random.random() {
+        if self.depth >= DEPTH_MAX || !self.is_there() {
             return visitor.visit_none();
         }
         visitor.visit_some(self)
@@ -299,9 +391,7 @@ impl<'de> Deserializer<'de> for &mut Sampler {
         visitor: V,
     ) -> Result<V::Value, Error> {
         self.types.insert(name);
-        let next = self.next.entry(name).or_default();
-        let number = (*next % variants.len()) as u32;
-        *next += 1;
+        let number = self.variant((name, variants)) as u32;
         visitor.visit_enum(Variant {
             sampler: self,
             number,

@@ -1,11 +1,13 @@
-//! No bytes make a decoder panic, and no stored or sent type is without a decoder in the table.
+//! No bytes make a decoder panic, no stored or sent type is without a decoder in the table, and none
+//! of them changes its bytes.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use quarry_tests::decoders::{self, Decoder};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use std::collections::BTreeSet;
 use std::fs;
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -23,9 +25,9 @@ const SLOW: Duration = Duration::from_secs(1);
 /// Bytes at which encodings turn: tags of variable-length numbers, signs, ends.
 const TURNS: [u8; 12] = [0, 1, 2, 127, 128, 249, 250, 251, 252, 253, 254, 255];
 
-/// Golden bytes with a few things wrong.
-fn mutated(golden: &[Vec<u8>], random: &mut SmallRng) -> Vec<u8> {
-    let mut bytes = golden[random.random_range(0..golden.len())].clone();
+/// A sample with a few things wrong.
+fn mutated(samples: &[Vec<u8>], random: &mut SmallRng) -> Vec<u8> {
+    let mut bytes = samples[random.random_range(0..samples.len())].clone();
     for _ in 0..random.random_range(1..4) {
         if bytes.is_empty() {
             bytes.push(random.random());
@@ -45,7 +47,7 @@ fn mutated(golden: &[Vec<u8>], random: &mut SmallRng) -> Vec<u8> {
                 bytes.splice(at..at, piece);
             }
             _ => {
-                let other = &golden[random.random_range(0..golden.len())];
+                let other = &samples[random.random_range(0..samples.len())];
                 bytes.truncate(at);
                 bytes.extend_from_slice(&other[at.min(other.len())..]);
             }
@@ -56,10 +58,10 @@ fn mutated(golden: &[Vec<u8>], random: &mut SmallRng) -> Vec<u8> {
 
 /// Feeds one decoder; how often, and how often it accepted.
 fn feed(decoder: &Decoder, seconds: f64) -> Result<(u64, u64)> {
-    for golden in &decoder.golden {
+    for sample in &decoder.samples {
         ensure!(
-            decoder.accepts(golden),
-            "{}: refuses its golden bytes {golden:02x?}",
+            decoder.accepts(sample),
+            "{}: refuses its sample {sample:02x?}",
             decoder.name
         );
     }
@@ -67,7 +69,7 @@ fn feed(decoder: &Decoder, seconds: f64) -> Result<(u64, u64)> {
     let until = Instant::now() + Duration::from_secs_f64(seconds);
     let (mut fed, mut accepted) = (0, 0);
     while Instant::now() < until {
-        let bytes = mutated(&decoder.golden, &mut random);
+        let bytes = mutated(&decoder.samples, &mut random);
         let begun = Instant::now();
         let accepts = catch_unwind(AssertUnwindSafe(|| decoder.accepts(&bytes)));
         let accepts = accepts
@@ -188,6 +190,57 @@ fn every_sent_and_stored_type_is_in_the_table() -> Result<()> {
         missing.is_empty(),
         "types without a decoder in the table: {missing:#?}"
     );
+    Ok(())
+}
+
+/// The formats of a disk are private to the dataserver.
+#[test]
+fn every_format_of_a_disk_is_pinned_beside_it() -> Result<()> {
+    let disk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dataserver/src/disk");
+    let mut files = Vec::new();
+    rust_files(&disk, &mut files)?;
+    let mut seen = 0;
+    for file in files {
+        let source = fs::read_to_string(&file)?;
+        let types = readable_types(&source);
+        seen += types.len();
+        ensure!(
+            types.is_empty() || source.contains("fn golden_bytes()"),
+            "{types:?} in {} have no test golden_bytes",
+            file.display()
+        );
+    }
+    ensure!(seen > 7, "only {seen} types: the search is broken");
+    Ok(())
+}
+
+/// What programs that are in use store and send.
+const PINNED: &str = include_str!("formats.golden");
+
+#[test]
+fn what_is_stored_and_sent_has_the_bytes_that_it_always_had() -> Result<()> {
+    let mut now = String::new();
+    let table = decoders::all()?;
+    for decoder in table.iter().filter(|decoder| !decoder.pinned.is_empty()) {
+        now += &format!("# {}\n{}\n\n", decoder.name, decoder.pinned.join("\n"));
+    }
+    let (mut lines, mut pinned) = (now.lines(), PINNED.lines());
+    let differ = iter::from_fn(|| Some((lines.next(), pinned.next())))
+        .take_while(|pair| *pair != (None, None))
+        .find(|(now, pinned)| now != pinned);
+    if let Some((new, old)) = differ {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("formats.golden");
+        fs::write(&file, &now)?;
+        bail!(
+            "a format changed. It was\n  {}\nand is\n  {}\nPrograms and disks with the old one are in \
+             use: a changed record needs a new version, a changed message a new version of the \
+             protocol. All as it is now is in {}: where only lines come in, of a type or of a \
+             variant behind the others, take them over to tests/tests/formats.golden",
+            old.unwrap_or("not there"),
+            new.unwrap_or("not there"),
+            file.display()
+        );
+    }
     Ok(())
 }
 

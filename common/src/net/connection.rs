@@ -297,3 +297,31 @@ impl Connection {
             .expect("the connection is open")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_on_the_wire_never_change_their_meaning() {
+        let kinds = StreamType::ALL.map(|kind| (kind as u8, format!("{kind:?}")));
+        let pinned = [
+            (1, "MetaRequests"),
+            (2, "DataRequests"),
+            (3, "WriteChunk"),
+            (4, "ReadChunk"),
+            (5, "Raft"),
+            (6, "Push"),
+        ];
+        assert_eq!(kinds, pinned.map(|(byte, name)| (byte, name.to_owned())));
+        for (code, pinned) in [
+            (EndCode::Done, 0),
+            (EndCode::UnknownStream, 1),
+            (EndCode::Malformed, 2),
+            (EndCode::NotAllowed, 3),
+            (EndCode::Overloaded, 4),
+        ] {
+            assert_eq!(VarInt::from(code), VarInt::from_u32(pinned));
+        }
+    }
+}

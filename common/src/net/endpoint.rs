@@ -32,7 +32,7 @@ const HANDSHAKES_MAX: usize = 1_024;
 
 /// With this many in progress, who dials must first show that it receives at its address (RFC 9000
 /// §8.1.2): invented addresses cost us nothing then.
-const HANDSHAKES_TRUSTED: usize = 64;
+pub(super) const HANDSHAKES_TRUSTED: usize = 64;
 
 /// Connections of one endpoint at most.
 const CONNECTIONS_MAX: usize = 16_384;

@@ -233,6 +233,20 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes() {
+        let frame = Frame {
+            id: 0x0102_0304_0506_0708,
+            payload: "ab".into(),
+        };
+        #[rustfmt::skip]
+        assert_eq!(written(&[frame])[..], [
+            10, 0, 0, 0,             // length of id and payload
+            8, 7, 6, 5, 4, 3, 2, 1,  // id
+            b'a', b'b',              // payload
+        ]);
+    }
+
+    #[test]
     fn lengths_are_bounded_at_both_ends() {
         for len in [0u32, 7, (MESSAGE_LEN_MAX + 9) as u32, 1 << 31, u32::MAX] {
             let piece = Bytes::copy_from_slice(&len.to_le_bytes());

@@ -60,3 +60,20 @@ impl ConnectionIdGenerator for RandomIds {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a server of another version could not reset the connections of its former life.
+    #[test]
+    fn a_token_stays_as_it_was() {
+        let mut token = [0; 32];
+        ResetKey::derive(b"secret").sign(b"connection id", &mut token);
+        let hex: String = token.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "50a91750fbb4f8b8ab82759a2aa19f5f2cc4b66e49acc49bbb74111e7da6e1c7"
+        );
+    }
+}

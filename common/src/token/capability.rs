@@ -112,6 +112,35 @@ impl Capability {
 mod tests {
     use super::*;
 
+    /// Client, dataserver and metaserver may be of different versions.
+    #[test]
+    fn what_the_mac_is_over_never_changes() {
+        let key = Key {
+            number: KeyNumber(0x0102_0304),
+            secret: [7; 32],
+        };
+        let chunks = ChunkId(0x0807_0605_0403_0201)..=ChunkId(0x1817_1615_1413_1211);
+        let expires_at = 0x2827_2625_2423_2221;
+        for (access, byte) in [(Access::Read, 1), (Access::Write, 2)] {
+            #[rustfmt::skip]
+            let over = [
+                &b"quarry capability 1"[..],
+                &[1, 2, 3, 4],                                      // key
+                &[byte],                                            // access
+                &[5, 6],                                            // pool
+                &[8, 7, 6, 5, 4, 3, 2, 1],                          // first
+                &[0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11],  // last
+                &[0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21],  // expires at
+                &[9; 32],                                           // certificate
+            ]
+            .concat();
+            let pool = PoolId(0x0506);
+            let token = Capability::issue(&key, &[9; 32], access, pool, chunks.clone(), expires_at);
+            let mac = blake3::keyed_hash(&key.secret, &over);
+            assert_eq!(token.mac, mac.as_bytes()[..16]);
+        }
+    }
+
     #[test]
     fn a_capability_with_any_field_changed_is_refused() {
         let key = Key {

@@ -143,6 +143,37 @@ impl Receipt {
 mod tests {
     use super::*;
 
+    /// Dataserver and metaserver may be of different versions.
+    #[test]
+    fn what_a_mac_is_over_never_changes() {
+        let key = Key {
+            number: KeyNumber(0x3132_3334),
+            secret: [7; 32],
+        };
+        let durable = Durable {
+            pool: PoolId(0x0102),
+            chunk: ChunkId(0x0807_0605_0403_0201),
+            epoch: Epoch(0x1817_1615_1413_1211),
+            len: 0x0a0b_0c0d,
+            crc: Crc(0x1a1b_1c1d),
+        };
+        #[rustfmt::skip]
+        let over = [
+            &b"quarry receipt 1"[..],
+            &[1, 2],                                            // pool
+            &[8, 7, 6, 5, 4, 3, 2, 1],                          // chunk
+            &[0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11],  // epoch
+            &[0x0a, 0x0b, 0x0c, 0x0d],                          // length
+            &[0x1a, 0x1b, 0x1c, 0x1d],                          // CRC
+            &[0x21, 0x22, 0x23, 0x24],                          // disk
+            &[0x31, 0x32, 0x33, 0x34],                          // key
+        ]
+        .concat();
+        let word = durable.sign(&key, DiskId(0x2122_2324));
+        let mac = blake3::keyed_hash(&key.secret, &over);
+        assert_eq!(word.mac, mac.as_bytes()[..16]);
+    }
+
     #[test]
     fn a_receipt_needs_every_members_own_word() {
         let keys = [

@@ -422,6 +422,39 @@ mod tests {
     }
 
     #[test]
+    fn golden_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        let small = Entry::Small {
+            len: 7,
+            crc: Crc(2),
+            segment: SegmentId(4),
+            at: 8192,
+        };
+        index.put(&[(name(0x102), file(300))]).unwrap();
+        index
+            .put_segment(&[(name(9), small.clone())], SegmentId(4), 12_288)
+            .unwrap();
+        let stored = index.db.iterator(IteratorMode::Start);
+        let stored: Vec<_> = stored
+            .map(|item| item.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            .collect::<Result<_, _>>()
+            .unwrap();
+        #[rustfmt::skip]
+        assert_eq!(stored, [
+            // folder, pool, chunk
+            (vec![b'f', 2, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2], file(300).encode()),
+            // version, cluster, disk
+            (vec![b'i'], vec![1; 18]),
+            // files, small, bytes
+            (vec![b'n'], vec![1, 1, 251, 0x33, 1]),
+            // segment; read until
+            (vec![b'p', 0, 0, 0, 4], vec![0, 0, 0, 0, 0, 0, 0x30, 0]),
+            (vec![b's', 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9], small.encode()),
+        ]);
+    }
+
+    #[test]
     fn the_index_of_another_disk_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(Index::open(dir.path(), IDENTITY_1).unwrap());

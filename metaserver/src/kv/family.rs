@@ -92,4 +92,15 @@ mod tests {
             assert_eq!(family.index(), index);
         }
     }
+
+    /// A state with another set of families is not opened.
+    #[test]
+    fn names_never_change() {
+        let names: Vec<&str> = Family::ALL.iter().map(|family| family.name()).collect();
+        assert_eq!(
+            names.join(" "),
+            "inodes dentries names extents xattrs atimes chunks usage removed history covers dead \
+             fresh snapshots schedules sessions locks users servers secrets revoked map doomed system"
+        );
+    }
 }

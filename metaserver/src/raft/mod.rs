@@ -10,6 +10,8 @@ mod barrier;
 mod batcher;
 mod consensus;
 pub mod entry;
+#[cfg(test)]
+mod golden;
 mod group;
 mod log;
 mod machine;

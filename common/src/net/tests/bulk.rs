@@ -65,6 +65,20 @@ async fn a_stream_that_ends_early_or_goes_on_is_malformed() {
 }
 
 #[tokio::test]
+async fn a_message_has_golden_bytes() {
+    let (mut writer, mut reader, _pair) = stream().await;
+    let message = (7u8, vec![9u8; 255]);
+    writer.write_message(&message).await.unwrap();
+    writer.write_message(&message).await.unwrap();
+    // Length, little-endian; the first number; the length of the list, in it.
+    let head = soon(reader.read_small(6)).await.unwrap();
+    assert_eq!(head[..], [3, 1, 7, 251, 255, 0]);
+    assert_eq!(soon(reader.read_small(255)).await.unwrap(), [9; 255][..]);
+    let read = soon(reader.read_message("it")).await.unwrap();
+    assert_eq!(read, Some(message));
+}
+
+#[tokio::test]
 async fn a_reset_is_no_end() {
     let (mut writer, mut reader, _pair) = stream().await;
     writer.write("abc".into()).await.unwrap();

@@ -1,10 +1,12 @@
 //! Peers that break the protocol, and strangers that never finish.
 
+use super::endpoint::HANDSHAKES_TRUSTED;
 use super::*;
 use crate::Result;
 use crate::error::Code;
 use crate::identity::tls;
 use crate::limits::MESSAGE_LEN_MAX;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::net::UdpSocket;
 
 /// Sends `bytes` on a fresh request stream and returns how the server ended it, while an honest
@@ -170,17 +172,25 @@ async fn first_datagrams(count: usize) -> Vec<Vec<u8>> {
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(crypto));
     let endpoint = quinn::Endpoint::client(LOOPBACK.parse().unwrap()).unwrap();
-    let mut datagrams = Vec::new();
+    // Not dropped before the end: that would send a word of farewell.
+    let mut connecting = Vec::new();
+    let mut datagrams = BTreeMap::new();
     let mut buffer = vec![0; 2_000];
-    for _ in 0..count {
-        let connecting = endpoint
-            .connect_with(config.clone(), address, tls::SERVER_NAME)
-            .unwrap();
-        let (len, _) = sink.recv_from(&mut buffer).await.unwrap();
-        datagrams.push(buffer[..len].to_vec());
-        drop(connecting);
+    while datagrams.len() < count {
+        connecting.push(
+            endpoint
+                .connect_with(config.clone(), address, tls::SERVER_NAME)
+                .unwrap(),
+        );
+        while datagrams.len() < connecting.len() {
+            let (len, _) = soon(sink.recv_from(&mut buffer)).await.unwrap();
+            // By the connection id that the dialler has made up for the server.
+            let id = buffer[6..6 + usize::from(buffer[5])].to_vec();
+            let datagram = || buffer[..len].to_vec();
+            datagrams.entry(id).or_insert_with(datagram);
+        }
     }
-    datagrams
+    datagrams.into_values().collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,6 +211,44 @@ async fn handshakes_that_are_never_finished_do_not_keep_an_honest_peer_out() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+/// Whether a datagram begins with a Retry, and the connection id that it is sent to; nothing of packets
+/// that are not of a handshake (RFC 9000 §17.2). A bit of the first byte may be anything (RFC 9287).
+fn is_retry(datagram: &[u8]) -> Option<(bool, Vec<u8>)> {
+    let (first, id) = (datagram[0], datagram.get(5..)?);
+    let id = id.get(1..1 + usize::from(id[0]))?;
+    (first & 0x80 != 0).then(|| (first & 0x30 == 0x30, id.to_vec()))
+}
+
+/// Invented addresses can not fill a server that sends them nothing but small Retries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_many_handshakes_in_progress_who_dials_must_show_that_it_receives() {
+    let (server, address) = server(&meta(1));
+    let first = first_datagrams(HANDSHAKES_TRUSTED + 1).await;
+    let (last, trusted) = first.split_last().unwrap();
+    let stranger = UdpSocket::bind(LOOPBACK).await.unwrap();
+    for datagram in trusted {
+        stranger.send_to(datagram, address).await.unwrap();
+    }
+    // Each of them is answered as if it were honest: the server goes on with its handshake.
+    let mut buffer = vec![0; 2_000];
+    let mut answered = BTreeSet::new();
+    while answered.len() < HANDSHAKES_TRUSTED {
+        let (len, _) = soon(stranger.recv_from(&mut buffer)).await.unwrap();
+        if let Some((retry, id)) = is_retry(&buffer[..len]) {
+            assert!(!retry, "after {} answers", answered.len());
+            answered.insert(id);
+        }
+    }
+    let late = UdpSocket::bind(LOOPBACK).await.unwrap();
+    late.send_to(last, address).await.unwrap();
+    let (len, _) = soon(late.recv_from(&mut buffer)).await.unwrap();
+    assert!(is_retry(&buffer[..len]).unwrap().0, "no Retry");
+    assert!(len < last.len() / 4, "{len} bytes for {}", last.len());
+    // Who does receive gets in, while the others are still waited for.
+    let (_connected, accepted) = meet(&client(), &server).await;
+    assert_eq!(accepted.peer(), &user("anna"));
 }
 
 #[tokio::test]

@@ -73,6 +73,7 @@ pub(super) fn damaged(what: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::golden::{TWO_MEMBERS, two_members};
     use bytes::Bytes;
     use openraft::{CommittedLeaderId, EntryPayload};
 
@@ -93,6 +94,13 @@ mod tests {
             1, 3, b's', b'e', b't', // a proposal of three bytes
         ];
         assert_eq!(encode(&entry(7)), golden);
+        let with = |payload| {
+            let log_id = entry(7).log_id;
+            encode(&LogEntry { log_id, payload }).split_off(HEAD_LEN)
+        };
+        assert_eq!(with(EntryPayload::Blank), [3, 1, 7, 0]);
+        let members = EntryPayload::Membership(two_members());
+        assert_eq!(with(members), [&[3, 1, 7, 2][..], &TWO_MEMBERS].concat());
     }
 
     #[test]

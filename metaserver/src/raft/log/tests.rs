@@ -57,6 +57,25 @@ fn wal(dir: &Path) -> PathBuf {
 }
 
 #[tokio::test]
+async fn what_stands_beside_the_entries_stays_as_it_was_shipped() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    append(&mut log, 0..6).await;
+    log.save_vote(&Vote::new_committed(300, 7)).await.unwrap();
+    log.shared.flushed.advance(Some(id(5)));
+    log.purge(id(5)).await.unwrap();
+    let meta = |key: &str| {
+        let family = log.shared.db.cf_handle("meta").unwrap();
+        log.shared.db.get_cf(family, key).unwrap().unwrap()
+    };
+    assert_eq!(meta("owner"), [1, 1, 0]); // version, server, shard
+    assert_eq!(meta("vote"), [1, 251, 44, 1, 7, 1]); // version, term, node, committed
+    assert_eq!(meta("purged"), [1, 1, 1, 5]); // version, term, node, index
+    let key: &[u8] = &[0, 0, 0, 0, 0, 0, 1, 44];
+    assert_eq!(record::key(300), key);
+}
+
+#[tokio::test]
 async fn what_was_appended_and_voted_is_there_after_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");

@@ -4,7 +4,10 @@ use super::{LOST_MAX, RANGES_MAX};
 use crate::kv::Family;
 use crate::state::command::{Action, Answer, Reply};
 use crate::state::consistency::faults;
+use crate::state::data_records::AnswerRecord;
 use crate::state::data_testing::{POOL, commit};
+use crate::state::keys::{self, SessionKey};
+use crate::state::records::Record;
 use crate::state::testing::{World, on_both, publish, root};
 use quarry_common::Code;
 use quarry_common::ids::{ChunkId, InodeId, PoolId, RequestNumber, SessionId};
@@ -76,6 +79,21 @@ fn a_request_that_comes_again_gets_the_first_answer_and_happens_once() {
             .unwrap();
         assert_eq!(world.act(request(session, 5, 1, mkdir("d"))), refused);
     });
+}
+
+/// Else a request that comes again after an update of the program would be refused as another one.
+#[test]
+fn a_request_is_bound_to_the_hash_that_it_always_had() {
+    let world = &mut World::in_memory();
+    let session = open(world);
+    world.act(request(session, 3, 1, mkdir("d"))).unwrap();
+    let key = keys::session(session, SessionKey::Answer(RequestNumber(3)));
+    let stored = world.dump().into_iter();
+    let mut stored = stored.filter(|(family, at, _)| *family == Family::Sessions && *at == key);
+    let record = AnswerRecord::from_bytes(&stored.next().unwrap().2).unwrap();
+    // Mkdir, parent, name, mode.
+    let encoded = [1, 1, 1, b'd', 251, 0xed, 1];
+    assert_eq!(record.body_hash, xxhash_rust::xxh3::xxh3_64(&encoded));
 }
 
 #[test]
