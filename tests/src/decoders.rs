@@ -179,11 +179,13 @@ fn tickets() -> Decoder {
     };
     Decoder {
         name: "FileTicket",
-        golden: vec![
+        samples: vec![
             ticket(vec![]),
             ticket(vec![run(65_536, 100_000)]),
             ticket(vec![run(65_536, 5_000_001), run(5_070_848, 3)]),
         ],
+        // Pinned beside it, and within the replies that carry it.
+        pinned: Vec::new(),
         types: BTreeSet::new(),
         decode: Decode::Bytes(|bytes| {
             let ticket = codec::decode::<FileTicket>("it", bytes);
