@@ -152,10 +152,10 @@ async fn a_flipped_bit_or_a_short_file_makes_the_reader_take_another_replica() {
 async fn a_bad_file_of_the_only_replica_does_not_fail_what_the_network_can_read() {
     let (fake, client) = cluster().await;
     publish(&client, 3 * MIB).await;
-    let mut state = fake.state();
-    state.faults.bad_files = [DiskId(1)].into();
-    state.chunks.retain(|(disk, _), _| *disk == DiskId(1));
-    drop(state);
+    fake.state().faults.bad_files = [DiskId(1)].into();
+    fake.state()
+        .chunks
+        .retain(|(disk, _), _| *disk == DiskId(1));
     assert!(read(&client).await.unwrap() == content(3 * MIB));
     assert!(fake.state().reads[&DiskId(1)] > 0);
 }
