@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Quarry, a distributed file system.
 ///
@@ -102,6 +103,9 @@ impl Arguments {
     }
 }
 
+/// A disk that hangs, or a pipe that nobody reads, keeps a command no longer.
+const END_WAIT: Duration = Duration::from_secs(2);
+
 /// Runs a command that only talks to a cluster. Logs only what a person must see, unless
 /// `QUARRY_LOG` says otherwise.
 fn client(work: impl Future<Output = Result<()>>) -> Result<()> {
@@ -110,8 +114,8 @@ fn client(work: impl Future<Output = Result<()>>) -> Result<()> {
         .enable_all()
         .build()?;
     let done = runtime.block_on(work);
-    // A read of standard input that waits for ever must not keep the process.
-    runtime.shutdown_background();
+    // What was interrupted takes its temporary files with it, also those that a thread just writes to.
+    runtime.shutdown_timeout(END_WAIT);
     done
 }
 

@@ -7,6 +7,7 @@ mod context;
 mod failure;
 #[cfg(feature = "servers")]
 mod founding;
+mod input;
 mod mode;
 mod path;
 mod progress;

@@ -1,6 +1,7 @@
 //! `quarry append`.
 
 use crate::context::Context;
+use crate::input::standard_input;
 use crate::path::{Remote, escaped};
 use crate::size::umask;
 use anyhow::{Context as _, Result};
@@ -34,7 +35,7 @@ impl Append {
     pub async fn run(self, context: &Context) -> Result<()> {
         let path = Remote::parse(&self.file)?;
         let mut input: Box<dyn AsyncRead + Unpin> = match self.local.as_bytes() {
-            b"-" => Box::new(tokio::io::stdin()),
+            b"-" => Box::new(standard_input()),
             name => {
                 let file = tokio::fs::File::open(&self.local).await;
                 Box::new(file.with_context(|| escaped(name))?)

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::failure::{Misuse, Reported, report_one};
+use crate::input::standard_input;
 use crate::path::{Remote, escaped};
 use crate::progress::Shown;
 use crate::size::umask;
@@ -106,7 +107,7 @@ impl Put {
             ..PublishOptions::default()
         };
         let published = client
-            .publish(remote.bytes(), tokio::io::stdin(), options)
+            .publish(remote.bytes(), standard_input(), options)
             .await;
         shown.clear();
         published.with_context(|| format!("- to {}", remote.shown()))?;
