@@ -88,7 +88,11 @@ async fn pass_on(
     let after = admitted.place.after.iter().copied();
     match reply {
         DataReply::Written { macs } if macs.iter().map(|word| word.disk).eq(after) => Ok(macs),
-        DataReply::Written { .. } | DataReply::Data { .. } | DataReply::Chunk(_) => {
+        DataReply::Written { .. }
+        | DataReply::Data { .. }
+        | DataReply::Chunk(_)
+        | DataReply::Listed { .. }
+        | DataReply::Pong => {
             Err(named(Error::malformed("an answer to another question")))
         }
     }
