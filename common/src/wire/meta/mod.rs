@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod attr;
+mod leader;
 pub mod op;
 pub mod read;
 
@@ -10,6 +11,7 @@ pub use admin::{
     ServerStatus, Status, User,
 };
 pub use attr::{Attr, FileKind, SetAttr, SetTime};
+pub use leader::{leader_named, not_leader};
 pub use op::{
     Caller, CloneRange, Contents, Expectation, NewExtent, NodeKind, Op, OpReply, Publish, Range,
     RangeGrant, RenameMode, Source, XattrMode,
