@@ -7,8 +7,8 @@ pub mod op;
 pub mod read;
 
 pub use admin::{
-    AdminOp, DiskReport, DiskStatus, Heartbeat, HeartbeatReply, PgStatus, Registered, Registration,
-    ServerStatus, Status, User,
+    AdminOp, DiskReport, DiskStatus, Heartbeat, HeartbeatReply, MetaserverStatus, NewMetaserver,
+    PgStatus, Registered, Registration, ServerStatus, Standing, Status, User,
 };
 pub use attr::{Attr, FileKind, SetAttr, SetTime};
 pub use leader::{leader_named, not_leader};
