@@ -63,8 +63,8 @@ pub const GROUPS_MAX: usize = 65_536;
 /// One entry of the Raft log.
 pub const RAFT_ENTRY_LEN_MAX: usize = 4 << 20;
 
-/// One message on a request stream, either way.
-pub const MESSAGE_LEN_MAX: usize = 4 << 20;
+/// One message on a request stream, either way: an entry of the Raft log with its head fits.
+pub const MESSAGE_LEN_MAX: usize = RAFT_ENTRY_LEN_MAX + (64 << 10);
 
 /// A mutating request: fits a Raft entry with room for what the leader adds.
 pub const MUTATION_LEN_MAX: usize = 2 << 20;
@@ -129,7 +129,6 @@ const _: () = {
     );
     assert!(INLINE_LEN_MAX < SMALL_CHUNK_LEN_MAX);
     assert!(MUTATION_LEN_MAX * 2 <= RAFT_ENTRY_LEN_MAX);
-    assert!(RAFT_ENTRY_LEN_MAX <= MESSAGE_LEN_MAX);
     assert!(XATTR_LEN_MAX * 2 < MUTATION_LEN_MAX);
     assert!(PAGE_ENTRIES_MAX * (NAME_LEN_MAX + 256) < MESSAGE_LEN_MAX);
     assert!(SESSION_RENEW_EVERY.as_secs() * 3 < SESSION_LEASE.as_secs());

@@ -48,7 +48,10 @@ pub async fn connection(node: Arc<Node>, connection: Connection, tasks: TaskTrac
             StreamType::ReadChunk => {
                 tasks.spawn(async move { read_chunk(&node, caller, send, recv).await });
             }
-            StreamType::MetaRequests | StreamType::Raft | StreamType::Push => {
+            StreamType::MetaRequests
+            | StreamType::Raft
+            | StreamType::RaftSnapshot
+            | StreamType::Push => {
                 tracing::warn!(
                     "{} opened a {kind:?} stream, which a dataserver does not serve",
                     connection.peer()
@@ -97,6 +100,11 @@ async fn answer(node: &Node, caller: Caller, payload: &[u8]) -> Result<DataReply
             chunk,
             capability,
         } => read::files::ticket(node, caller, disk, (pool, chunk), &capability).await,
+        DataRequest::List(_) | DataRequest::Confirm { .. } => Err(Error::new(
+            Code::NotSupported,
+            "this dataserver does not repair yet",
+        )),
+        DataRequest::Ping => Ok(DataReply::Pong),
     }
 }
 

@@ -20,6 +20,10 @@ pub struct MetaserverConfig {
     pub advertise: Option<String>,
     /// Its directory: state, log, snapshots.
     pub dir: PathBuf,
+    /// The cluster's metaservers when this one was made by 'quarry metaserver add': whom it hears until it
+    /// has the state from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metaservers: Vec<(ServerId, String)>,
     /// Memory for the state's block cache, in MiB.
     #[serde(default = "default_cache_mib")]
     pub cache_mib: u64,

@@ -1,4 +1,4 @@
-//! A cluster of several processes, as `quarry cluster init` makes it: one metaserver and some
+//! A cluster of several processes, as `quarry cluster init` makes it: one metaserver or several and some
 //! dataservers, each with its folder and its configuration file.
 
 use crate::cluster::start_and_wait;
@@ -33,12 +33,23 @@ impl<'a> Processes<'a> {
         cable: Option<&'a Cable>,
         more: &[&str],
     ) -> Result<Self> {
-        let (metaserver, dataservers) = addresses.split_first().context("no addresses")?;
+        let (metaserver, dataservers) = addresses.split_at(1.min(addresses.len()));
+        Processes::init_several(dir, metaserver, dataservers, cable, more)
+    }
+
+    /// The same with these metaservers and dataservers.
+    pub fn init_several(
+        dir: &Path,
+        metaservers: &[String],
+        dataservers: &[String],
+        cable: Option<&'a Cable>,
+        more: &[&str],
+    ) -> Result<Self> {
         let mut init = Command::new(quarry());
-        init.args(["cluster", "init"])
-            .arg(dir)
-            .args(["--metaserver", metaserver])
-            .args(more);
+        init.args(["cluster", "init"]).arg(dir).args(more);
+        for address in metaservers {
+            init.args(["--metaserver", address]);
+        }
         for address in dataservers {
             init.args(["--dataserver", address]);
         }
@@ -101,6 +112,11 @@ impl<'a> Processes<'a> {
         process.kill()?;
         process.wait()?;
         Ok(())
+    }
+
+    /// The servers that run.
+    pub fn running(&self) -> Vec<String> {
+        self.running.keys().cloned().collect()
     }
 
     /// The admin's client file.

@@ -53,7 +53,7 @@ pub struct Run {
     #[arg(long, value_name = "HOST:PORT", env = "QUARRY_ADVERTISE")]
     advertise: Option<String>,
     /// The metaservers
-    #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',', env = "QUARRY_METASERVERS", value_parser = parse_metaserver)]
+    #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',', env = "QUARRY_METASERVERS", value_parser = server::parse_metaserver)]
     metaservers: Vec<(u32, String)>,
     /// The failure domain: no two copies of a chunk are in one host [default: the host's name]
     #[arg(long, value_name = "LABEL", env = "QUARRY_HOST")]
@@ -87,12 +87,6 @@ pub struct Settings {
     pub server: DataserverConfig,
 }
 
-fn parse_metaserver(text: &str) -> Result<(u32, String), String> {
-    let parts = text.split_once('=');
-    let parsed = parts.and_then(|(id, address)| Some((id.parse().ok()?, address.to_owned())));
-    parsed.ok_or_else(|| format!("'{text}' is no metaserver: 1=host:7410 is"))
-}
-
 impl Dataserver {
     /// Runs it.
     ///
@@ -124,17 +118,7 @@ impl Run {
         file.set("rack", self.rack.clone());
         file.set("zone", self.zone.clone());
         file.set("direct_io", self.direct_io);
-        let metaservers = self.metaservers.iter().map(|(id, address)| {
-            Value::Array(vec![
-                Value::Integer(i64::from(*id)),
-                Value::String(address.clone()),
-            ])
-        });
-        let metaservers: Vec<Value> = metaservers.collect();
-        file.set(
-            "metaservers",
-            (!metaservers.is_empty()).then_some(metaservers),
-        );
+        server::set_metaservers(&mut file, &self.metaservers);
         let disks = self.disks.iter().map(|path| {
             Ok(Value::Table(
                 [("path".to_owned(), Value::String(server::text(path)?))]

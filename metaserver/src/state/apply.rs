@@ -179,6 +179,7 @@ fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
             records_max,
         } => purge::purge(txn, &orphans, records_max),
         Action::RaiseFeatureLevel(level) => map_state::raise_feature_level(txn, level),
+        Action::NumberMetaserver => map_state::number_metaserver(txn),
     }
 }
 

@@ -102,6 +102,8 @@ pub enum Action {
     },
     /// Rules of a newer program from here on. → `Nothing`
     RaiseFeatureLevel(u32),
+    /// A number for a new metaserver, never given out before. → `Metaserver`
+    NumberMetaserver,
 }
 
 /// What a cluster begins with.
@@ -140,4 +142,6 @@ pub enum Reply {
         /// Whether removed trees still wait.
         trees_left: bool,
     },
+    /// To `NumberMetaserver`.
+    Metaserver(ServerId),
 }

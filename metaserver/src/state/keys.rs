@@ -375,6 +375,8 @@ pub enum SystemKey {
     LostSession(SessionId),
     /// How many chunks nothing refers to.
     UnreferencedChunks,
+    /// The next new metaserver.
+    NextMetaserver,
 }
 
 const LAST_VERSION: &[u8] = b"last_version";
@@ -389,6 +391,7 @@ const ORPHAN: &[u8] = b"orphan/";
 const TRIMMED: &[u8] = b"trimmed/";
 const LOST_SESSION: &[u8] = b"lost_session/";
 const UNREFERENCED_CHUNKS: &[u8] = b"unreferenced_chunks";
+const NEXT_METASERVER: &[u8] = b"next_metaserver";
 
 /// `system`: what the state knows of itself.
 pub fn system(part: SystemKey) -> Vec<u8> {
@@ -407,6 +410,7 @@ pub fn system(part: SystemKey) -> Vec<u8> {
         SystemKey::Trimmed(inode) => join(&[TRIMMED, &inode.0.to_be_bytes()]),
         SystemKey::LostSession(session) => join(&[LOST_SESSION, &session.0.to_be_bytes()]),
         SystemKey::UnreferencedChunks => UNREFERENCED_CHUNKS.to_vec(),
+        SystemKey::NextMetaserver => NEXT_METASERVER.to_vec(),
     }
 }
 
