@@ -91,13 +91,6 @@ impl Serving {
             MetaBody::Admin(op) => self.admin(peer, op).await.map(MetaReply::Admin),
             MetaBody::Register(registration) => self.register(peer, registration).await,
             MetaBody::Heartbeat(heartbeat) => self.heartbeat(peer, heartbeat).await,
-            MetaBody::Goodbye
-            | MetaBody::Suspect(_)
-            | MetaBody::ReportComplete(_)
-            | MetaBody::GroupChunks { .. } => Err(Error::new(
-                Code::NotSupported,
-                "this metaserver does not repair yet",
-            )),
         }
     }
 
