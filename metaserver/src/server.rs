@@ -3,7 +3,7 @@
 use crate::config::{ClusterSeed, MetaserverConfig};
 use crate::kv::{Kv, Rocks, RocksOptions};
 use crate::raft::{Consensus, Raft, RaftOptions};
-use crate::serve::{Serving, accept_loop, keep_house, place};
+use crate::serve::{Serving, accept_loop, collect, keep_house, place};
 use crate::state::apply::Machine;
 use crate::state::command::{Action, Bootstrap};
 use quarry_common::identity::{Authority, Identity, Role};
@@ -78,11 +78,13 @@ impl Metaserver {
             identity,
             authority,
             dataservers_wanted,
+            Duration::from_secs(config.doom_grace_seconds),
         )?);
         begin(&serving, seed, server, address).await?;
 
         let stop = Stop::new();
         stop.spawn_cancellable("housekeeping", keep_house(Arc::clone(&serving)));
+        stop.spawn_cancellable("collection", collect(Arc::clone(&serving)));
         stop.spawn_cancellable("placement", place(Arc::clone(&serving)));
         stop.spawn_cancellable(
             "accept",

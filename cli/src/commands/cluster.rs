@@ -152,7 +152,8 @@ impl Init {
              dir = \"state\"\n\
              listen = \"{}\"\n\
              advertise = \"{}\"\n\
-             # cache_mib = 256\n",
+             # cache_mib = 256\n\
+             # doom_grace_seconds = 300     # data that nothing refers to is deleted after so long\n",
             address.listen(),
             address.text()
         );

@@ -5,6 +5,7 @@
 
 mod admin;
 mod caller;
+mod collect;
 mod connection;
 mod dataservers;
 mod housekeeping;
@@ -12,6 +13,7 @@ mod lookup;
 mod requests;
 mod sessions;
 
+pub use collect::collect;
 pub use connection::accept_loop;
 pub use housekeeping::{keep_house, place};
 
@@ -27,7 +29,7 @@ use quarry_common::map::ClusterMap;
 use quarry_common::token::Key;
 use quarry_common::{Error, Result, codec};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// What all requests of a metaserver share.
@@ -38,6 +40,8 @@ pub struct Serving {
     authority: Authority,
     /// The first chunk ids are given out after so many dataservers have registered.
     dataservers_wanted: usize,
+    /// Disks delete a doomed chunk after this long.
+    doom_grace: Duration,
     /// The map in the state, and the newest key of capabilities; loaded after each change.
     map: RwLock<Arc<ClusterMap>>,
     capability_key: RwLock<Option<Key>>,
@@ -55,6 +59,7 @@ impl Serving {
         identity: Arc<Identity>,
         authority: Authority,
         dataservers_wanted: usize,
+        doom_grace: Duration,
     ) -> Result<Serving> {
         let sessions = session::all(&*kv)?;
         let serving = Serving {
@@ -63,6 +68,7 @@ impl Serving {
             identity,
             authority,
             dataservers_wanted,
+            doom_grace,
             map: RwLock::default(),
             capability_key: RwLock::default(),
             leases: Mutex::new(Leases::new(sessions, Instant::now())),

@@ -9,6 +9,7 @@ use quarry_client::ClientFile;
 use quarry_common::durable;
 use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_VALID};
 use quarry_common::ids::{ClusterId, ServerId};
+use quarry_common::limits::DOOM_GRACE;
 use quarry_common::wire::meta::User;
 use quarry_dataserver::{DataserverConfig, DiskConfig};
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
@@ -26,6 +27,9 @@ const METASERVER: ServerId = ServerId(1);
 
 /// Memory for the metaserver's block cache, in MiB: it shares the machine with everything else.
 const CACHE_MIB: u64 = 128;
+
+/// Its disks are small: they look often for what nobody committed.
+const COLLECT_EVERY_SECONDS: u64 = 60;
 
 /// The directory.
 ///
@@ -283,6 +287,7 @@ impl Home {
             advertise: None,
             dir: self.metaserver_dir(),
             cache_mib: CACHE_MIB,
+            doom_grace_seconds: DOOM_GRACE.as_secs(),
         };
         let identity = renewed(
             authority,
@@ -316,6 +321,7 @@ impl Home {
             disks: disks.collect(),
             direct_io: true,
             replace_disk: Vec::new(),
+            collect_every_seconds: COLLECT_EVERY_SECONDS,
         };
         let name = PeerName::dataserver(authority.cluster(), server);
         let identity = renewed(authority, &name, &dir.join("identity.pem"))?;
