@@ -92,7 +92,11 @@ impl Schedule {
     }
 
     fn end_if_done(&mut self, now: Instant) {
-        if self.pass.as_ref().is_some_and(|pass| pass.groups.is_empty()) {
+        if self
+            .pass
+            .as_ref()
+            .is_some_and(|pass| pass.groups.is_empty())
+        {
             self.pass = None;
             self.next_at = now + self.every;
         }

@@ -16,6 +16,7 @@ use quarry_common::wire::meta::{MetaBody, MetaReply};
 use quarry_common::{Code, Error, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// How often a disk looks for what is to be done.
 const EVERY: Duration = Duration::from_secs(5);
@@ -35,8 +36,14 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// Chunks by pool.
 type Chunks = Vec<(PoolId, ChunkId)>;
 
-/// Collects on one disk for ever. What is begun on the disk when this is dropped is finished.
-pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers, every: Duration) {
+/// Collects on one disk until it is cancelled; what it has begun on the disk then is finished when this returns.
+pub async fn run(
+    node: Arc<Node>,
+    disk: Disk,
+    metaservers: Metaservers,
+    every: Duration,
+    cancel: CancellationToken,
+) {
     let first_at = Instant::now() + every.min(FIRST_WITHIN).mul_f64(rand::random());
     let mut collector = Collector {
         id: disk.identity().disk,
@@ -44,15 +51,26 @@ pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers, every: D
         disk,
         metaservers,
         schedule: Schedule::new(every, first_at),
+        cancel: cancel.clone(),
     };
     let mut logged_at: Option<Instant> = None;
     loop {
-        tokio::time::sleep(EVERY.min(every)).await;
+        let pause = tokio::time::sleep(EVERY.min(every));
+        if cancel.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+        // A disk that failed reads on, and takes no changes.
+        if collector.disk.is_failed() {
+            continue;
+        }
         match collector.round().await {
             Ok(()) => logged_at = None,
-            // Told by the heartbeat as well, if nobody can be reached.
+            Err(error) if error.code == Code::Stopping => {}
             Err(error) if logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) => {
-                tracing::warn!("collection on disk {} was broken off: {error}", collector.id);
+                tracing::warn!(
+                    "collection on disk {} was broken off: {error}",
+                    collector.id
+                );
                 logged_at = Some(Instant::now());
             }
             Err(_) => {}
@@ -66,6 +84,7 @@ struct Collector {
     disk: Disk,
     metaservers: Metaservers,
     schedule: Schedule,
+    cancel: CancellationToken,
 }
 
 impl Collector {
@@ -187,7 +206,10 @@ impl Collector {
 
     /// Asks whichever metaserver leads.
     async fn call(&mut self, body: MetaBody) -> Result<(Chunks, Option<(PoolId, ChunkId)>)> {
-        match self.metaservers.call(body, ANSWER_WAIT).await? {
+        let asking = self.metaservers.call(body, ANSWER_WAIT);
+        let stopping = || Err(Error::new(Code::Stopping, "the dataserver is stopping"));
+        let answer = self.cancel.run_until_cancelled(asking).await;
+        match answer.unwrap_or_else(stopping)? {
             MetaReply::Due { chunks, next } => Ok((chunks, next)),
             MetaReply::Noted => Ok((Chunks::new(), None)),
             _ => Err(Error::malformed("an answer to another question")),

@@ -11,11 +11,10 @@ use super::name::ChunkName;
 use super::segment::SmallWrite;
 use super::segment_format::{BATCHES_AT, RecordHead, SegmentHeader, SegmentId};
 use super::shared::Shared;
-use super::space::Purpose;
 use bytes::Bytes;
+use quarry_common::Result;
 use quarry_common::checksum::Crc;
 use quarry_common::limits::SMALL_CHUNK_LEN_MAX;
-use quarry_common::{Code, Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -50,7 +49,7 @@ impl Disk {
         let Some((segment, live)) = choose(shared, &stuck.0) else {
             return Ok(None);
         };
-        shared.check_space(Purpose::Collection, live)?;
+        shared.check_collect_space(live)?;
         let left = match self.move_live(segment)? {
             true => shared.index.live_in(segment),
             // Its header can not be read: what it holds is for a person to look at.

@@ -10,7 +10,7 @@
 //! | `f` folder (1) pool (2) chunk (8), big-endian | [`Entry::File`] |
 //! | `s` folder (1) pool (2) chunk (8) | [`Entry::Small`] |
 //! | `g` pool (2) order (8) chunk (8) | length, CRC and kind of each of them: [`Brief`] |
-//! | `p` segment (4) | up to where the segment has been read, 8 bytes; written with its entries |
+//! | `p` segment (4) | [`SegmentState`], 8 bytes each, big-endian; written with its entries |
 //!
 //! Files are ordered by folder so that a start compares them with a listing, folder by folder. The order in
 //! `g` is that of the metaserver's `chunks`, the bits of the chunk's hash in reverse: a placement group is one
@@ -20,7 +20,7 @@ use super::entry::Entry;
 use super::health::io_error;
 use super::identity::DiskIdentity;
 use super::name::{ChunkName, orders_of};
-use super::segment_format::SegmentId;
+use super::segment_format::{RecordHead, SegmentId};
 use quarry_common::checksum::Crc;
 use quarry_common::ids::{ChunkId, PgId, PoolId};
 use quarry_common::map::pg_of;
@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The format of keys and values together; another one means: rebuild.
 const FORMAT: u8 = 2;
@@ -62,6 +62,37 @@ pub struct Counts {
     pub len: u64,
 }
 
+/// What is known of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentState {
+    /// Up to where it has been read.
+    pub read_until: u64,
+    /// Bytes of the records in it that entries lead to.
+    pub live: u64,
+}
+
+impl SegmentState {
+    fn encode(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.read_until.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.live.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<SegmentState> {
+        let (read_until, live) = bytes.split_first_chunk()?;
+        Some(SegmentState {
+            read_until: u64::from_be_bytes(*read_until),
+            live: u64::from_be_bytes(live.try_into().ok()?),
+        })
+    }
+}
+
+/// The bytes that a record takes in its segment.
+fn record_len(len: u32) -> u64 {
+    RecordHead::record_len_of(len as usize) as u64
+}
+
 /// The index.
 pub struct Index {
     db: DB,
@@ -70,6 +101,8 @@ pub struct Index {
     mark: PathBuf,
     /// Also the lock of every change: counts are stored with what they count.
     counts: Mutex<Counts>,
+    /// As they are stored; locked after `counts`.
+    segments: Mutex<BTreeMap<SegmentId, SegmentState>>,
 }
 
 fn key(kind: u8, name: ChunkName) -> [u8; 12] {
@@ -157,6 +190,22 @@ fn damaged(error: impl std::fmt::Display) -> Error {
     )
 }
 
+fn read_segments(db: &DB) -> Result<BTreeMap<SegmentId, SegmentState>> {
+    let mut segments = BTreeMap::new();
+    for item in db.iterator(IteratorMode::From(&[POSITION], Direction::Forward)) {
+        let (key, value) = item.map_err(damaged)?;
+        if key.first() != Some(&POSITION) {
+            break;
+        }
+        let segment = key.get(1..).and_then(|id| id.try_into().ok());
+        let (Some(segment), Some(state)) = (segment, SegmentState::decode(&value)) else {
+            return Err(damaged("what it says of a segment is malformed"));
+        };
+        segments.insert(SegmentId(u32::from_be_bytes(segment)), state);
+    }
+    Ok(segments)
+}
+
 /// Where the mark of a damaged index is: beside it.
 fn mark_path(folder: &Path) -> PathBuf {
     folder.with_extension("damaged")
@@ -202,11 +251,13 @@ impl Index {
             Some(bytes) => codec::decode("counts of a disk's index", &bytes).map_err(damaged)?,
             None => Counts::default(),
         };
+        let segments = read_segments(&db)?;
         Ok(Index {
             db,
             write_options,
             mark: mark_path(folder),
             counts: Mutex::new(counts),
+            segments: Mutex::new(segments),
         })
     }
 
@@ -284,25 +335,37 @@ impl Index {
         position: Option<(SegmentId, u64)>,
     ) -> Result<()> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut segments = self.segments_locked();
+        let mut touched = BTreeMap::new();
+        let state_of = |id: &SegmentId| segments.get(id).copied().unwrap_or_default();
         let mut changed = *counts;
         let mut batch = WriteBatch::default();
         for (name, entry) in entries {
             match entry {
                 Entry::File { .. } => changed.files += 1,
-                Entry::Small { .. } => changed.small += 1,
+                Entry::Small { len, segment, .. } => {
+                    changed.small += 1;
+                    let state = touched.entry(*segment).or_insert_with(|| state_of(segment));
+                    state.live += record_len(*len);
+                }
             }
             changed.len += u64::from(entry.len());
             batch.put(key(kind_of(entry), *name), entry.encode());
             batch.put(brief_key(*name), codec::encode(&Brief::of(entry)));
         }
         if let Some((segment, read_until)) = position {
-            batch.put(position_key(segment), read_until.to_be_bytes());
+            let state = touched.entry(segment).or_insert_with(|| state_of(&segment));
+            state.read_until = read_until;
+        }
+        for (segment, state) in &touched {
+            batch.put(position_key(*segment), state.encode());
         }
         batch.put(COUNTS, codec::encode(&changed));
         self.db
             .write_opt(batch, &self.write_options)
             .map_err(|error| self.damaged(error))?;
         *counts = changed;
+        segments.extend(touched);
         Ok(())
     }
 
@@ -312,13 +375,19 @@ impl Index {
         let Some(entry) = self.get(name)? else {
             return Ok(());
         };
+        let mut segments = self.segments_locked();
         let mut changed = *counts;
+        let mut batch = WriteBatch::default();
         match entry {
             Entry::File { .. } => changed.files = changed.files.saturating_sub(1),
-            Entry::Small { .. } => changed.small = changed.small.saturating_sub(1),
+            Entry::Small { len, segment, .. } => {
+                changed.small = changed.small.saturating_sub(1);
+                let state = segments.entry(segment).or_default();
+                state.live = state.live.saturating_sub(record_len(len));
+                batch.put(position_key(segment), state.encode());
+            }
         }
         changed.len = changed.len.saturating_sub(u64::from(entry.len()));
-        let mut batch = WriteBatch::default();
         batch.delete(key(kind_of(&entry), name));
         batch.delete(brief_key(name));
         batch.put(COUNTS, codec::encode(&changed));
@@ -329,28 +398,34 @@ impl Index {
         Ok(())
     }
 
-    /// Up to where each segment has been read.
-    pub fn positions(&self) -> Result<BTreeMap<SegmentId, u64>> {
-        let mut positions = BTreeMap::new();
-        for item in self
-            .db
-            .iterator(IteratorMode::From(&[POSITION], Direction::Forward))
-        {
-            let (key, value) = item.map_err(|error| self.damaged(error))?;
-            let (Some([kind, segment @ ..]), Some(position)) =
-                (key.first_chunk::<5>(), value.first_chunk::<8>())
-            else {
-                return Err(self.damaged("a position is malformed"));
-            };
-            if *kind != POSITION {
-                break;
-            }
-            positions.insert(
-                SegmentId(u32::from_be_bytes(*segment)),
-                u64::from_be_bytes(*position),
-            );
+    fn segments_locked(&self) -> MutexGuard<'_, BTreeMap<SegmentId, SegmentState>> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of each segment.
+    pub fn segments(&self) -> BTreeMap<SegmentId, SegmentState> {
+        self.segments_locked().clone()
+    }
+
+    /// Bytes of the records of a segment that entries lead to.
+    pub fn live_in(&self, segment: SegmentId) -> u64 {
+        let segments = self.segments_locked();
+        segments.get(&segment).map_or(0, |state| state.live)
+    }
+
+    /// Forgets a segment to which no entry leads; durable when it returns, with all that was changed before.
+    pub fn forget_segment(&self, segment: SegmentId) -> Result<()> {
+        let _no_change_meanwhile = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut segments = self.segments_locked();
+        if segments.get(&segment).is_some_and(|state| state.live > 0) {
+            let text = format!("segment {:08x} holds live chunks", segment.0);
+            return Err(Error::bug(text));
         }
-        Ok(positions)
+        self.db
+            .delete_opt(position_key(segment), &self.write_options)
+            .map_err(|error| self.damaged(error))?;
+        segments.remove(&segment);
+        self.flush()
     }
 
     /// The chunks with files in one folder, ordered by name.
@@ -503,10 +578,11 @@ mod tests {
         assert_eq!(index.get(name(9)).unwrap(), Some(small));
         assert_eq!(index.files_in(2).unwrap(), [name(2), name(0x102)]);
         assert_eq!(index.files_in(3).unwrap(), []);
-        assert_eq!(
-            index.positions().unwrap(),
-            BTreeMap::from([(SegmentId(4), 12_288)])
-        );
+        let state = SegmentState {
+            read_until: 12_288,
+            live: 48,
+        };
+        assert_eq!(index.segments(), BTreeMap::from([(SegmentId(4), state)]));
         assert_eq!(
             index.counts(),
             Counts {
@@ -517,6 +593,39 @@ mod tests {
         );
         assert_eq!(index.entries().count(), 3);
         assert!(!index.contains(name(3)).unwrap());
+    }
+
+    #[test]
+    fn what_is_live_in_a_segment_is_counted_and_the_last_one_lets_it_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = |segment| Entry::Small {
+            len: 100,
+            crc: Crc(2),
+            segment: SegmentId(segment),
+            at: 8192,
+        };
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        let entries = [(name(1), small(4)), (name(2), small(4))];
+        index.put_segment(&entries, SegmentId(4), 12_288).unwrap();
+        index.remove(name(1)).unwrap();
+        assert_eq!(index.live_in(SegmentId(4)), 144);
+        assert!(index.forget_segment(SegmentId(4)).is_err());
+        // Moved: out of one and into the other.
+        index.remove(name(2)).unwrap();
+        let entries = [(name(2), small(5))];
+        index.put_segment(&entries, SegmentId(5), 12_288).unwrap();
+        index.forget_segment(SegmentId(4)).unwrap();
+        let expected = BTreeMap::from([(
+            SegmentId(5),
+            SegmentState {
+                read_until: 12_288,
+                live: 144,
+            },
+        )]);
+        assert_eq!(index.segments(), expected);
+        drop(index);
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        assert_eq!(index.segments(), expected, "also after a restart");
     }
 
     #[test]

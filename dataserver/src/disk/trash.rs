@@ -200,7 +200,9 @@ mod tests {
         assert_eq!(left(&trash), "abc");
         let trash = Trash::open(&trash.folder, OpenNumber(2)).unwrap();
         assert!(trash.len() >= 3 * LEN);
-        trash.remove_older(began + Duration::from_secs(3601)).unwrap();
+        trash
+            .remove_older(began + Duration::from_secs(3601))
+            .unwrap();
         assert_eq!(left(&trash), "a");
         trash.remove_older(SystemTime::now()).unwrap();
         assert_eq!((left(&trash).as_str(), trash.len()), ("", 0));
@@ -224,10 +226,15 @@ mod tests {
         trash.free(u64::MAX).unwrap();
         fs::create_dir_all(dir.path().join("index/a")).unwrap();
         fs::write(dir.path().join("index/a/b"), vec![1; LEN as usize]).unwrap();
-        File::open(dir.path().join("index/a/b")).unwrap().sync_all().unwrap();
+        File::open(dir.path().join("index/a/b"))
+            .unwrap()
+            .sync_all()
+            .unwrap();
         trash.put(&dir.path().join("index")).unwrap();
         assert!(trash.len() >= LEN);
-        trash.remove_older(SystemTime::now() + TRASH_AGE_MAX).unwrap();
+        trash
+            .remove_older(SystemTime::now() + TRASH_AGE_MAX)
+            .unwrap();
         assert_eq!(left(&trash), "");
     }
 }

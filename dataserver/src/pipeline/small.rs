@@ -92,8 +92,6 @@ async fn pass_on(
         | DataReply::Data { .. }
         | DataReply::Chunk(_)
         | DataReply::Listed { .. }
-        | DataReply::Pong => {
-            Err(named(Error::malformed("an answer to another question")))
-        }
+        | DataReply::Pong => Err(named(Error::malformed("an answer to another question"))),
     }
 }

@@ -63,17 +63,14 @@ async fn pass(serving: &Serving, swept_at: &mut Epoch) -> Result<()> {
 fn candidates(serving: &Serving, from: Option<(PoolId, ChunkId)>) -> Result<ChunkPage> {
     let view = serving.kv.view();
     let mut page = collect::unreferenced(&*view, from)?;
-    if !page.chunks.is_empty() {
-        let (map, open) = (serving.map(), OpenRanges::load(&*view)?);
-        let mut kept = Vec::new();
-        for (pool, chunk) in page.chunks {
-            let standing = collect::standing(&*view, &map.topology, &open, pool, chunk)?;
-            if standing == Standing::Nobodys {
-                kept.push((pool, chunk));
-            }
+    let (map, open) = (serving.map(), OpenRanges::of(&*view));
+    let mut kept = Vec::new();
+    for (pool, chunk) in page.chunks {
+        if collect::standing(&map.topology, &open, pool, chunk)? == Standing::Nobodys {
+            kept.push((pool, chunk));
         }
-        page.chunks = kept;
     }
+    page.chunks = kept;
     Ok(page)
 }
 
@@ -177,10 +174,10 @@ impl Serving {
         wanted: Standing,
     ) -> Result<Vec<(PoolId, ChunkId)>> {
         let view = self.kv.view();
-        let (map, open) = (self.map(), OpenRanges::load(&*view)?);
+        let (map, open) = (self.map(), OpenRanges::of(&*view));
         let mut found = Vec::new();
         for (pool, chunk) in chunks {
-            if collect::standing(&*view, &map.topology, &open, *pool, *chunk)? == wanted {
+            if collect::standing(&map.topology, &open, *pool, *chunk)? == wanted {
                 found.push((*pool, *chunk));
             }
         }

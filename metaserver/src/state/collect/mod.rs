@@ -22,11 +22,12 @@ use super::records::{ChunkRecord, NumberRecord};
 use super::session::OpenRanges;
 use super::stop::{OpResult, Stop};
 use super::txn::{Txn, load};
-use crate::kv::{Family, KvRead};
+use crate::kv::Family;
 use quarry_common::ids::{ChunkId, DiskId, PoolId};
 use quarry_common::limits::COLLECT_CHUNKS_MAX;
 use quarry_common::map::{Row, Topology, pg_of};
 use quarry_common::{Error, Result};
+use std::collections::BTreeSet;
 
 /// How a chunk stands in the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +45,14 @@ pub enum Standing {
     Nobodys,
 }
 
-/// How a chunk stands. `open` is of the same state.
+/// How a chunk stands in the state of `open`.
 pub fn standing(
-    state: &dyn KvRead,
     topology: &Topology,
-    open: &OpenRanges,
+    open: &OpenRanges<'_>,
     pool: PoolId,
     chunk: ChunkId,
 ) -> Result<Standing> {
+    let state = open.state();
     let next = keys::system(SystemKey::NextChunk(chunk.slot()));
     let next: Option<NumberRecord> = load(state, Family::System, &next)?;
     if chunk.sequence() >= next.unwrap_or_default().0 || !topology.pools.contains_key(&pool) {
@@ -67,7 +68,7 @@ pub fn standing(
     if record.is_some_and(|record| record.references > 0) {
         return Ok(Standing::Referenced);
     }
-    Ok(match open.may_commit(state, pool, chunk)? {
+    Ok(match open.may_commit(pool, chunk)? {
         true => Standing::Open,
         false => Standing::Nobodys,
     })
@@ -77,22 +78,23 @@ pub fn standing(
 /// looked, and are not any more.
 pub fn doom(txn: &mut Txn<'_>, chunks: &[(PoolId, ChunkId)]) -> OpResult<Reply> {
     let topology = map_state::topology(txn)?;
-    // Dooming changes no range.
-    let open = OpenRanges::load(txn.state()).map_err(Stop::Broken)?;
-    let mut doomed = 0;
+    let open = OpenRanges::of(txn.state());
+    let mut nobodys = BTreeSet::new();
     for (pool, chunk) in chunks.iter().take(COLLECT_CHUNKS_MAX) {
-        let standing = standing(txn.state(), &topology, &open, *pool, *chunk);
-        if standing.map_err(Stop::Broken)? != Standing::Nobodys {
-            continue;
+        let standing = standing(&topology, &open, *pool, *chunk);
+        if standing.map_err(Stop::Broken)? == Standing::Nobodys {
+            nobodys.insert((*pool, *chunk));
         }
+    }
+    for (pool, chunk) in &nobodys {
         let record = DoomedRecord {
             at: txn.version(),
             gone_from: Vec::new(),
         };
         txn.put(Family::Doomed, keys::doomed(*pool, *chunk), &record);
         chunks::unlist(txn, *pool, *chunk)?;
-        doomed += 1;
     }
+    let doomed = nobodys.len() as u32;
     count_doomed(txn, i64::from(doomed))?;
     Ok(Reply::Doomed(doomed))
 }

@@ -168,7 +168,13 @@ impl Simulation {
         self.with_client(|this, at| {
             let receipts: Vec<Receipt> = this.clients[at].receipts.values().cloned().collect();
             if let Some(receipt) = receipts.choose(&mut this.random) {
-                this.commit_to_new_file(receipt.clone());
+                let map = this.world.map();
+                let is_old = map.locate(POOL, receipt.chunk).unwrap().1.epoch != receipt.epoch;
+                let done = this.commit_to_new_file(receipt.clone());
+                assert!(
+                    done || is_old,
+                    "a chunk was taken from the live session that has it open"
+                );
             }
         });
     }

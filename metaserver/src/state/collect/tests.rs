@@ -27,8 +27,8 @@ impl World {
     }
 
     pub fn standing(&self, chunk: ChunkId) -> Standing {
-        let open = OpenRanges::load(&*self.kv).unwrap();
-        standing(&*self.kv, &self.map().topology, &open, POOL, chunk).unwrap()
+        let open = OpenRanges::of(&*self.kv);
+        standing(&self.map().topology, &open, POOL, chunk).unwrap()
     }
 
     pub fn members_of(&self, chunk: ChunkId) -> Vec<DiskId> {

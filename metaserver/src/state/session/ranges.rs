@@ -10,6 +10,7 @@ use crate::state::txn::Txn;
 use quarry_common::ids::{ChunkId, PoolId, SessionId};
 use quarry_common::limits::OPEN_REQUESTS_MAX;
 use quarry_common::{Code, Error, Result};
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
 
@@ -74,35 +75,61 @@ fn ranges(state: &dyn KvRead, session: SessionId) -> Result<Vec<(PoolId, ChunkId
 /// What live sessions may still commit: the second of the two reasons that a deletion needs (DESIGN §5.4).
 /// Whether a chunk is in it is a question to one state; a chunk that is not will never be again,
 /// since ids are given out once and marks only rise.
-pub struct OpenRanges(BTreeMap<(PoolId, ChunkId), (SessionId, RangeRecord)>);
+pub struct OpenRanges<'a> {
+    state: &'a dyn KvRead,
+    /// By first chunk; read when it is first needed, one step a session and one a range.
+    ranges: OnceCell<BTreeMap<(PoolId, ChunkId), (SessionId, RangeRecord)>>,
+}
 
-impl OpenRanges {
-    /// Those of all sessions. One step a session and one a range.
-    pub fn load(state: &dyn KvRead) -> Result<OpenRanges> {
-        let mut open = BTreeMap::new();
-        for session in super::all(state)? {
-            for (pool, first, range) in ranges(state, session)? {
-                open.insert((pool, first), (session, range));
-            }
+impl<'a> OpenRanges<'a> {
+    /// Those of all sessions in a state.
+    pub fn of(state: &'a dyn KvRead) -> OpenRanges<'a> {
+        OpenRanges {
+            state,
+            ranges: OnceCell::new(),
         }
-        Ok(OpenRanges(open))
     }
 
-    /// Whether a live session may still commit the chunk. `state` is the one that this was loaded from.
-    pub fn may_commit(&self, state: &dyn KvRead, pool: PoolId, chunk: ChunkId) -> Result<bool> {
-        let below = self.0.range(..=(pool, chunk)).next_back();
+    /// The state.
+    pub fn state(&self) -> &'a dyn KvRead {
+        self.state
+    }
+
+    /// Whether a live session may still commit the chunk.
+    pub fn may_commit(&self, pool: PoolId, chunk: ChunkId) -> Result<bool> {
+        let all = match self.ranges.get() {
+            Some(all) => all,
+            None => {
+                let loaded = self.load()?;
+                self.ranges.get_or_init(|| loaded)
+            }
+        };
+        let below = all.range(..=(pool, chunk)).next_back();
         let Some(((in_pool, first), (session, range))) = below else {
             return Ok(false);
         };
+        if *in_pool != pool {
+            return Ok(false);
+        }
         let at = chunk.0 - first.0;
-        if *in_pool != pool || at >= u64::from(range.count) {
+        if at >= u64::from(range.count) {
             return Ok(false);
         }
         if at >= u64::from(range.marked) {
             return Ok(true);
         }
         let key = keys::session(*session, SessionKey::OpenChunk(pool, chunk));
-        Ok(state.get(Family::Sessions, &key)?.is_some())
+        Ok(self.state.get(Family::Sessions, &key)?.is_some())
+    }
+
+    fn load(&self) -> Result<BTreeMap<(PoolId, ChunkId), (SessionId, RangeRecord)>> {
+        let mut open = BTreeMap::new();
+        for session in super::all(self.state)? {
+            for (pool, first, range) in ranges(self.state, session)? {
+                open.insert((pool, first), (session, range));
+            }
+        }
+        Ok(open)
     }
 }
 
