@@ -55,7 +55,8 @@ impl MetaserverFiles<'_> {
             "dir = \"state\"\n\
              listen = \"{}\"\n\
              advertise = {}\n\
-             # cache_mib = 256\n",
+             # cache_mib = 256\n\
+             # doom_grace_seconds = 300     # data that nothing refers to is deleted after so long\n",
             self.address.listen(),
             quoted(&self.address.text())
         ));

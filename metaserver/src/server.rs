@@ -80,6 +80,7 @@ impl Metaserver {
             identity,
             authority,
             dataservers_wanted,
+            Duration::from_secs(config.doom_grace_seconds),
         ));
         let stop = Stop::new();
         let (leads, mut led) = watch::channel(Lead::No);

@@ -17,6 +17,7 @@ pub struct Processes<'a> {
     dir: PathBuf,
     cable: Option<&'a Cable>,
     running: BTreeMap<String, Child>,
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 impl<'a> Processes<'a> {
@@ -58,6 +59,7 @@ impl<'a> Processes<'a> {
             dir: dir.to_owned(),
             cable,
             running: BTreeMap::new(),
+            settings: Vec::new(),
         })
     }
 
@@ -70,6 +72,11 @@ impl<'a> Processes<'a> {
             .iter()
             .map(|socket| Ok(socket.local_addr()?.to_string()))
             .collect()
+    }
+
+    /// Gives every server that is started from now on a setting, by its environment variable.
+    pub fn set(&mut self, variable: &'static str, value: &'static str) {
+        self.settings.push((variable, value));
     }
 
     /// The folder of a server: `metaserver-1`, `dataserver-2`.
@@ -86,6 +93,7 @@ impl<'a> Processes<'a> {
         let role = server.split('-').next().unwrap_or(server);
         let config = self.folder(server).join(format!("{role}.toml"));
         command.args([role, "run", "--config"]).arg(config);
+        command.envs(self.settings.iter().copied());
         if role == "dataserver" {
             command.args(["--host", server]);
         }

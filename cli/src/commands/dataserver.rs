@@ -21,6 +21,7 @@ pub const KEYS: &[&str] = &[
     "disks",
     "direct_io",
     "replace_disk",
+    "collect_every_seconds",
 ];
 
 /// Run a dataserver: it keeps chunks on disks
@@ -78,6 +79,9 @@ pub struct Run {
         env = "QUARRY_REPLACE_DISK"
     )]
     replace_disk: Vec<PathBuf>,
+    /// How often, in seconds, each disk looks for chunks that the metaserver does not know
+    #[arg(long, value_name = "SECONDS", env = "QUARRY_COLLECT_EVERY_SECONDS")]
+    collect_every_seconds: Option<i64>,
 }
 
 /// Everything that a dataserver is started with.
@@ -119,6 +123,7 @@ impl Run {
         file.set("zone", self.zone.clone());
         file.set("direct_io", self.direct_io);
         server::set_metaservers(&mut file, &self.metaservers);
+        file.set("collect_every_seconds", self.collect_every_seconds);
         let disks = self.disks.iter().map(|path| {
             Ok(Value::Table(
                 [("path".to_owned(), Value::String(server::text(path)?))]

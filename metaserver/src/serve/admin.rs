@@ -101,6 +101,7 @@ impl Serving {
             sessions: totals.sessions,
             orphans: totals.orphans,
             unreferenced_chunks: totals.unreferenced_chunks,
+            doomed_chunks: self.doomed_chunks()?,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Beginning and ceasing to lead. What a leader keeps in memory lives exactly as long as its lead: it begins with
 //! the state, in which everything is that earlier leaders answered, and nothing of it survives.
 
-use super::{Serving, keep_house, keep_members, place};
+use super::{Serving, collect, keep_house, keep_members, place};
 use crate::config::ClusterSeed;
 use crate::controller::Health;
 use crate::raft::not_leader;
@@ -66,6 +66,7 @@ pub async fn lead(
         let part = stop.part();
         part.spawn_cancellable("housekeeping", keep_house(Arc::clone(&serving)));
         part.spawn_cancellable("placement", place(Arc::clone(&serving)));
+        part.spawn_cancellable("collection", collect(Arc::clone(&serving)));
         part.spawn_cancellable("members", keep_members(Arc::clone(&serving)));
         tokio::select! {
             () = stop.stopped() => {}

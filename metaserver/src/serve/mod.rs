@@ -5,6 +5,7 @@
 
 mod admin;
 mod caller;
+mod collect;
 mod connection;
 mod dataservers;
 mod housekeeping;
@@ -14,6 +15,7 @@ mod members;
 mod requests;
 mod sessions;
 
+pub use collect::collect;
 pub use connection::accept_loop;
 pub use housekeeping::{keep_house, place};
 pub use leadership::{Founding, Lead, lead};
@@ -32,7 +34,7 @@ use quarry_common::token::Key;
 use quarry_common::{Error, Result, codec};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// What all requests of a metaserver share.
@@ -45,6 +47,8 @@ pub struct Serving {
     dataservers_wanted: usize,
     /// Whether what follows is there: only while this metaserver leads.
     serving: AtomicBool,
+    /// Disks delete a doomed chunk after this long.
+    doom_grace: Duration,
     /// The map in the state, and the newest key of capabilities; loaded after each change.
     map: RwLock<Arc<ClusterMap>>,
     capability_key: RwLock<Option<Key>>,
@@ -62,6 +66,7 @@ impl Serving {
         identity: Arc<Identity>,
         authority: Authority,
         dataservers_wanted: usize,
+        doom_grace: Duration,
     ) -> Serving {
         Serving {
             consensus,
@@ -70,6 +75,7 @@ impl Serving {
             authority,
             dataservers_wanted,
             serving: AtomicBool::new(false),
+            doom_grace,
             map: RwLock::default(),
             capability_key: RwLock::default(),
             leases: Mutex::new(Leases::new([], Instant::now())),

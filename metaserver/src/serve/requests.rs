@@ -91,6 +91,9 @@ impl Serving {
             MetaBody::Admin(op) => self.admin(peer, op).await.map(MetaReply::Admin),
             MetaBody::Register(registration) => self.register(peer, registration).await,
             MetaBody::Heartbeat(heartbeat) => self.heartbeat(peer, heartbeat).await,
+            MetaBody::Due { disk, from } => self.due(peer, disk, from).await,
+            MetaBody::Gone { disk, chunks } => self.note_gone(peer, disk, chunks).await,
+            MetaBody::Has { disk, chunks } => self.handle_has(peer, disk, chunks).await,
         }
     }
 

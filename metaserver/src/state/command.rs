@@ -104,6 +104,16 @@ pub enum Action {
     RaiseFeatureLevel(u32),
     /// A number for a new metaserver, never given out before. → `Metaserver`
     NumberMetaserver,
+    /// Candidates for deletion: those that nothing refers to and nobody may commit are doomed. → `Doomed`
+    Doom(Vec<(PoolId, ChunkId)>),
+    /// A disk does not have these doomed chunks (any more): what no present member has is forgotten. Without a
+    /// disk they are looked at again, since members changed. → `Forgotten`
+    Gone {
+        /// The disk.
+        disk: Option<DiskId>,
+        /// The chunks.
+        chunks: Vec<(PoolId, ChunkId)>,
+    },
 }
 
 /// What a cluster begins with.
@@ -144,4 +154,8 @@ pub enum Reply {
     },
     /// To `NumberMetaserver`.
     Metaserver(ServerId),
+    /// To `Doom`: how many of them are doomed now that were not.
+    Doomed(u32),
+    /// To `Gone`: how many of them are forgotten.
+    Forgotten(u32),
 }

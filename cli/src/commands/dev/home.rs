@@ -10,6 +10,7 @@ use quarry_client::ClientFile;
 use quarry_common::durable;
 use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_VALID};
 use quarry_common::ids::{ClusterId, ServerId};
+use quarry_common::limits::DOOM_GRACE;
 use quarry_common::wire::meta::User;
 use quarry_dataserver::{DataserverConfig, DiskConfig};
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
@@ -27,6 +28,9 @@ const METASERVERS: u32 = 1;
 
 /// Memory for a metaserver's block cache, in MiB: it shares the machine with everything else.
 const CACHE_MIB: u64 = 128;
+
+/// Its disks are small: they look often for what nobody committed.
+const COLLECT_EVERY_SECONDS: u64 = 60;
 
 /// The directory.
 ///
@@ -331,6 +335,7 @@ impl Home {
             dir,
             metaservers: Vec::new(),
             cache_mib: CACHE_MIB,
+            doom_grace_seconds: DOOM_GRACE.as_secs(),
         };
         Ok((config, identity))
     }
@@ -359,6 +364,7 @@ impl Home {
             disks: disks.collect(),
             direct_io: true,
             replace_disk: Vec::new(),
+            collect_every_seconds: COLLECT_EVERY_SECONDS,
         };
         let name = PeerName::dataserver(authority.cluster(), server);
         let identity = renewed(authority, &name, &dir.join("identity.pem"))?;

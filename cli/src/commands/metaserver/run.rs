@@ -18,6 +18,7 @@ pub const KEYS: &[&str] = &[
     "dir",
     "metaservers",
     "cache_mib",
+    "doom_grace_seconds",
 ];
 
 /// A flag wins over its environment variable, and that over the file. Relative paths in the file
@@ -51,6 +52,9 @@ pub struct Run {
     /// Memory for the state's block cache, in MiB
     #[arg(long, value_name = "MIB", env = "QUARRY_CACHE_MIB")]
     cache_mib: Option<i64>,
+    /// After how many seconds data is deleted that nothing refers to any more
+    #[arg(long, value_name = "SECONDS", env = "QUARRY_DOOM_GRACE_SECONDS")]
+    doom_grace_seconds: Option<i64>,
 }
 
 /// Everything that a metaserver is started with.
@@ -98,6 +102,7 @@ impl Run {
         file.set("advertise", self.advertise.clone());
         file.set("cache_mib", self.cache_mib);
         server::set_metaservers(&mut file, &self.metaservers);
+        file.set("doom_grace_seconds", self.doom_grace_seconds);
         let identity = server::path(&mut file, "identity", &self.identity)?;
         let authority = server::path(&mut file, "authority", &self.authority)?;
         let seed = server::path(&mut file, "seed", &self.seed)?;

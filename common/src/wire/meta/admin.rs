@@ -156,6 +156,8 @@ pub struct DiskReport {
     pub chunks: u64,
     /// Why it does not serve, if it does not.
     pub failed: Option<String>,
+    /// Bytes of `free` that are in its trash.
+    pub trash: u64,
 }
 
 /// The reply to a registration.
@@ -223,6 +225,8 @@ pub struct Status {
     pub orphans: u64,
     /// Chunks that nothing refers to.
     pub unreferenced_chunks: u64,
+    /// Chunks that wait for their deletion on dataservers.
+    pub doomed_chunks: u64,
 }
 
 /// Placement groups of a pool by state.

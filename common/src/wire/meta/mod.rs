@@ -69,6 +69,28 @@ pub enum MetaBody {
     Register(Registration),
     /// From a dataserver. Reply: `Heartbeat`.
     Heartbeat(Heartbeat),
+    /// From a dataserver: which doomed chunks its disk is to delete now. Reply: `Due`.
+    Due {
+        /// The disk.
+        disk: crate::ids::DiskId,
+        /// The `next` of the page before.
+        from: Option<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
+    /// From a dataserver: its disk does not have these doomed chunks, or not any more. Reply: `Noted`.
+    Gone {
+        /// The disk.
+        disk: crate::ids::DiskId,
+        /// The chunks.
+        chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
+    /// From a dataserver: its disk has these chunks, of which some may be nobody's. Reply: `Due`, with those that it
+    /// is to delete now.
+    Has {
+        /// The disk.
+        disk: crate::ids::DiskId,
+        /// The chunks.
+        chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
 }
 
 /// Keeps a session alive.
@@ -120,4 +142,13 @@ pub enum MetaReply {
     Registered(Registered),
     /// To `Heartbeat`.
     Heartbeat(HeartbeatReply),
+    /// To `Gone`.
+    Noted,
+    /// To `Due` and `Has`: what the disk is to delete.
+    Due {
+        /// At most 1,000.
+        chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
+        /// The next page comes after this one, if there is one.
+        next: Option<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
 }
