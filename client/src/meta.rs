@@ -209,7 +209,8 @@ impl MetaLink {
             let is_refused =
                 error.code == Code::Unreachable && attempted_at.elapsed() < REFUSED_WITHIN;
             refused = if is_refused { refused + 1 } else { 0 };
-            let nobody = refused >= self.known.borrow().servers.len() && !self.reached.load(Ordering::Relaxed);
+            let nobody = refused >= self.known.borrow().servers.len()
+                && !self.reached.load(Ordering::Relaxed);
             let until = match nobody {
                 true => deadline.min(asked_at + REFUSED_PATIENCE),
                 false => deadline,

@@ -56,12 +56,18 @@ async fn referenced(client: &Client, dir: &str, found: &mut BTreeSet<ChunkId>) -
 
 /// What a stopped dataserver's disk has.
 fn chunks_of(cluster: &Processes, file: &ClientFile, server: u32) -> Result<BTreeSet<ChunkId>> {
-    let path = cluster.folder(&format!("dataserver-{server}")).join("disk-1");
+    let path = cluster
+        .folder(&format!("dataserver-{server}"))
+        .join("disk-1");
     let disk = Disk::open(&path, file.cluster, DiskOptions::default())?;
     let mut found = BTreeSet::new();
     for item in disk.chunks() {
         let (name, info) = item?;
-        ensure!(info.state == ChunkState::Sealed, "{name} is {:?}", info.state);
+        ensure!(
+            info.state == ChunkState::Sealed,
+            "{name} is {:?}",
+            info.state
+        );
         found.insert(name.chunk);
     }
     Ok(found)
@@ -103,7 +109,12 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
                 _ => vec!["put", "-r", tree, &to],
             };
             let mut command = cluster.quarry(&args);
-            clients.push(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+            clients.push(
+                command
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()?,
+            );
         }
         for mut client in clients {
             if round < 10 {
@@ -113,7 +124,10 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
             killed += u32::from(!client.wait()?.success());
         }
     }
-    ensure!(killed > 8, "only {killed} clients were killed: that tests little");
+    ensure!(
+        killed > 8,
+        "only {killed} clients were killed: that tests little"
+    );
     // Something that stays, whatever the others came to.
     let tree = local(0);
     cluster.ok(["put", "-r", tree.to_str().context("utf-8")?, "/"])?;
@@ -137,9 +151,13 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
             .iter()
             .map(|disk| disk["chunks"].as_u64().unwrap_or(0))
             .sum();
-        let waiting = ["orphans", "unreferenced_chunks", "doomed_chunks"].map(|what| status[what].as_u64());
+        let waiting =
+            ["orphans", "unreferenced_chunks", "doomed_chunks"].map(|what| status[what].as_u64());
         if waiting == [Some(0); 3] && chunks == on_disks {
-            ensure!(status["trash_bytes"].as_u64() > Some(0), "nothing is in the trash");
+            ensure!(
+                status["trash_bytes"].as_u64() > Some(0),
+                "nothing is in the trash"
+            );
             break;
         }
         ensure!(
