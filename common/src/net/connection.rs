@@ -315,6 +315,7 @@ mod tests {
             (4, "ReadChunk"),
             (5, "Raft"),
             (6, "Push"),
+            (7, "RaftSnapshot"),
         ];
         assert_eq!(kinds, pinned.map(|(byte, name)| (byte, name.to_owned())));
         for (code, pinned) in [
