@@ -108,7 +108,10 @@ const END_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs a command that only talks to a cluster. Logs only what a person must see, unless
 /// `QUARRY_LOG` says otherwise.
-fn client(work: impl Future<Output = Result<()>>) -> Result<()> {
+///
+/// # Errors
+/// Those of the command.
+pub fn client(work: impl Future<Output = Result<()>>) -> Result<()> {
     quarry_common::telemetry::init_from(false, tracing::level_filters::LevelFilter::WARN);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,6 +1,8 @@
 //! The `quarry` command: one binary for every role and every tool.
 
 mod account;
+#[cfg(feature = "servers")]
+mod address;
 mod args;
 mod commands;
 mod context;
@@ -13,6 +15,8 @@ mod path;
 mod progress;
 #[cfg(feature = "servers")]
 mod server;
+#[cfg(feature = "servers")]
+mod server_folder;
 mod size;
 mod table;
 mod target;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use toml::Value;
 
 /// Ends when the process is to stop: SIGTERM or Ctrl-C.
 pub type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -52,6 +53,28 @@ pub fn say_ready(what: &str) -> Result<()> {
 pub fn path(file: &mut ConfigFile, key: &str, flag: &Option<PathBuf>) -> Result<Option<PathBuf>> {
     let in_file = file.take_path(key)?;
     Ok(flag.clone().or(in_file))
+}
+
+/// A metaserver as a flag names it: `ID=HOST:PORT`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_metaserver(text: &str) -> Result<(u32, String), String> {
+    let parts = text.split_once('=');
+    let parsed = parts.and_then(|(id, address)| Some((id.parse().ok()?, address.to_owned())));
+    parsed.ok_or_else(|| format!("'{text}' is no metaserver: 1=host:7410 is"))
+}
+
+/// Puts the metaservers of flags, if there are some, over those of the file.
+pub fn set_metaservers(file: &mut ConfigFile, metaservers: &[(u32, String)]) {
+    let known = metaservers.iter().map(|(id, address)| {
+        Value::Array(vec![
+            Value::Integer(i64::from(*id)),
+            Value::String(address.clone()),
+        ])
+    });
+    let known: Vec<Value> = known.collect();
+    file.set("metaservers", (!known.is_empty()).then_some(known));
 }
 
 /// A key that must have a value.

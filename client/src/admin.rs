@@ -3,10 +3,10 @@
 use crate::client::Client;
 use crate::client_file::{ClientFile, MetaAddress};
 use crate::meta::unexpected;
-use quarry_common::error::Result;
-use quarry_common::ids::{PgId, PoolId};
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::{PgId, PoolId, ServerId};
 use quarry_common::wire::meta::admin::AdminReply;
-use quarry_common::wire::meta::{AdminOp, PgStatus, Status, User};
+use quarry_common::wire::meta::{AdminOp, MetaserverStatus, NewMetaserver, PgStatus, Status, User};
 
 impl Client {
     /// Health in one screen.
@@ -67,6 +67,48 @@ impl Client {
                 user: name,
             }),
             _ => Err(unexpected("an identity")),
+        }
+    }
+
+    /// Invites a metaserver that will be reached at that address; what it is started with.
+    ///
+    /// # Errors
+    /// `Exists`: one is there already; `NotPermitted` for anybody but an admin.
+    pub async fn add_metaserver(&self, address: String) -> Result<NewMetaserver> {
+        match self.admin(AdminOp::AddMetaserver(address)).await? {
+            AdminReply::NewMetaserver(new) => Ok(*new),
+            _ => Err(unexpected("a new metaserver")),
+        }
+    }
+
+    /// Removes a metaserver from the cluster.
+    ///
+    /// # Errors
+    /// `NotFound`; `NotPermitted` for anybody but an admin; `Busy`: too few of the others run to go on without it, or
+    /// another change is under way.
+    pub async fn remove_metaserver(&self, id: ServerId) -> Result<()> {
+        if !self.metaservers().await?.iter().any(|there| there.id == id) {
+            let text =
+                format!("there is no metaserver {id}: 'quarry metaserver status' lists them");
+            return Err(Error::new(Code::NotFound, text));
+        }
+        match self.admin(AdminOp::RemoveMetaserver(id)).await {
+            Ok(AdminReply::Done) => Ok(()),
+            Ok(_) => Err(unexpected("that a metaserver is removed")),
+            // A leader that removed itself may not live to say so; the next one does not know it any more.
+            Err(error) if error.code == Code::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All metaservers, and how far each is.
+    ///
+    /// # Errors
+    /// As any call to the metaservers.
+    pub async fn metaservers(&self) -> Result<Vec<MetaserverStatus>> {
+        match self.admin(AdminOp::Metaservers).await? {
+            AdminReply::Metaservers(metaservers) => Ok(metaservers),
+            _ => Err(unexpected("metaservers")),
         }
     }
 

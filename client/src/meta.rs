@@ -4,14 +4,27 @@ use crate::backoff::Backoff;
 use crate::transport::{Peer, Transport};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{Epoch, ServerId, ShardId, Version};
-use quarry_common::wire::meta::{Caller, MetaBody, MetaReply, MetaRequest};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
+use quarry_common::wire::meta::{
+    Caller, MetaAnswer, MetaBody, MetaReply, MetaRequest, leader_named,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long one attempt may take: a leader that was cut off is given up for another after this.
 const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// A leader that has not answered for so long may be gone: the others are asked who leads, and again so often. A
+/// busy one is not left for that, and nothing is sent twice.
+const DOUBT_AFTER: Duration = Duration::from_millis(600);
+const DOUBT_EVERY: Duration = Duration::from_millis(200);
+
+/// How long one that is asked who leads may take.
+const DOUBT_WAIT: Duration = Duration::from_millis(400);
+
+/// The longest pause between rounds: an election takes a second or two, and whoever waits should know soon.
+const PAUSE_MAX: Duration = Duration::from_millis(400);
 
 /// After so long without an answer a person who waits is told why.
 const PATIENCE_SHOWN: Duration = Duration::from_secs(3);
@@ -27,13 +40,48 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 /// The way to the metaservers, shared by everything in a client.
 pub struct MetaLink {
     transport: Arc<dyn Transport>,
-    servers: RwLock<Vec<Peer>>,
-    /// The index of the server that led last.
-    leader: AtomicUsize,
+    known: watch::Sender<Known>,
     /// Any of them has answered anything.
     reached: AtomicBool,
     seen: AtomicU64,
     newest_epoch: watch::Sender<Epoch>,
+}
+
+/// The metaservers that are known, of which one is asked first.
+struct Known {
+    servers: Vec<Peer>,
+    /// The index of the one that led last.
+    leader: usize,
+}
+
+impl Known {
+    fn current(&self) -> &Peer {
+        &self.servers[self.leader]
+    }
+
+    /// Chooses whom to ask after `peer` did not answer as a leader does; false if another call has done so already.
+    fn turn_from(&mut self, peer: &Peer, named: Option<Peer>) -> bool {
+        if self.current() != peer {
+            return false;
+        }
+        self.leader = match named {
+            Some(named) => self.index_of(named),
+            None => (self.leader + 1) % self.servers.len(),
+        };
+        true
+    }
+
+    fn index_of(&mut self, named: Peer) -> usize {
+        let known = |peer: &Peer| peer.server == named.server;
+        match self.servers.iter().position(known) {
+            Some(at) => at,
+            // One that became a metaserver after the client file was written; its certificate shows who it is.
+            None => {
+                self.servers.push(named);
+                self.servers.len() - 1
+            }
+        }
+    }
 }
 
 /// An answer of another kind than the question.
@@ -62,8 +110,7 @@ impl MetaLink {
     pub fn new(transport: Arc<dyn Transport>, servers: Vec<Peer>) -> MetaLink {
         MetaLink {
             transport,
-            servers: RwLock::new(servers),
-            leader: AtomicUsize::new(0),
+            known: watch::Sender::new(Known { servers, leader: 0 }),
             reached: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             newest_epoch: watch::Sender::new(Epoch::ZERO),
@@ -80,28 +127,18 @@ impl MetaLink {
         let known: Vec<Peer> = metaservers
             .map(|(server, address)| Peer { server, address })
             .collect();
-        let mut servers = self.servers.write().expect("nobody panics with this lock");
-        if known.is_empty() || *servers == known {
-            return;
-        }
-        let leader = servers
-            .get(self.leader.load(Ordering::Relaxed))
-            .map(|peer| peer.server);
-        let at = known.iter().position(|peer| Some(peer.server) == leader);
-        *servers = known;
-        self.leader.store(at.unwrap_or(0), Ordering::Relaxed);
-    }
-
-    fn server(&self, at: usize) -> Peer {
-        let servers = self.servers.read().expect("nobody panics with this lock");
-        servers[at % servers.len()].clone()
-    }
-
-    fn count(&self) -> usize {
-        self.servers
-            .read()
-            .expect("nobody panics with this lock")
-            .len()
+        self.known.send_if_modified(|ours| {
+            if known.is_empty() || ours.servers == known {
+                return false;
+            }
+            let leader = ours.current().server;
+            let at = known.iter().position(|peer| peer.server == leader);
+            *ours = Known {
+                servers: known,
+                leader: at.unwrap_or(0),
+            };
+            true
+        });
     }
 
     /// Asks until there is an answer or the deadline has passed. The request is sent unchanged
@@ -136,7 +173,7 @@ impl MetaLink {
             act_as: act_as.cloned(),
             body,
         };
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let mut backoff = Backoff::new(Duration::from_millis(20), PAUSE_MAX);
         let mut tried = 0;
         // Attempts in a row that found nobody at the address.
         let mut refused = 0;
@@ -145,20 +182,18 @@ impl MetaLink {
         loop {
             *unanswered_count = tried;
             request.seen = Version(self.seen.load(Ordering::Relaxed));
-            let at = self.leader.load(Ordering::Relaxed);
-            let peer = self.server(at);
+            let peer = self.known.borrow().current().clone();
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = ATTEMPT.min(left.max(Duration::from_millis(100)));
             let attempted_at = Instant::now();
-            let error = match self.transport.meta(&peer, &request, timeout).await {
+            let answer = tokio::select! {
+                biased;
+                answer = self.transport.meta(&peer, &request, timeout) => answer,
+                leader = self.another_leads(&peer) => Err(left_for(&peer, &leader)),
+            };
+            let error = match answer {
                 Ok(answer) => {
-                    self.reached.store(true, Ordering::Relaxed);
-                    self.seen.fetch_max(answer.version.0, Ordering::Relaxed);
-                    self.newest_epoch.send_if_modified(|newest| {
-                        let newer = answer.epoch > *newest;
-                        *newest = answer.epoch.max(*newest);
-                        newer
-                    });
+                    self.note(&answer);
                     match answer.result {
                         Ok(reply) => return Ok(reply),
                         Err(error) => error,
@@ -174,7 +209,8 @@ impl MetaLink {
             let is_refused =
                 error.code == Code::Unreachable && attempted_at.elapsed() < REFUSED_WITHIN;
             refused = if is_refused { refused + 1 } else { 0 };
-            let nobody = refused >= self.count() && !self.reached.load(Ordering::Relaxed);
+            let nobody = refused >= self.known.borrow().servers.len()
+                && !self.reached.load(Ordering::Relaxed);
             let until = match nobody {
                 true => deadline.min(asked_at + REFUSED_PATIENCE),
                 false => deadline,
@@ -185,7 +221,7 @@ impl MetaLink {
                 tracing::warn!("no metaserver answers yet ({error}); trying for {seconds} s");
             }
             if error.code != Code::Overloaded {
-                self.turn_from(at, &error);
+                self.turn_from(&peer, named(&error));
             }
             if Instant::now() >= until {
                 let code = if matches!(request.body, MetaBody::Mutate { .. }) {
@@ -204,43 +240,121 @@ impl MetaLink {
                 return Err(Error::new(code, text));
             }
             // All servers are asked once before anybody waits; then an election gets its time.
-            if tried % self.count() == 0 || error.code == Code::Overloaded {
+            if tried % self.known.borrow().servers.len() == 0 || error.code == Code::Overloaded {
                 backoff.wait(deadline).await;
             }
         }
     }
 
-    /// Chooses the server to ask next, unless another call has already done so.
-    fn turn_from(&self, at: usize, error: &Error) {
-        let servers = self.servers.read().expect("nobody panics with this lock");
-        let named = (error.code == Code::NotLeader)
-            .then(|| leader_named(&error.text))
-            .flatten();
-        let next = named
-            .and_then(|leader| servers.iter().position(|peer| peer.server == leader))
-            .unwrap_or((at + 1) % servers.len());
-        // A failure only means that another call was quicker.
-        let _ = self
-            .leader
-            .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    fn note(&self, answer: &MetaAnswer) {
+        self.reached.store(true, Ordering::Relaxed);
+        self.seen.fetch_max(answer.version.0, Ordering::Relaxed);
+        self.newest_epoch.send_if_modified(|newest| {
+            let newer = answer.epoch > *newest;
+            *newest = answer.epoch.max(*newest);
+            newer
+        });
+    }
+
+    fn turn_from(&self, peer: &Peer, named: Option<Peer>) {
+        self.known
+            .send_if_modified(|known| known.turn_from(peer, named));
+    }
+
+    /// Returns whom to ask instead of one that is slow to answer: when another call has turned away from it, or when
+    /// the others say that it does not lead. Cancel-safe.
+    async fn another_leads(&self, peer: &Peer) -> Peer {
+        let mut known = self.known.subscribe();
+        let turned = async {
+            let turned = known.wait_for(|known| known.current() != peer).await;
+            match turned.map(|known| known.current().clone()) {
+                Ok(leader) => leader,
+                // This link is its sender.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            leader = turned => leader,
+            leader = self.doubt(peer) => {
+                self.turn_from(peer, Some(leader.clone()));
+                leader
+            }
+        }
+    }
+
+    /// Asks the others who leads, until they name another one.
+    async fn doubt(&self, peer: &Peer) -> Peer {
+        tokio::time::sleep(DOUBT_AFTER).await;
+        loop {
+            let servers = self.known.borrow().servers.clone();
+            for other in servers
+                .into_iter()
+                .filter(|other| other.server != peer.server)
+            {
+                let request = MetaRequest {
+                    shard: ShardId::FIRST,
+                    seen: Version(0),
+                    act_as: None,
+                    // What only a leader answers, and shortly.
+                    body: MetaBody::Map {
+                        since: *self.newest_epoch.borrow(),
+                        from: None,
+                    },
+                };
+                match self.transport.meta(&other, &request, DOUBT_WAIT).await {
+                    Ok(MetaAnswer { result: Ok(_), .. }) => return other,
+                    Ok(MetaAnswer {
+                        result: Err(error), ..
+                    }) => match named(&error) {
+                        Some(named) if named.server != peer.server => return named,
+                        Some(_) | None => {}
+                    },
+                    Err(_) => {}
+                }
+            }
+            tokio::time::sleep(DOUBT_EVERY).await;
+        }
     }
 }
 
-/// The leader that a `NotLeader` text names: its last number after the word "metaserver".
-fn leader_named(text: &str) -> Option<ServerId> {
-    let (_, after) = text.rsplit_once("metaserver ")?;
-    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
-    digits.parse().ok().map(ServerId)
+fn left_for(peer: &Peer, leader: &Peer) -> Error {
+    let text = format!(
+        "metaserver {} at {} was left without an answer, since metaserver {} leads",
+        peer.server, peer.address, leader.server
+    );
+    Error::new(Code::Disconnected, text)
+}
+
+/// The leader that an error names.
+fn named(error: &Error) -> Option<Peer> {
+    let (server, address) = leader_named(error)?;
+    let address = address.to_owned();
+    Some(Peer { server, address })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn peer(server: u32) -> Peer {
+        Peer {
+            server: ServerId(server),
+            address: format!("meta-{server}:7410"),
+        }
+    }
+
     #[test]
-    fn the_leader_is_read_from_the_text() {
-        let text = "metaserver 2 does not lead: ask metaserver 13";
-        assert_eq!(leader_named(text), Some(ServerId(13)));
-        assert_eq!(leader_named("nobody leads now"), None);
+    fn the_first_of_many_calls_turns_to_the_leader_that_was_named() {
+        let mut known = Known {
+            servers: vec![peer(1), peer(2), peer(3)],
+            leader: 0,
+        };
+        assert!(known.turn_from(&peer(1), Some(peer(3))));
+        assert_eq!(known.current(), &peer(3));
+        assert!(!known.turn_from(&peer(1), Some(peer(2))), "old news");
+        assert!(known.turn_from(&peer(3), None));
+        assert_eq!(known.current(), &peer(1), "nobody was named: the next one");
+        assert!(known.turn_from(&peer(1), Some(peer(4))));
+        assert_eq!(known.current(), &peer(4), "one that was not known");
     }
 }

@@ -63,8 +63,8 @@ pub const GROUPS_MAX: usize = 65_536;
 /// One entry of the Raft log.
 pub const RAFT_ENTRY_LEN_MAX: usize = 4 << 20;
 
-/// One message on a request stream, either way.
-pub const MESSAGE_LEN_MAX: usize = 4 << 20;
+/// One message on a request stream, either way: an entry of the Raft log with its head fits.
+pub const MESSAGE_LEN_MAX: usize = RAFT_ENTRY_LEN_MAX + (64 << 10);
 
 /// A mutating request: fits a Raft entry with room for what the leader adds.
 pub const MUTATION_LEN_MAX: usize = 2 << 20;
@@ -84,6 +84,9 @@ pub const REPLICAS_MAX: usize = 8;
 /// Placement groups of one pool: rows are fetched whole by a new client (1 M × 40 B).
 pub const PG_COUNT_MAX: u32 = 1 << 20;
 
+/// Chunks in one request, reply or command of collection: some milliseconds of looking each up.
+pub const COLLECT_CHUNKS_MAX: usize = 1_000;
+
 /// A session that was not renewed for this long is ended by the leader.
 pub const SESSION_LEASE: Duration = Duration::from_secs(60);
 
@@ -98,6 +101,10 @@ pub const DOWN_AFTER: Duration = Duration::from_secs(5);
 
 /// A dataserver that has not reached the metaservers for this long refuses writes (DESIGN §4.2.7).
 pub const WRITE_LEASE: Duration = Duration::from_secs(4);
+
+/// Disks delete a doomed chunk this long after it was doomed: whoever found its extents before is done
+/// with it, or finds out that the file is gone (DESIGN §5.4).
+pub const DOOM_GRACE: Duration = Duration::from_secs(300);
 
 /// A capability for an id range lives this long; ranges are renewed before.
 pub const CAPABILITY_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -129,13 +136,16 @@ const _: () = {
     );
     assert!(INLINE_LEN_MAX < SMALL_CHUNK_LEN_MAX);
     assert!(MUTATION_LEN_MAX * 2 <= RAFT_ENTRY_LEN_MAX);
-    assert!(RAFT_ENTRY_LEN_MAX <= MESSAGE_LEN_MAX);
     assert!(XATTR_LEN_MAX * 2 < MUTATION_LEN_MAX);
     assert!(PAGE_ENTRIES_MAX * (NAME_LEN_MAX + 256) < MESSAGE_LEN_MAX);
     assert!(SESSION_RENEW_EVERY.as_secs() * 3 < SESSION_LEASE.as_secs());
     assert!(
         WRITE_LEASE.as_secs() < DOWN_AFTER.as_secs(),
         "the lease ends before the substitute starts"
+    );
+    assert!(
+        DOOM_GRACE.as_secs() > 2 * SESSION_LEASE.as_secs(),
+        "longer than any lease"
     );
     assert!(HEARTBEAT_EVERY.as_secs() * 2 < WRITE_LEASE.as_secs());
     assert!(

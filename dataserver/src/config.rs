@@ -48,6 +48,9 @@ pub struct DataserverConfig {
     /// Paths whose former disk is gone for good: the empty directory there becomes a new disk.
     #[serde(default)]
     pub replace_disk: Vec<PathBuf>,
+    /// Each disk looks this often for chunks that the metaserver does not know.
+    #[serde(default = "default_collect_every_seconds")]
+    pub collect_every_seconds: u64,
 }
 
 /// One data directory.
@@ -60,6 +63,11 @@ pub struct DiskConfig {
 
 fn default_listen() -> SocketAddr {
     (std::net::Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into()
+}
+
+/// Writes that were never committed are rare: a client died.
+fn default_collect_every_seconds() -> u64 {
+    3_600
 }
 
 fn yes() -> bool {
@@ -131,6 +139,7 @@ mod tests {
             disks: vec![DiskConfig { path: "/d".into() }],
             direct_io: true,
             replace_disk: Vec::new(),
+            collect_every_seconds: default_collect_every_seconds(),
         }
     }
 

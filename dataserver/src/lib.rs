@@ -1,6 +1,7 @@
 //! The dataserver: disks, the chunk store, the write pipeline, reads.
 
 pub mod caller;
+mod collect;
 pub mod config;
 pub mod dial;
 pub mod disk;

@@ -4,18 +4,21 @@ use crate::dial::Dial;
 use bytes::Bytes;
 use quarry_common::identity::PeerName;
 use quarry_common::ids::{ClusterId, ServerId, ShardId, Version};
-use quarry_common::wire::meta::{MetaAnswer, MetaBody, MetaReply, MetaRequest};
+use quarry_common::wire::meta::{MetaAnswer, MetaBody, MetaReply, MetaRequest, leader_named};
 use quarry_common::{Code, Error, Kind, Result, codec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Requests to whichever metaserver leads: stays with the one that answered last.
+#[derive(Clone)]
 pub struct Metaservers {
     dial: Dial,
     cluster: ClusterId,
     addresses: BTreeMap<ServerId, String>,
     /// The one that is asked first.
     current: Option<ServerId>,
+    /// Those that did not answer when they were last asked: asked after the others, since each costs the wait.
+    silent: BTreeSet<ServerId>,
 }
 
 impl Metaservers {
@@ -30,6 +33,7 @@ impl Metaservers {
             cluster,
             addresses: addresses.into_iter().collect(),
             current: None,
+            silent: BTreeSet::new(),
         }
     }
 
@@ -48,7 +52,7 @@ impl Metaservers {
         named.collect::<Vec<_>>().join(", ")
     }
 
-    /// Asks the one that answered last, and then each of the others until one leads.
+    /// Asks the one that answered last, and then whom it names and each of the others until one leads.
     ///
     /// # Errors
     /// What the leader says; the last failure if none was reached: `Unreachable`, `Disconnected`, `NotLeader`.
@@ -60,15 +64,29 @@ impl Metaservers {
             body,
         }));
         let mut order: Vec<ServerId> = self.addresses.keys().copied().collect();
-        order.sort_by_key(|id| Some(*id) != self.current);
+        // The last one is asked first.
+        order.sort_by_key(|id| (Some(*id) == self.current, !self.silent.contains(id)));
         let mut last = Error::new(Code::Unreachable, "no metaserver is known");
-        for id in order {
+        while let Some(id) = order.pop() {
             match self.ask(id, &request, wait).await {
                 Err(error) if is_elsewhere(&error) => {
+                    match error.code {
+                        Code::NotLeader => self.silent.remove(&id),
+                        _ => self.silent.insert(id),
+                    };
+                    // Not one that was silent: the others may not know yet that it is gone.
+                    if let Some((leader, _)) = leader_named(&error)
+                        && !self.silent.contains(&leader)
+                        && let Some(at) = order.iter().position(|other| *other == leader)
+                    {
+                        order.remove(at);
+                        order.push(leader);
+                    }
                     last = error.context(format_args!("metaserver {id}"));
                 }
                 settled => {
                     self.current = Some(id);
+                    self.silent.remove(&id);
                     return settled;
                 }
             }

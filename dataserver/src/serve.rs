@@ -48,7 +48,10 @@ pub async fn connection(node: Arc<Node>, connection: Connection, tasks: TaskTrac
             StreamType::ReadChunk => {
                 tasks.spawn(async move { read_chunk(&node, caller, send, recv).await });
             }
-            StreamType::MetaRequests | StreamType::Raft | StreamType::Push => {
+            StreamType::MetaRequests
+            | StreamType::Raft
+            | StreamType::RaftSnapshot
+            | StreamType::Push => {
                 tracing::warn!(
                     "{} opened a {kind:?} stream, which a dataserver does not serve",
                     connection.peer()

@@ -1,5 +1,6 @@
 //! The life of a dataserver: look, open, register, serve, stop.
 
+use crate::collect;
 use crate::config::DataserverConfig;
 use crate::dial::Dial;
 use crate::disk::Disk;
@@ -84,6 +85,12 @@ impl Dataserver {
         let node = Arc::new(Node::new(name.cluster, membership, disks, dial, files));
 
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let every = Duration::from_secs(config.collect_every_seconds.max(1));
+        for disk in node.disks.all() {
+            let (node, disk) = (Arc::clone(&node), disk.clone());
+            let asked = metaservers.clone();
+            tasks.spawn(collect::run(node, disk, asked, every, cancel.clone()));
+        }
         let beats = heartbeat::run(Arc::clone(&node), metaservers);
         let ends = cancel.clone();
         tasks.spawn(async move { ends.run_until_cancelled(beats).await });

@@ -38,7 +38,8 @@ async fn main() -> Result<()> {
     let kv = Arc::new(Rocks::open(&dir.join("state"), RocksOptions::default())?);
     let options = RaftOptions::new(&dir, ServerId(1), ShardId::FIRST);
     let raft = Arc::new(Raft::start(options, kv, Arc::new(Trivial)).await?);
-    raft.init("127.0.0.1:1").await?;
+    raft.init(&[(ServerId(1), "127.0.0.1:1".to_owned())])
+        .await?;
     raft.wait_until_leading(Duration::from_secs(10)).await?;
 
     let next = Arc::new(AtomicU64::new(0));

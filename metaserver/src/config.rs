@@ -1,7 +1,7 @@
 //! How a metaserver is set up: what stands in its TOML file, and what a new cluster begins with.
 
 use quarry_common::ids::{ClusterId, PoolId, ServerId};
-use quarry_common::limits::CHUNK_LEN_MAX;
+use quarry_common::limits::{CHUNK_LEN_MAX, DOOM_GRACE};
 use quarry_common::map::{FailureDomain, Pool, Redundancy};
 use quarry_common::wire::meta::User;
 use serde::{Deserialize, Serialize};
@@ -20,9 +20,21 @@ pub struct MetaserverConfig {
     pub advertise: Option<String>,
     /// Its directory: state, log, snapshots.
     pub dir: PathBuf,
+    /// The cluster's metaservers when this one was made by 'quarry metaserver add': whom it hears until it
+    /// has the state from them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metaservers: Vec<(ServerId, String)>,
     /// Memory for the state's block cache, in MiB.
     #[serde(default = "default_cache_mib")]
     pub cache_mib: u64,
+    /// Data that nothing refers to any more is deleted after so many seconds: readers that found it before have
+    /// as long to finish.
+    #[serde(default = "default_doom_grace_seconds")]
+    pub doom_grace_seconds: u64,
+}
+
+fn default_doom_grace_seconds() -> u64 {
+    DOOM_GRACE.as_secs()
 }
 
 fn default_cache_mib() -> u64 {

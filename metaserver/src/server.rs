@@ -2,23 +2,25 @@
 
 use crate::config::{ClusterSeed, MetaserverConfig};
 use crate::kv::{Kv, Rocks, RocksOptions};
-use crate::raft::{Consensus, Raft, RaftOptions};
-use crate::serve::{Serving, accept_loop, keep_house, place};
+use crate::raft::{Consensus, Network, Raft, RaftOptions};
+use crate::serve::{Founding, Lead, Serving, accept_loop, lead};
 use crate::state::apply::Machine;
-use crate::state::command::{Action, Bootstrap};
 use quarry_common::identity::{Authority, Identity, Role};
-use quarry_common::ids::{KeyNumber, ServerId, ShardId};
+use quarry_common::ids::{ServerId, ShardId};
 use quarry_common::net::Endpoint;
 use quarry_common::task::Stop;
-use quarry_common::token::Key;
 use quarry_common::{Code, Error, Result};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Replaying what a crash left in the log takes seconds; this is for a slow disk.
 const LEADING_WITHIN: Duration = Duration::from_secs(120);
+
+/// How often a metaserver that has moved tells the others.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 /// A running metaserver.
 pub struct Metaserver {
@@ -28,7 +30,8 @@ pub struct Metaserver {
 }
 
 impl Metaserver {
-    /// Starts a metaserver on its state. A new one begins with `seed`.
+    /// Starts a metaserver on its state, and returns when it serves: a group of one when it leads, others when they
+    /// take part. A new cluster begins with `seed`.
     ///
     /// # Errors
     /// `Configuration` for what an operator can mend: the port, the directory, the identity.
@@ -39,6 +42,7 @@ impl Metaserver {
         seed: Option<ClusterSeed>,
     ) -> Result<Metaserver> {
         let server = check_identity(&identity, &authority)?;
+        check_seed(&identity, seed.as_ref())?;
         create_directory(&config.dir)?;
         // The port first: a second metaserver on the same directory must not come near the state.
         let endpoint = Endpoint::server(Arc::clone(&identity), config.listen, |_, _| true)?;
@@ -52,47 +56,57 @@ impl Metaserver {
             ..RocksOptions::default()
         };
         let kv: Arc<dyn Kv> = Arc::new(Rocks::open(&config.dir.join("state"), options)?);
-        let options = RaftOptions::new(&config.dir, server, ShardId::FIRST);
+        let founders = seed.iter().flat_map(|seed| seed.metaservers.clone());
+        let options = RaftOptions {
+            network: Network::over(endpoint.clone()),
+            told_of: founders.chain(config.metaservers).collect(),
+            ..RaftOptions::new(&config.dir, server, ShardId::FIRST)
+        };
+        let told_of = options.told_of.len();
         let raft = Arc::new(Raft::start(options, Arc::clone(&kv), Arc::new(Machine::new())).await?);
         let dataservers_wanted = seed.as_ref().map_or(0, |seed| seed.dataservers as usize);
         if !raft.is_initialised().await? {
-            let Some(seed) = &seed else {
-                return Err(no_seed(&config.dir));
-            };
-            if seed.cluster != identity.name().cluster {
-                let text = format!(
-                    "the certificate is of cluster {}, the seed of cluster {}: they must come from one 'quarry cluster init'",
-                    identity.name().cluster,
-                    seed.cluster
-                );
-                return Err(Error::new(Code::Configuration, text));
+            match &seed {
+                Some(seed) => found(&raft, server, &address, seed).await?,
+                None if told_of > 0 => tracing::info!("waiting for the metaservers to call"),
+                None => return Err(no_seed(&config.dir)),
             }
-            raft.init(&address).await?;
         }
-        raft.wait_until_leading(LEADING_WITHIN).await?;
 
         let consensus: Arc<dyn Consensus> = Arc::clone(&raft) as Arc<dyn Consensus>;
         let serving = Arc::new(Serving::new(
-            consensus,
+            Arc::clone(&consensus),
             kv,
             identity,
             authority,
             dataservers_wanted,
-        )?);
-        begin(&serving, seed, server, address).await?;
-
+            Duration::from_secs(config.doom_grace_seconds),
+        ));
         let stop = Stop::new();
-        stop.spawn_cancellable("housekeeping", keep_house(Arc::clone(&serving)));
-        stop.spawn_cancellable("placement", place(Arc::clone(&serving)));
-        stop.spawn_cancellable(
-            "accept",
-            accept_loop(serving, endpoint.clone(), stop.clone()),
+        let (leads, mut led) = watch::channel(Lead::No);
+        let founding = Founding {
+            seed,
+            address: address.clone(),
+        };
+        stop.spawn(
+            "leading",
+            lead(Arc::clone(&serving), founding, leads, stop.clone()),
         );
-        Ok(Metaserver {
+        stop.spawn_cancellable("announcing", announce(Arc::clone(&consensus), address));
+        let accepting = accept_loop(serving, Arc::clone(&raft), endpoint.clone(), stop.clone());
+        stop.spawn_cancellable("accept", accepting);
+        let metaserver = Metaserver {
             endpoint,
             raft,
             stop,
-        })
+        };
+        if metaserver.raft.is_sole_voter().await?
+            && let Err(error) = wait_until_leading(&mut led).await
+        {
+            metaserver.stop().await?;
+            return Err(error);
+        }
+        Ok(metaserver)
     }
 
     /// Where it listens.
@@ -108,32 +122,71 @@ impl Metaserver {
     }
 }
 
-/// The first command of a new cluster; a known one is told where its metaserver is now.
-async fn begin(
-    serving: &Serving,
-    seed: Option<ClusterSeed>,
-    server: ServerId,
-    address: String,
-) -> Result<()> {
-    let map = serving.map();
-    if let (0, Some(seed)) = (map.topology.pools.len(), seed) {
-        let bootstrap = Bootstrap {
-            cluster: seed.cluster,
-            metaservers: vec![(server, address)],
-            pool: seed.pool(),
-            capability_key: Key {
-                number: KeyNumber(1),
-                secret: rand::random(),
-            },
-            users: seed.users,
-        };
-        serving.change_map(Action::Bootstrap(bootstrap)).await?;
-    } else if map.topology.metaservers.get(&server) != Some(&address) {
-        serving
-            .change_map(Action::SetMetaservers(vec![(server, address)]))
-            .await?;
+async fn wait_until_leading(led: &mut watch::Receiver<Lead>) -> Result<()> {
+    let settled = led.wait_for(|lead| *lead != Lead::No);
+    match tokio::time::timeout(LEADING_WITHIN, settled).await {
+        Ok(Ok(lead)) => match &*lead {
+            Lead::Failed(error) => Err(error.clone()),
+            Lead::No | Lead::Yes => Ok(()),
+        },
+        Ok(Err(_)) | Err(_) => Err(Error::new(
+            Code::Unreachable,
+            format!("this metaserver does not lead after {LEADING_WITHIN:?}: look into its log"),
+        )),
     }
-    Ok(())
+}
+
+/// Begins the group of a new cluster, if it is this metaserver that does: the first of the seed. The others wait to
+/// be called.
+async fn found(raft: &Raft, server: ServerId, address: &str, seed: &ClusterSeed) -> Result<()> {
+    let wrong = |text: String| Err(Error::new(Code::Configuration, text));
+    if !seed.metaservers.iter().any(|(id, _)| *id == server) {
+        return wrong(format!(
+            "metaserver {server} is not one of those that the seed names: use the folder that 'quarry cluster init' made for it"
+        ));
+    }
+    if seed.metaservers.iter().map(|(id, _)| *id).min() != Some(server) {
+        tracing::info!("waiting for the first metaserver to call");
+        return Ok(());
+    }
+    if let Some(other) = raft.find_group().await {
+        return wrong(format!(
+            "this metaserver's directory is empty, and metaserver {other} is in a group already: if this one lost its \
+             state, remove it with 'quarry metaserver remove {server}' and make a new one with 'quarry metaserver add'"
+        ));
+    }
+    let members = seed.metaservers.iter().map(|(id, at)| match *id == server {
+        true => (*id, address.to_owned()),
+        false => (*id, at.clone()),
+    });
+    raft.init(&members.collect::<Vec<_>>()).await
+}
+
+/// Tells the other metaservers where this one is reached, until they know.
+async fn announce(consensus: Arc<dyn Consensus>, address: String) {
+    loop {
+        match consensus.announce(&address).await {
+            Ok(()) => tokio::time::sleep(10 * ANNOUNCE_EVERY).await,
+            Err(error) => {
+                tracing::info!(%error, "the other metaservers do not know this one's address yet");
+                tokio::time::sleep(ANNOUNCE_EVERY).await;
+            }
+        }
+    }
+}
+
+fn check_seed(identity: &Identity, seed: Option<&ClusterSeed>) -> Result<()> {
+    match seed {
+        Some(seed) if seed.cluster != identity.name().cluster => {
+            let text = format!(
+                "the certificate is of cluster {}, the seed of cluster {}: they must come from one 'quarry cluster init'",
+                identity.name().cluster,
+                seed.cluster
+            );
+            Err(Error::new(Code::Configuration, text))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_identity(identity: &Identity, authority: &Authority) -> Result<ServerId> {

@@ -318,6 +318,7 @@ fn state_keys() -> Decoder {
                 keys::parse_doomed(bytes).is_ok(),
                 keys::parse_orphan(bytes).is_ok(),
                 keys::parse_trimmed(bytes).is_ok(),
+                keys::parse_unreferenced(bytes).is_ok(),
             ]
             .contains(&true)
         }),

@@ -1,4 +1,4 @@
-//! A cluster of several processes, as `quarry cluster init` makes it: one metaserver and some
+//! A cluster of several processes, as `quarry cluster init` makes it: one metaserver or several and some
 //! dataservers, each with its folder and its configuration file.
 
 use crate::cluster::start_and_wait;
@@ -17,6 +17,7 @@ pub struct Processes<'a> {
     dir: PathBuf,
     cable: Option<&'a Cable>,
     running: BTreeMap<String, Child>,
+    settings: Vec<(&'static str, &'static str)>,
 }
 
 impl<'a> Processes<'a> {
@@ -33,12 +34,23 @@ impl<'a> Processes<'a> {
         cable: Option<&'a Cable>,
         more: &[&str],
     ) -> Result<Self> {
-        let (metaserver, dataservers) = addresses.split_first().context("no addresses")?;
+        let (metaserver, dataservers) = addresses.split_at(1.min(addresses.len()));
+        Processes::init_several(dir, metaserver, dataservers, cable, more)
+    }
+
+    /// The same with these metaservers and dataservers.
+    pub fn init_several(
+        dir: &Path,
+        metaservers: &[String],
+        dataservers: &[String],
+        cable: Option<&'a Cable>,
+        more: &[&str],
+    ) -> Result<Self> {
         let mut init = Command::new(quarry());
-        init.args(["cluster", "init"])
-            .arg(dir)
-            .args(["--metaserver", metaserver])
-            .args(more);
+        init.args(["cluster", "init"]).arg(dir).args(more);
+        for address in metaservers {
+            init.args(["--metaserver", address]);
+        }
         for address in dataservers {
             init.args(["--dataserver", address]);
         }
@@ -47,6 +59,7 @@ impl<'a> Processes<'a> {
             dir: dir.to_owned(),
             cable,
             running: BTreeMap::new(),
+            settings: Vec::new(),
         })
     }
 
@@ -59,6 +72,11 @@ impl<'a> Processes<'a> {
             .iter()
             .map(|socket| Ok(socket.local_addr()?.to_string()))
             .collect()
+    }
+
+    /// Gives every server that is started from now on a setting, by its environment variable.
+    pub fn set(&mut self, variable: &'static str, value: &'static str) {
+        self.settings.push((variable, value));
     }
 
     /// The folder of a server: `metaserver-1`, `dataserver-2`.
@@ -75,6 +93,7 @@ impl<'a> Processes<'a> {
         let role = server.split('-').next().unwrap_or(server);
         let config = self.folder(server).join(format!("{role}.toml"));
         command.args([role, "run", "--config"]).arg(config);
+        command.envs(self.settings.iter().copied());
         if role == "dataserver" {
             command.args(["--host", server]);
         }
@@ -101,6 +120,11 @@ impl<'a> Processes<'a> {
         process.kill()?;
         process.wait()?;
         Ok(())
+    }
+
+    /// The servers that run.
+    pub fn running(&self) -> Vec<String> {
+        self.running.keys().cloned().collect()
     }
 
     /// The admin's client file.

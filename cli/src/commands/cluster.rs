@@ -1,21 +1,20 @@
 //! `quarry cluster`.
 
 use crate::account;
+use crate::address::{Address, DATASERVER_PORT, METASERVER_PORT};
 use crate::context::Context;
 use crate::failure::Misuse;
 use crate::founding;
-use anyhow::{Context as _, Result, bail};
+use crate::server_folder::{
+    MetaserverFiles, make_empty, make_private, metaservers_toml, quoted, write,
+};
+use anyhow::{Result, bail};
 use clap::Subcommand;
-use quarry_common::durable;
-use quarry_common::identity::{Authority, PeerName};
+use quarry_common::identity::{Authority, PeerName, SERVER_VALID};
 use quarry_common::ids::ServerId;
 use quarry_metaserver::ClusterSeed;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-
-/// The ports that servers listen on unless said otherwise (DESIGN §7).
-const METASERVER_PORT: u16 = 7410;
-const DATASERVER_PORT: u16 = 7420;
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 /// Clusters of several processes or machines
 #[derive(Debug, clap::Args)]
@@ -30,7 +29,7 @@ enum Action {
     ///
     /// DIR gets a folder for each server and the admin's client file. Copy each server's folder to
     /// its machine, adapt its TOML file, and run there 'quarry metaserver run --config
-    /// metaserver.toml' or 'quarry dataserver run --config dataserver.toml'. The metaserver's folder
+    /// metaserver.toml' or 'quarry dataserver run --config dataserver.toml'. A metaserver's folder
     /// holds the key of the cluster's authority: guard it.
     Init(Init),
 }
@@ -39,7 +38,9 @@ enum Action {
 struct Init {
     /// A directory that is not there yet, or is empty
     dir: PathBuf,
-    /// Where the metaserver will be reached (one, for now); the port is 7410 if left out
+    /// Where a metaserver will be reached, once for each; the port is 7410 if left out
+    ///
+    /// With three the cluster survives the loss of one, with five of two. One is enough for trying.
     #[arg(long = "metaserver", required = true, value_name = "HOST:PORT")]
     metaservers: Vec<String>,
     /// How many dataservers there will be
@@ -75,9 +76,7 @@ impl Cluster {
 
 impl Init {
     fn run(&self, context: &Context) -> Result<()> {
-        let [metaserver] = self.metaservers.as_slice() else {
-            return Err(Misuse::new("one metaserver for now: give --metaserver once").into());
-        };
+        let metaservers = self.metaservers()?;
         let count = match (self.dataservers, self.dataserver.len() as u32) {
             (None, 0) => return Err(Misuse::new("say how many dataservers there will be: --dataservers N, or --dataserver HOST:PORT for each").into()),
             (None, named) => named,
@@ -99,7 +98,6 @@ impl Init {
             ))
             .into());
         }
-        let metaserver = Address::parse(metaserver, METASERVER_PORT)?;
         let named = self
             .dataserver
             .iter()
@@ -110,53 +108,63 @@ impl Init {
         let authority = founding::authority()?;
         let mut admin = account::caller(true);
         admin.name = self.admin.clone().unwrap_or(admin.name);
-        let metaservers = vec![(ServerId(1), metaserver.text())];
+        let known: Vec<(ServerId, String)> = metaservers
+            .iter()
+            .map(|(id, address)| (*id, address.text()))
+            .collect();
         // First: it refuses a name that can not be.
-        let client = founding::client_file(&authority, &admin.name, &metaservers)?;
+        let client = founding::client_file(&authority, &admin.name, &known)?;
         let seed = ClusterSeed {
             cluster: authority.cluster(),
             replicas,
             min_members,
             pg_count: founding::pg_count(count * self.disks.len() as u32, replicas),
             dataservers: count,
-            metaservers: metaservers.clone(),
+            metaservers: known.clone(),
             users: vec![admin],
         };
-        self.metaserver(&authority, &metaserver, &seed)?;
+        for (id, address) in &metaservers {
+            self.metaserver(&authority, *id, address, &seed)?;
+        }
         for number in 1..=count {
             let address = named.get(number as usize - 1);
-            self.dataserver(&authority, ServerId(number), address, &metaservers)?;
+            self.dataserver(&authority, ServerId(number), address, &known)?;
         }
         client.save(&self.dir.join("client.toml"))?;
-        context.print(&self.next_steps(count))
+        context.print(&self.next_steps(metaservers.len(), count))
+    }
+
+    /// The metaservers and where they will be reached.
+    fn metaservers(&self) -> Result<Vec<(ServerId, Address)>> {
+        let mut metaservers: Vec<(ServerId, Address)> = Vec::new();
+        for (number, text) in (1..).zip(&self.metaservers) {
+            let address = Address::parse(text, METASERVER_PORT)?;
+            if metaservers.iter().any(|(_, there)| *there == address) {
+                let text = format!("two metaservers can not both be at {}", address.text());
+                return Err(Misuse::new(text).into());
+            }
+            metaservers.push((ServerId(number), address));
+        }
+        Ok(metaservers)
     }
 
     fn metaserver(
         &self,
         authority: &Authority,
+        server: ServerId,
         address: &Address,
         seed: &ClusterSeed,
     ) -> Result<()> {
-        let folder = self.dir.join("metaserver-1");
-        make_private(&folder)?;
-        founding::save_authority(authority, &folder.join("authority.pem"))?;
-        let name = PeerName::metaserver(authority.cluster(), ServerId(1));
-        founding::issue_server(authority, &name, &folder.join("identity.pem"))?;
-        write(&folder.join("seed.toml"), &toml::to_string(seed)?)?;
-        let config = format!(
-            "# A metaserver: quarry metaserver run --config metaserver.toml\n\
-             # Relative paths start at this file's folder.\n\n\
-             identity = \"identity.pem\"\n\
-             authority = \"authority.pem\"  # signs the certificates of users: guard it\n\
-             seed = \"seed.toml\"           # what the cluster began with\n\
-             dir = \"state\"\n\
-             listen = \"{}\"\n\
-             advertise = \"{}\"\n\
-             # cache_mib = 256\n",
-            address.listen(),
-            address.text()
-        );
-        write(&folder.join("metaserver.toml"), &config)
+        let name = PeerName::metaserver(authority.cluster(), server);
+        let identity = authority.issue(&name, SERVER_VALID, SystemTime::now())?;
+        let files = MetaserverFiles {
+            identity: identity.to_pem(),
+            authority: &authority.to_pem(),
+            address,
+            seed: Some(seed),
+            metaservers: &[],
+        };
+        files.write(&self.dir.join(format!("metaserver-{server}")))
     }
 
     fn dataserver(
@@ -170,16 +178,12 @@ impl Init {
         make_private(&folder)?;
         let name = PeerName::dataserver(authority.cluster(), server);
         founding::issue_server(authority, &name, &folder.join("identity.pem"))?;
-        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-        let known = metaservers
-            .iter()
-            .map(|(id, at)| format!("[{id}, {}]", quoted(at)));
         let mut config = format!(
             "# A dataserver: quarry dataserver run --config dataserver.toml\n\
              # Relative paths start at this file's folder.\n\n\
              identity = \"identity.pem\"\n\
-             metaservers = [{}]\n",
-            known.collect::<Vec<_>>().join(", ")
+             metaservers = {}\n",
+            metaservers_toml(metaservers)
         );
         match address {
             Some(address) => config.push_str(&format!(
@@ -207,100 +211,29 @@ impl Init {
         write(&folder.join("dataserver.toml"), &config)
     }
 
-    fn next_steps(&self, count: u32) -> String {
+    fn next_steps(&self, metaservers: usize, count: u32) -> String {
         let dir = self.dir.display();
+        let metaservers = match metaservers {
+            1 => format!(
+                "{dir}/metaserver-1    copy it to the metaserver and run there: quarry metaserver run --config metaserver-1/metaserver.toml"
+            ),
+            more => format!(
+                "{dir}/metaserver-1 to {more}  copy each to its machine and run there: quarry metaserver run --config metaserver-N/metaserver.toml"
+            ),
+        };
         format!(
             "{dir} holds a new cluster:\n  \
-             {dir}/metaserver-1    copy it to the metaserver and run there: quarry metaserver run --config metaserver-1/metaserver.toml\n  \
+             {metaservers}\n  \
              {dir}/dataserver-1 to {count}  copy each to its machine and run there: quarry dataserver run --config dataserver-N/dataserver.toml\n  \
              {dir}/client.toml     is yours, the admin's: quarry --cluster {dir}/client.toml status\n"
         )
     }
 }
 
-/// `host:port`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Address {
-    host: String,
-    port: u16,
-}
-
-impl Address {
-    fn parse(text: &str, usual_port: u16) -> Result<Address> {
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Address {
-                host: address.ip().to_string(),
-                port: address.port(),
-            });
-        }
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(Address {
-                host: ip.to_string(),
-                port: usual_port,
-            });
-        }
-        let (host, port) = match text.split_once(':') {
-            None => (text, Some(usual_port)),
-            Some((host, port)) => (host, port.parse().ok()),
-        };
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-        match port {
-            Some(port) if !host.is_empty() && host.bytes().all(fits) => Ok(Address {
-                host: host.to_owned(),
-                port,
-            }),
-            _ => Err(Misuse::new(format!("'{text}' is no HOST:PORT")).into()),
-        }
-    }
-
-    fn text(&self) -> String {
-        match self.host.parse::<Ipv6Addr>() {
-            Ok(ip) => format!("[{ip}]:{}", self.port),
-            Err(_) => format!("{}:{}", self.host, self.port),
-        }
-    }
-
-    /// An IP address is listened on as it is; of a name only the machine itself knows the addresses.
-    fn listen(&self) -> SocketAddr {
-        let ip = self
-            .host
-            .parse()
-            .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        SocketAddr::new(ip, self.port)
-    }
-}
-
-fn make_empty(dir: &Path) -> Result<()> {
-    let failed = || format!("{}: can not be made", dir.display());
-    std::fs::create_dir_all(dir).with_context(failed)?;
-    if std::fs::read_dir(dir)
-        .with_context(failed)?
-        .next()
-        .is_some()
-    {
-        bail!(
-            "{}: is not empty: a new cluster needs a directory of its own",
-            dir.display()
-        );
-    }
-    Ok(())
-}
-
-/// For its owner alone: there are keys in it.
-fn make_private(dir: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().mode(0o700).create(dir);
-    made.with_context(|| format!("{}: can not be made", dir.display()))
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    durable::replace(path, text.as_bytes())
-        .with_context(|| format!("{}: can not be written", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn init(dir: &Path, dataserver: &[&str], dataservers: Option<u32>) -> Init {
         Init {
@@ -357,23 +290,5 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("not empty"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn addresses_have_usual_ports() {
-        let text = |text| {
-            Address::parse(text, 7410)
-                .map(|address| address.text())
-                .ok()
-        };
-        assert_eq!(text("meta-1").as_deref(), Some("meta-1:7410"));
-        assert_eq!(text("meta-1:99").as_deref(), Some("meta-1:99"));
-        assert_eq!(text("::1").as_deref(), Some("[::1]:7410"));
-        assert_eq!(text("[::1]:99").as_deref(), Some("[::1]:99"));
-        assert_eq!((text("a:b"), text(":1"), text("a b")), (None, None, None));
-        assert_eq!(
-            Address::parse("meta-1", 1).unwrap().listen().to_string(),
-            "[::]:1"
-        );
     }
 }

@@ -58,10 +58,6 @@ pub fn check(path: &Path) -> Result<&'static str> {
     if has("cluster") && has("user") {
         ClientFile::load(path)?;
         Ok("client")
-    } else if has("disks") || has("metaservers") {
-        let settings = dataserver::Run::of_file(path.to_path_buf()).settings()?;
-        load_identity(&settings.identity)?;
-        Ok("dataserver")
     } else if has("dir") || has("authority") {
         let settings = metaserver::Run::of_file(path.to_path_buf()).settings()?;
         load_identity(&settings.identity)?;
@@ -72,6 +68,10 @@ pub fn check(path: &Path) -> Result<&'static str> {
             .map(metaserver::read_seed)
             .transpose()?;
         Ok("metaserver")
+    } else if has("disks") || has("metaservers") {
+        let settings = dataserver::Run::of_file(path.to_path_buf()).settings()?;
+        load_identity(&settings.identity)?;
+        Ok("dataserver")
     } else {
         bail!(
             "{}: is no configuration of Quarry: a dataserver's has 'disks', a metaserver's 'dir', a client file 'cluster' and 'user'",

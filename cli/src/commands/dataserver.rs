@@ -21,6 +21,7 @@ pub const KEYS: &[&str] = &[
     "disks",
     "direct_io",
     "replace_disk",
+    "collect_every_seconds",
 ];
 
 /// Run a dataserver: it keeps chunks on disks
@@ -53,7 +54,7 @@ pub struct Run {
     #[arg(long, value_name = "HOST:PORT", env = "QUARRY_ADVERTISE")]
     advertise: Option<String>,
     /// The metaservers
-    #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',', env = "QUARRY_METASERVERS", value_parser = parse_metaserver)]
+    #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',', env = "QUARRY_METASERVERS", value_parser = server::parse_metaserver)]
     metaservers: Vec<(u32, String)>,
     /// The failure domain: no two copies of a chunk are in one host [default: the host's name]
     #[arg(long, value_name = "LABEL", env = "QUARRY_HOST")]
@@ -78,6 +79,9 @@ pub struct Run {
         env = "QUARRY_REPLACE_DISK"
     )]
     replace_disk: Vec<PathBuf>,
+    /// How often, in seconds, each disk looks for chunks that the metaserver does not know
+    #[arg(long, value_name = "SECONDS", env = "QUARRY_COLLECT_EVERY_SECONDS")]
+    collect_every_seconds: Option<i64>,
 }
 
 /// Everything that a dataserver is started with.
@@ -85,12 +89,6 @@ pub struct Run {
 pub struct Settings {
     pub identity: PathBuf,
     pub server: DataserverConfig,
-}
-
-fn parse_metaserver(text: &str) -> Result<(u32, String), String> {
-    let parts = text.split_once('=');
-    let parsed = parts.and_then(|(id, address)| Some((id.parse().ok()?, address.to_owned())));
-    parsed.ok_or_else(|| format!("'{text}' is no metaserver: 1=host:7410 is"))
 }
 
 impl Dataserver {
@@ -124,17 +122,8 @@ impl Run {
         file.set("rack", self.rack.clone());
         file.set("zone", self.zone.clone());
         file.set("direct_io", self.direct_io);
-        let metaservers = self.metaservers.iter().map(|(id, address)| {
-            Value::Array(vec![
-                Value::Integer(i64::from(*id)),
-                Value::String(address.clone()),
-            ])
-        });
-        let metaservers: Vec<Value> = metaservers.collect();
-        file.set(
-            "metaservers",
-            (!metaservers.is_empty()).then_some(metaservers),
-        );
+        server::set_metaservers(&mut file, &self.metaservers);
+        file.set("collect_every_seconds", self.collect_every_seconds);
         let disks = self.disks.iter().map(|path| {
             Ok(Value::Table(
                 [("path".to_owned(), Value::String(server::text(path)?))]

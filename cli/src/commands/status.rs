@@ -210,7 +210,17 @@ pub fn text(report: &Report) -> String {
             "unreferenced chunks"
         )
     ));
+    line(format!(
+        "deleting: {} on their way; {} in the disks' trash",
+        counted(report.doomed_chunks, "chunk", "chunks"),
+        human(trash(report))
+    ));
     text
+}
+
+/// Bytes in the trash of all disks: kept for a day, and free when they are needed.
+fn trash(report: &Report) -> u64 {
+    disks(report).map(|(_, disk)| disk.report.trash).sum()
 }
 
 fn json(report: &Report) -> Value {
@@ -255,6 +265,8 @@ fn json(report: &Report) -> Value {
         "sessions": report.sessions,
         "orphans": report.orphans,
         "unreferenced_chunks": report.unreferenced_chunks,
+        "doomed_chunks": report.doomed_chunks,
+        "trash_bytes": trash(report),
     })
 }
 
@@ -279,6 +291,7 @@ pub mod tests {
             free: 1 << 39,
             chunks: 12,
             failed: None,
+            trash: 0,
         };
         let server = ServerStatus {
             server: ServerId(1),
@@ -322,6 +335,7 @@ pub mod tests {
             sessions: 1,
             orphans: 0,
             unreferenced_chunks: 3,
+            doomed_chunks: 2,
         }
     }
 

@@ -403,4 +403,107 @@ mod tests {
         let ranges = ranges(&[(1, 8)]);
         assert!(take(&ranges, POOL, 99_000, |_| 0).is_none());
     }
+
+    /// What the metaserver makes of grants and marks: ranges by their first id, with count and mark.
+    #[derive(Default)]
+    struct Metaserver {
+        ranges: BTreeMap<u64, (u64, u64)>,
+        open: BTreeSet<u64>,
+        next: u64,
+    }
+
+    impl Metaserver {
+        fn grant(&mut self, count: u32, expires_at: u64) -> RangeGrant {
+            let first = self.next;
+            self.next += u64::from(count) + 1;
+            self.ranges.insert(first, (u64::from(count), 0));
+            let mut grant = grant(first, count);
+            grant.capability.expires_at = expires_at;
+            grant
+        }
+
+        fn range_of(&self, id: u64) -> Option<(u64, (u64, u64))> {
+            let (first, range) = self.ranges.range(..=id).next_back()?;
+            (id - first <= range.0).then_some((*first, *range))
+        }
+
+        fn may_commit(&self, id: u64) -> bool {
+            self.range_of(id).is_some_and(|(first, (count, marked))| {
+                id - first < count && (id - first >= marked || self.open.contains(&id))
+            })
+        }
+
+        fn renew(&mut self, marks: &Marks) {
+            let named = marks.open.iter().map(|(_, chunk)| chunk.0);
+            let open: BTreeSet<u64> = named.filter(|id| self.may_commit(*id)).collect();
+            for (_, mark) in &marks.marks {
+                if let Some((first, (count, marked))) = self.range_of(mark.0) {
+                    self.ranges
+                        .insert(first, (count, marked.max(mark.0 - first)));
+                }
+            }
+            self.ranges.retain(|first, (count, marked)| {
+                marked < count || open.range(*first..*first + *count).next().is_some()
+            });
+            self.open = open;
+        }
+    }
+
+    /// Else nothing that it wrote and gave up, or that was removed, could be deleted before it ends.
+    #[test]
+    fn a_client_that_lives_for_months_holds_back_only_what_it_has_open() {
+        const DAY: u64 = 24 * 3600;
+        let mut metaserver = Metaserver {
+            next: 1,
+            ..Metaserver::default()
+        };
+        let ranges = Arc::new(Mutex::new(Ranges::default()));
+        let mut open: VecDeque<OpenChunk> = VecDeque::new();
+        let mut written = BTreeSet::new();
+        let mut random = 0x1234_5678_9abc_def1_u64;
+        let mut roll = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        // A renewal every hour, of which some get no answer, and some idle days.
+        for hour in 0..24 * 100_u64 {
+            let now = hour * 3600;
+            let idle = (hour / 24) % 7 == 6;
+            for _ in 0..if idle { 0 } else { roll(150) } {
+                if ranges.lock().unwrap().begin_refill(POOL) {
+                    let grant = metaserver.grant(512, now + DAY);
+                    ranges.lock().unwrap().handle_granted(grant);
+                }
+                // Some disks are full for weeks.
+                let bad = hour / 500;
+                let score = |chunk: ChunkId| u32::from((chunk.0 ^ chunk.0 >> 3) % 7 == bad);
+                let taken = take(&ranges, POOL, now, score).unwrap();
+                assert!(metaserver.may_commit(taken.chunk.0), "{taken:?}");
+                written.insert(taken.chunk.0);
+                open.push_back(taken);
+                // Committed or given up, in any order; few are open at a time.
+                while open.len() as u64 > roll(40) {
+                    let at = roll(open.len() as u64) as usize;
+                    open.swap_remove_back(at);
+                }
+            }
+            let marks = ranges.lock().unwrap().marks();
+            metaserver.renew(&marks);
+            if roll(4) > 0 {
+                ranges.lock().unwrap().handle_reported(&marks);
+            }
+            let still_open: BTreeSet<u64> = open.iter().map(|open| open.chunk.0).collect();
+            let held = written.iter().filter(|id| metaserver.may_commit(**id));
+            let held: BTreeSet<u64> = held.copied().collect();
+            assert_eq!(held, still_open, "hour {hour}");
+            assert!(metaserver.ranges.len() <= 2 + ASIDE_MAX + open.len());
+        }
+        assert!(
+            written.len() > 50_000,
+            "{} chunks test little",
+            written.len()
+        );
+    }
 }

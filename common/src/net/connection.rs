@@ -26,17 +26,20 @@ pub enum StreamType {
     Raft = 5,
     /// From a server to who dialled it.
     Push = 6,
+    /// A snapshot of a shard's state between metaservers.
+    RaftSnapshot = 7,
 }
 
 impl StreamType {
     /// Every kind.
-    pub const ALL: [StreamType; 6] = [
+    pub const ALL: [StreamType; 7] = [
         StreamType::MetaRequests,
         StreamType::DataRequests,
         StreamType::WriteChunk,
         StreamType::ReadChunk,
         StreamType::Raft,
         StreamType::Push,
+        StreamType::RaftSnapshot,
     ];
 
     fn from_byte(byte: u8) -> Option<StreamType> {
@@ -52,7 +55,7 @@ impl StreamType {
             | StreamType::DataRequests
             | StreamType::Raft
             | StreamType::Push => 1,
-            StreamType::WriteChunk | StreamType::ReadChunk => 0,
+            StreamType::WriteChunk | StreamType::ReadChunk | StreamType::RaftSnapshot => 0,
         }
     }
 }
@@ -312,6 +315,7 @@ mod tests {
             (4, "ReadChunk"),
             (5, "Raft"),
             (6, "Push"),
+            (7, "RaftSnapshot"),
         ];
         assert_eq!(kinds, pinned.map(|(byte, name)| (byte, name.to_owned())));
         for (code, pinned) in [

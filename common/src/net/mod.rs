@@ -1,7 +1,7 @@
 //! QUIC between the roles: links, endpoints, connections, requests over one long stream, bulk
 //! streams, and a cache of peers.
 //!
-//! A connection carries streams of six kinds ([`StreamType`]), named by their first byte. Small
+//! A connection carries streams of seven kinds ([`StreamType`]), named by their first byte. Small
 //! requests share one long stream ([`Requests`], [`serve`]): that is 2.5 times as fast as a stream
 //! for each (measured). A chunk has a stream of its own ([`BulkReader`], [`BulkWriter`]).
 

@@ -9,16 +9,21 @@
 //! | `n` | counts of chunks and bytes |
 //! | `f` folder (1) pool (2) chunk (8), big-endian | [`Entry::File`] |
 //! | `s` folder (1) pool (2) chunk (8) | [`Entry::Small`] |
-//! | `p` segment (4) | up to where the segment has been read, 8 bytes; written with its entries |
+//! | `g` pool (2) order (8) chunk (8) | length, CRC and kind of each of them: [`Brief`] |
+//! | `p` segment (4) | [`SegmentState`], 8 bytes each, big-endian; written with its entries |
 //!
-//! Files are ordered by folder so that a start compares them with a listing, folder by folder.
+//! Files are ordered by folder so that a start compares them with a listing, folder by folder. The order in
+//! `g` is that of the metaserver's `chunks`, the bits of the chunk's hash in reverse: a placement group is one
+//! range of it, however many groups there are.
 
 use super::entry::Entry;
 use super::health::io_error;
 use super::identity::DiskIdentity;
-use super::name::ChunkName;
-use super::segment_format::SegmentId;
-use quarry_common::ids::{ChunkId, PoolId};
+use super::name::{ChunkName, orders_of};
+use super::segment_format::{RecordHead, SegmentId};
+use quarry_common::checksum::Crc;
+use quarry_common::ids::{ChunkId, PgId, PoolId};
+use quarry_common::map::pg_of;
 use quarry_common::{Code, Error, Result, codec};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, Direction, IteratorMode, LogLevel, Options, WriteBatch,
@@ -26,16 +31,18 @@ use rocksdb::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The format of keys and values together; another one means: rebuild.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 const IDENTITY: &[u8] = b"i";
 const COUNTS: &[u8] = b"n";
 const FILE: u8 = b'f';
 const SMALL: u8 = b's';
+const GROUP: u8 = b'g';
 const POSITION: u8 = b'p';
 
 /// Entries in memory before they are written out: what a crash takes away and a start reads again, so
@@ -55,6 +62,37 @@ pub struct Counts {
     pub len: u64,
 }
 
+/// What is known of a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentState {
+    /// Up to where it has been read.
+    pub read_until: u64,
+    /// Bytes of the records in it that entries lead to.
+    pub live: u64,
+}
+
+impl SegmentState {
+    fn encode(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.read_until.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.live.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<SegmentState> {
+        let (read_until, live) = bytes.split_first_chunk()?;
+        Some(SegmentState {
+            read_until: u64::from_be_bytes(*read_until),
+            live: u64::from_be_bytes(live.try_into().ok()?),
+        })
+    }
+}
+
+/// The bytes that a record takes in its segment.
+fn record_len(len: u32) -> u64 {
+    RecordHead::record_len_of(len as usize) as u64
+}
+
 /// The index.
 pub struct Index {
     db: DB,
@@ -63,6 +101,8 @@ pub struct Index {
     mark: PathBuf,
     /// Also the lock of every change: counts are stored with what they count.
     counts: Mutex<Counts>,
+    /// As they are stored; locked after `counts`.
+    segments: Mutex<BTreeMap<SegmentId, SegmentState>>,
 }
 
 fn key(kind: u8, name: ChunkName) -> [u8; 12] {
@@ -82,10 +122,55 @@ fn parse_key(key: &[u8]) -> Option<ChunkName> {
     })
 }
 
+/// What is listed of a sealed chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brief {
+    /// Length in bytes.
+    pub len: u32,
+    /// CRC of those bytes.
+    pub crc: Crc,
+    /// Whether it is a record of a segment.
+    pub small: bool,
+}
+
+impl Brief {
+    /// That of an entry.
+    pub fn of(entry: &Entry) -> Brief {
+        Brief {
+            len: entry.len(),
+            crc: entry.crc(),
+            small: matches!(entry, Entry::Small { .. }),
+        }
+    }
+}
+
+fn group_key(pool: PoolId, order: u64, chunk: ChunkId) -> [u8; 19] {
+    let mut key = [0; 19];
+    key[0] = GROUP;
+    key[1..3].copy_from_slice(&pool.0.to_be_bytes());
+    key[3..11].copy_from_slice(&order.to_be_bytes());
+    key[11..].copy_from_slice(&chunk.0.to_be_bytes());
+    key
+}
+
+fn parse_group_key(key: &[u8]) -> Option<ChunkName> {
+    let [GROUP, p0, p1, _, _, _, _, _, _, _, _, chunk @ ..] = key.first_chunk::<19>()? else {
+        return None;
+    };
+    Some(ChunkName {
+        pool: PoolId(u16::from_be_bytes([*p0, *p1])),
+        chunk: ChunkId(u64::from_be_bytes(*chunk)),
+    })
+}
+
 fn position_key(segment: SegmentId) -> [u8; 5] {
     let mut key = [POSITION; 5];
     key[1..].copy_from_slice(&segment.0.to_be_bytes());
     key
+}
+
+fn brief_key(name: ChunkName) -> [u8; 19] {
+    group_key(name.pool, name.order(), name.chunk)
 }
 
 fn kind_of(entry: &Entry) -> u8 {
@@ -103,6 +188,22 @@ fn damaged(error: impl std::fmt::Display) -> Error {
             "the index of the disk can not be used: {error}; restart the dataserver, which rebuilds a damaged index"
         ),
     )
+}
+
+fn read_segments(db: &DB) -> Result<BTreeMap<SegmentId, SegmentState>> {
+    let mut segments = BTreeMap::new();
+    for item in db.iterator(IteratorMode::From(&[POSITION], Direction::Forward)) {
+        let (key, value) = item.map_err(damaged)?;
+        if key.first() != Some(&POSITION) {
+            break;
+        }
+        let segment = key.get(1..).and_then(|id| id.try_into().ok());
+        let (Some(segment), Some(state)) = (segment, SegmentState::decode(&value)) else {
+            return Err(damaged("what it says of a segment is malformed"));
+        };
+        segments.insert(SegmentId(u32::from_be_bytes(segment)), state);
+    }
+    Ok(segments)
 }
 
 /// Where the mark of a damaged index is: beside it.
@@ -152,11 +253,13 @@ impl Index {
             Some(bytes) => codec::decode("counts of a disk's index", &bytes).map_err(damaged)?,
             None => Counts::default(),
         };
+        let segments = read_segments(&db)?;
         Ok(Index {
             db,
             write_options,
             mark: mark_path(folder),
             counts: Mutex::new(counts),
+            segments: Mutex::new(segments),
         })
     }
 
@@ -234,24 +337,37 @@ impl Index {
         position: Option<(SegmentId, u64)>,
     ) -> Result<()> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut segments = self.segments_locked();
+        let mut touched = BTreeMap::new();
+        let state_of = |id: &SegmentId| segments.get(id).copied().unwrap_or_default();
         let mut changed = *counts;
         let mut batch = WriteBatch::default();
         for (name, entry) in entries {
             match entry {
                 Entry::File { .. } => changed.files += 1,
-                Entry::Small { .. } => changed.small += 1,
+                Entry::Small { len, segment, .. } => {
+                    changed.small += 1;
+                    let state = touched.entry(*segment).or_insert_with(|| state_of(segment));
+                    state.live += record_len(*len);
+                }
             }
             changed.len += u64::from(entry.len());
             batch.put(key(kind_of(entry), *name), entry.encode());
+            batch.put(brief_key(*name), codec::encode(&Brief::of(entry)));
         }
         if let Some((segment, read_until)) = position {
-            batch.put(position_key(segment), read_until.to_be_bytes());
+            let state = touched.entry(segment).or_insert_with(|| state_of(&segment));
+            state.read_until = read_until;
+        }
+        for (segment, state) in &touched {
+            batch.put(position_key(*segment), state.encode());
         }
         batch.put(COUNTS, codec::encode(&changed));
         self.db
             .write_opt(batch, &self.write_options)
             .map_err(|error| self.damaged(error))?;
         *counts = changed;
+        segments.extend(touched);
         Ok(())
     }
 
@@ -261,14 +377,21 @@ impl Index {
         let Some(entry) = self.get(name)? else {
             return Ok(());
         };
+        let mut segments = self.segments_locked();
         let mut changed = *counts;
+        let mut batch = WriteBatch::default();
         match entry {
             Entry::File { .. } => changed.files = changed.files.saturating_sub(1),
-            Entry::Small { .. } => changed.small = changed.small.saturating_sub(1),
+            Entry::Small { len, segment, .. } => {
+                changed.small = changed.small.saturating_sub(1);
+                let state = segments.entry(segment).or_default();
+                state.live = state.live.saturating_sub(record_len(len));
+                batch.put(position_key(segment), state.encode());
+            }
         }
         changed.len = changed.len.saturating_sub(u64::from(entry.len()));
-        let mut batch = WriteBatch::default();
         batch.delete(key(kind_of(&entry), name));
+        batch.delete(brief_key(name));
         batch.put(COUNTS, codec::encode(&changed));
         self.db
             .write_opt(batch, &self.write_options)
@@ -277,28 +400,34 @@ impl Index {
         Ok(())
     }
 
-    /// Up to where each segment has been read.
-    pub fn positions(&self) -> Result<BTreeMap<SegmentId, u64>> {
-        let mut positions = BTreeMap::new();
-        for item in self
-            .db
-            .iterator(IteratorMode::From(&[POSITION], Direction::Forward))
-        {
-            let (key, value) = item.map_err(|error| self.damaged(error))?;
-            let (Some([kind, segment @ ..]), Some(position)) =
-                (key.first_chunk::<5>(), value.first_chunk::<8>())
-            else {
-                return Err(self.damaged("a position is malformed"));
-            };
-            if *kind != POSITION {
-                break;
-            }
-            positions.insert(
-                SegmentId(u32::from_be_bytes(*segment)),
-                u64::from_be_bytes(*position),
-            );
+    fn segments_locked(&self) -> MutexGuard<'_, BTreeMap<SegmentId, SegmentState>> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of each segment.
+    pub fn segments(&self) -> BTreeMap<SegmentId, SegmentState> {
+        self.segments_locked().clone()
+    }
+
+    /// Bytes of the records of a segment that entries lead to.
+    pub fn live_in(&self, segment: SegmentId) -> u64 {
+        let segments = self.segments_locked();
+        segments.get(&segment).map_or(0, |state| state.live)
+    }
+
+    /// Forgets a segment to which no entry leads; durable when it returns, with all that was changed before.
+    pub fn forget_segment(&self, segment: SegmentId) -> Result<()> {
+        let _no_change_meanwhile = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut segments = self.segments_locked();
+        if segments.get(&segment).is_some_and(|state| state.live > 0) {
+            let text = format!("segment {:08x} holds live chunks", segment.0);
+            return Err(Error::bug(text));
         }
-        Ok(positions)
+        self.db
+            .delete_opt(position_key(segment), &self.write_options)
+            .map_err(|error| self.damaged(error))?;
+        segments.remove(&segment);
+        self.flush()
     }
 
     /// The chunks with files in one folder, ordered by name.
@@ -338,6 +467,53 @@ impl Index {
         })
     }
 
+    /// The sealed chunks of a placement group in their order, from the one whose order and id are `from` on.
+    pub fn group(
+        &self,
+        pool: PoolId,
+        orders: RangeInclusive<u64>,
+        from: (u64, ChunkId),
+    ) -> impl Iterator<Item = Result<(ChunkName, Brief)>> {
+        let first =
+            group_key(pool, from.0, from.1).max(group_key(pool, *orders.start(), ChunkId(0)));
+        let last = group_key(pool, *orders.end(), ChunkId(u64::MAX));
+        self.db
+            .iterator(IteratorMode::From(&first, Direction::Forward))
+            .map(|item| item.map_err(|error| self.damaged(error)))
+            .take_while(move |item| item.as_ref().map_or(true, |(key, _)| **key <= last[..]))
+            .map(|item| {
+                let (key, value) = item?;
+                let name =
+                    parse_group_key(&key).ok_or_else(|| self.damaged("a key is malformed"))?;
+                let brief = codec::decode("what a disk's index lists of a chunk", &value);
+                Ok((name, brief.map_err(|error| self.damaged(error))?))
+            })
+    }
+
+    /// The placement groups of a pool that have sealed chunks. Costs a seek for each of them.
+    pub fn groups(&self, pool: PoolId, pg_count: u32) -> Result<Vec<PgId>> {
+        let mut groups = Vec::new();
+        let mut next = Some(0);
+        while let Some(order) = next {
+            let from = group_key(pool, order, ChunkId(0));
+            let mut rest = self
+                .db
+                .iterator(IteratorMode::From(&from, Direction::Forward));
+            let Some(item) = rest.next() else {
+                break;
+            };
+            let (key, _) = item.map_err(|error| self.damaged(error))?;
+            if !key.starts_with(&from[..3]) {
+                break;
+            }
+            let name = parse_group_key(&key).ok_or_else(|| self.damaged("a key is malformed"))?;
+            let pg = pg_of(name.chunk, pg_count);
+            groups.push(pg);
+            next = orders_of(pg, pg_count).end().checked_add(1);
+        }
+        Ok(groups)
+    }
+
     /// How much there is.
     pub fn counts(&self) -> Counts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
@@ -352,7 +528,6 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_common::checksum::Crc;
     use quarry_common::ids::{ClusterId, DiskId};
 
     const IDENTITY_1: DiskIdentity = DiskIdentity {
@@ -405,10 +580,11 @@ mod tests {
         assert_eq!(index.get(name(9)).unwrap(), Some(small));
         assert_eq!(index.files_in(2).unwrap(), [name(2), name(0x102)]);
         assert_eq!(index.files_in(3).unwrap(), []);
-        assert_eq!(
-            index.positions().unwrap(),
-            BTreeMap::from([(SegmentId(4), 12_288)])
-        );
+        let state = SegmentState {
+            read_until: 12_288,
+            live: 48,
+        };
+        assert_eq!(index.segments(), BTreeMap::from([(SegmentId(4), state)]));
         assert_eq!(
             index.counts(),
             Counts {
@@ -455,6 +631,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_live_in_a_segment_is_counted_and_the_last_one_lets_it_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = |segment| Entry::Small {
+            len: 100,
+            crc: Crc(2),
+            segment: SegmentId(segment),
+            at: 8192,
+        };
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        let entries = [(name(1), small(4)), (name(2), small(4))];
+        index.put_segment(&entries, SegmentId(4), 12_288).unwrap();
+        index.remove(name(1)).unwrap();
+        assert_eq!(index.live_in(SegmentId(4)), 144);
+        assert!(index.forget_segment(SegmentId(4)).is_err());
+        // Moved: out of one and into the other.
+        index.remove(name(2)).unwrap();
+        let entries = [(name(2), small(5))];
+        index.put_segment(&entries, SegmentId(5), 12_288).unwrap();
+        index.forget_segment(SegmentId(4)).unwrap();
+        let expected = BTreeMap::from([(
+            SegmentId(5),
+            SegmentState {
+                read_until: 12_288,
+                live: 144,
+            },
+        )]);
+        assert_eq!(index.segments(), expected);
+        drop(index);
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        assert_eq!(index.segments(), expected, "also after a restart");
+    }
+
+    #[test]
     fn the_index_of_another_disk_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(Index::open(dir.path(), IDENTITY_1).unwrap());
@@ -467,6 +676,44 @@ mod tests {
                 }
             )
             .is_err()
+        );
+    }
+
+    #[test]
+    fn a_group_is_listed_in_its_order_from_any_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        let all: Vec<(ChunkName, Entry)> = (0..500).map(|i| (name(i), file(i as u32))).collect();
+        index.put(&all).unwrap();
+        let other_pool = ChunkName {
+            pool: PoolId(2),
+            ..name(1)
+        };
+        index.put(&[(other_pool, file(1))]).unwrap();
+        index.remove(name(77)).unwrap();
+        for pg_count in [1, 8] {
+            let mut found = 0;
+            let groups = index.groups(PoolId(1), pg_count).unwrap();
+            assert_eq!(groups.len(), pg_count as usize);
+            for pg in groups {
+                let orders = || orders_of(pg, pg_count);
+                let listed: Vec<_> = index
+                    .group(PoolId(1), orders(), (0, ChunkId(0)))
+                    .map(Result::unwrap)
+                    .collect();
+                for (at, (name, brief)) in listed.iter().enumerate() {
+                    assert_eq!(pg_of(name.chunk, pg_count), pg);
+                    assert_eq!((brief.len, brief.small), (name.chunk.0 as u32, false));
+                    let rest = index.group(PoolId(1), orders(), (name.order(), name.chunk));
+                    assert_eq!(rest.count(), listed.len() - at);
+                }
+                found += listed.len();
+            }
+            assert_eq!(found, 499, "{pg_count}");
+        }
+        assert_eq!(
+            index.groups(PoolId(2), 1 << 16).unwrap(),
+            [pg_of(ChunkId(1), 1 << 16)]
         );
     }
 

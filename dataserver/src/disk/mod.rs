@@ -5,10 +5,10 @@
 //! open        the numbers of the last two starts            identity
 //! lock        held by the running dataserver                identity
 //! chunks/XX/  a file for each large chunk                   chunk_format, layout, chunk_file, writer
-//! segments/   many small chunks in one file                 segment_format, segment
-//! index/      where each chunk is; derived                  index, entry, recovery
+//! segments/   many small chunks in one file                 segment_format, segment, compaction
+//! index/      where each chunk is; derived                  index, entry, recovery, listing
 //! aside/      marks of bad copies                           aside
-//! trash/      nobody's files                                trash
+//! trash/      nobody's files                                trash, delete
 //! ```
 //!
 //! Writes go through threads of their own and are acknowledged when they are durable. A failed write or
@@ -18,13 +18,16 @@ mod aside;
 mod chunk_file;
 mod chunk_format;
 mod claims;
+mod compaction;
 mod data_file;
+mod delete;
 mod entry;
 mod frame;
 mod health;
 mod identity;
 mod index;
 mod layout;
+mod listing;
 mod name;
 mod reading;
 mod recovery;
@@ -49,6 +52,7 @@ pub use writer::ChunkWriter;
 use aside::Aside;
 use bytes::Bytes;
 use claims::{Claim, Claims};
+use compaction::Stuck;
 use data_file::Buffers;
 use entry::Entry;
 use health::Health;
@@ -64,11 +68,11 @@ use shared::Shared;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
-use trash::Trash;
+use trash::{TRASH_AGE_MAX, Trash};
 
 /// Large chunks that one disk writes at a time: each has a thread and a few MiB of memory.
 pub const OPEN_CHUNKS_MAX: usize = 256;
@@ -153,6 +157,7 @@ struct Front {
     report: Report,
     small_writes: Mutex<Option<mpsc::Sender<SmallWrite>>>,
     segment_writer: Mutex<Option<JoinHandle<()>>>,
+    stuck: Mutex<Stuck>,
 }
 
 impl Disk {
@@ -216,6 +221,7 @@ impl Disk {
             trash,
             buffers,
             stopping: AtomicBool::new(false),
+            active: Mutex::default(),
             _lock: lock,
         });
         let (small_writes, queue) = mpsc::channel(segment::QUEUE_LEN);
@@ -232,6 +238,7 @@ impl Disk {
             report,
             small_writes: Mutex::new(Some(small_writes)),
             segment_writer: Mutex::new(Some(thread)),
+            stuck: Mutex::default(),
         })))
     }
 
@@ -275,24 +282,25 @@ impl Disk {
             )));
         }
         let claim = self.claim(ChunkName { pool, chunk })?;
-        let queue = self
-            .0
-            .small_writes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        self.0.shared.check_space(data.len() as u64)?;
         let (reply, answer) = oneshot::channel();
-        queue
-            .ok_or_else(segment::stopped)?
-            .send(SmallWrite {
-                claim,
-                data,
-                crc,
-                reply,
-            })
-            .await
-            .map_err(|_| segment::stopped())?;
+        let write = SmallWrite {
+            claim,
+            data,
+            crc,
+            replaces: false,
+            reply,
+        };
+        let sent = self.small_writes()?.send(write).await;
+        sent.map_err(|_| segment::stopped())?;
         answer.await.unwrap_or_else(|_| Err(segment::stopped()))
+    }
+
+    /// The queue of the segment writer.
+    fn small_writes(&self) -> Result<mpsc::Sender<SmallWrite>> {
+        let queue = self.0.small_writes.lock();
+        let queue = queue.unwrap_or_else(PoisonError::into_inner);
+        queue.clone().ok_or_else(segment::stopped)
     }
 
     /// Takes an id for a writer, if the disk takes writes at all.
@@ -325,13 +333,13 @@ impl Disk {
     /// Errors: `ChunkMissing` if the chunk, or so much of it, is not here; `ChecksumMismatch` if it was set
     /// aside, can not be read or is not what it should be; `Malformed` for an impossible range.
     pub fn read(&self, pool: PoolId, chunk: ChunkId, offset: u32, len: u32) -> Result<ChunkData> {
-        reading::read(
-            &self.0.shared,
-            &self.0.read_buffers,
-            ChunkName { pool, chunk },
-            offset,
-            len,
-        )
+        let name = ChunkName { pool, chunk };
+        let read = || reading::read(&self.0.shared, &self.0.read_buffers, name, offset, len);
+        read().or_else(|error| match error.code {
+            // Its segment may have been compacted between the look at the index and that at the file.
+            Code::ChunkMissing => read(),
+            _ => Err(error),
+        })
     }
 
     /// [`Disk::read`] on a thread for blocking work.
@@ -422,6 +430,24 @@ impl Disk {
         self.0.shared.space()
     }
 
+    /// Bytes of the free space that are in the trash.
+    pub fn trash_len(&self) -> u64 {
+        self.0.shared.trash.len()
+    }
+
+    /// Empties the trash of what is older than a day, and of more if room is short; then compacts at most one segment.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// IO errors; those of [`Disk::compact`].
+    pub fn tidy(&self) -> Result<()> {
+        let shared = &self.0.shared;
+        let too_old = SystemTime::now().checked_sub(TRASH_AGE_MAX);
+        too_old.map_or(Ok(()), |time| shared.trash.remove_older(time))?;
+        shared.make_room()?;
+        self.compact().map(drop)
+    }
+
     /// Marks a chunk as a bad copy: it is not served any more and its id stays refused. Durable when it
     /// returns. Blocks.
     ///
@@ -437,6 +463,21 @@ impl Disk {
             ));
         }
         shared.aside.put(name, reason, &shared.health)
+    }
+
+    /// Deletes a chunk in whatever state it is: moves its file to the trash or takes its record out of the
+    /// index, and forgets the mark of a bad copy. `allowed` is asked last, when nobody else can begin to
+    /// write, replace or confirm the chunk; `false` if it says no, or if nothing is there. After a crash the
+    /// chunk may be there again, whole: who wants it gone finds it again. Blocks.
+    ///
+    /// Errors: `Busy` while it is being written or replaced; `DiskFailed`, IO errors.
+    pub fn delete(
+        &self,
+        pool: PoolId,
+        chunk: ChunkId,
+        allowed: impl FnOnce() -> bool,
+    ) -> Result<bool> {
+        delete::delete(&self.0.shared, ChunkName { pool, chunk }, allowed)
     }
 
     /// Which disk of which cluster this is.
@@ -496,6 +537,10 @@ impl Disk {
 }
 
 impl Front {
+    fn stuck(&self) -> MutexGuard<'_, Stuck> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn end_segment_writer(&self) {
         drop(
             self.small_writes

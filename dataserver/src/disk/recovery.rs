@@ -15,7 +15,7 @@ use super::data_file::Buffers;
 use super::entry::Entry;
 use super::health::{Health, io_error};
 use super::identity::{DiskIdentity, Rooms};
-use super::index::Index;
+use super::index::{Index, SegmentState};
 use super::layout::{self, SECTOR_LEN};
 use super::name::ChunkName;
 use super::segment_format::{BATCHES_AT, RecordHead, SegmentHeader, SegmentId};
@@ -123,21 +123,21 @@ impl Recovery<'_> {
                 None => tracing::warn!("{} is no segment and is ignored", item.path().display()),
             }
         }
-        let positions = index.positions()?;
-        for (segment, position) in &positions {
-            if found.get(segment).is_none_or(|len| len < position) {
+        let known = index.segments();
+        for (segment, SegmentState { read_until, .. }) in &known {
+            if found.get(segment).is_none_or(|len| len < read_until) {
                 return Err(Error::new(
                     Code::ChecksumMismatch,
                     format!(
-                        "the index has read segment {:08x} up to {position}, and the disk has less of it",
+                        "the index has read segment {:08x} up to {read_until}, and the disk has less of it",
                         segment.0
                     ),
                 ));
             }
         }
-        let last = found.keys().chain(positions.keys()).max().copied();
+        let last = found.keys().chain(known.keys()).max().copied();
         for (segment, len) in found {
-            let from = positions.get(&segment).copied().unwrap_or(0);
+            let from = known.get(&segment).map_or(0, |state| state.read_until);
             if from < len {
                 self.read_segment(index, segment, from, report)?;
             }
@@ -177,16 +177,15 @@ impl Recovery<'_> {
         let scan = scan(&bytes, header.nonce, from);
         let mut entries = Vec::with_capacity(scan.len());
         let mut seen = BTreeSet::new();
+        let mut elsewhere = 0;
         for Found { head, verifies } in scan {
             let name = ChunkName {
                 pool: head.pool,
                 chunk: head.chunk,
             };
             if !seen.insert(name) || index.contains(name)? {
-                tracing::warn!(
-                    "{name} is in segment {:08x} and elsewhere: the first one counts",
-                    segment.0
-                );
+                // A crash during a compaction leaves it in two places.
+                elsewhere += 1;
                 continue;
             }
             entries.push((
@@ -204,6 +203,12 @@ impl Recovery<'_> {
                     .put(name, "its record in a segment does not verify", self.health)?;
                 report.set_aside += 1;
             }
+        }
+        if elsewhere > 0 {
+            tracing::warn!(
+                "{elsewhere} chunks of segment {:08x} are elsewhere as well: the first of each counts",
+                segment.0
+            );
         }
         // The whole file: nothing is ever added to a segment of an earlier start.
         index.put_segment(&entries, segment, len)

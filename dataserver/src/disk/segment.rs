@@ -15,6 +15,8 @@ use super::shared::Shared;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::{Code, Error, Result};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,6 +34,8 @@ pub struct SmallWrite {
     pub data: Bytes,
     /// Their CRC.
     pub crc: Crc,
+    /// Whether it may take the place of what the disk has of the chunk.
+    pub replaces: bool,
     /// Where the outcome goes.
     pub reply: oneshot::Sender<Result<()>>,
 }
@@ -120,11 +124,13 @@ impl SegmentWriter {
     fn write(&mut self, batch: &[SmallWrite]) -> Result<()> {
         let health = &self.shared.health;
         health.check()?;
-        self.shared.check_space(BUFFER_LEN as u64)?;
+        // Each write was checked when it came, by what its kind may leave free.
+        self.shared.check_collect_space(BUFFER_LEN as u64)?;
         let active = match &mut self.active {
             Some(active) if active.at + BUFFER_LEN as u64 <= SEGMENT_LEN_MAX => active,
             _ => {
                 let created = create(&self.shared, self.next, &mut self.buffer);
+                self.shared.set_active_segment(Some(self.next));
                 self.next.0 += 1;
                 self.active.insert(created?)
             }
@@ -158,15 +164,24 @@ impl SegmentWriter {
         }
         self.buffer.pad_to(SECTOR_LEN);
         let end = active.at + self.buffer.len() as u64;
-        if let Err(error) = active.put(self.buffer.bytes(), end, &self.shared) {
+        let mut written = active.put(self.buffer.bytes(), end, &self.shared);
+        if written.is_ok() && batch.iter().any(|write| write.replaces) {
+            // Before what it was copied from is let go.
+            written = active.read_back(self.buffer.bytes(), &self.shared);
+        }
+        if let Err(error) = written {
             // Half a batch may be there: nothing goes after it, and the next one goes elsewhere.
             self.active = None;
+            self.shared.set_active_segment(None);
             return Err(error);
         }
         active.at = end;
-        self.shared
-            .index
-            .put_segment(&entries, active.segment, end)
+        let index = &self.shared.index;
+        let replaced = batch.iter().filter(|write| write.replaces);
+        let removed = replaced.map(|write| index.remove(write.claim.name()));
+        removed
+            .collect::<Result<()>>()
+            .and_then(|()| index.put_segment(&entries, active.segment, end))
             .map_err(|error| self.shared.index_failed(&error))
     }
 }
@@ -190,6 +205,26 @@ impl Active {
         }
         self.file.write(self.at, bytes, &shared.health)?;
         self.file.sync(&shared.health)
+    }
+
+    /// Whether the batch that was written last is what the disk has. A disk that changes what it was given has failed.
+    fn read_back(&self, bytes: &[u8], shared: &Shared) -> Result<()> {
+        let path = shared.segment_path(self.segment);
+        let failed = |error| super::health::io_error("read back", &path, error);
+        let file = File::open(&path).map_err(failed)?;
+        // A hint, for a file system that takes no direct IO: not what is in memory.
+        let len = std::num::NonZeroU64::new(bytes.len() as u64);
+        let _taken = rustix::fs::fadvise(&file, self.at, len, rustix::fs::Advice::DontNeed);
+        let mut found = vec![0; bytes.len()];
+        file.read_exact_at(&mut found, self.at).map_err(failed)?;
+        match found == bytes {
+            true => Ok(()),
+            false => Err(shared.health.fail(format!(
+                "{} does not hold what was written to it at {}",
+                path.display(),
+                self.at
+            ))),
+        }
     }
 }
 

@@ -10,13 +10,13 @@ use super::identity::{DiskIdentity, Opens, Rooms};
 use super::index::Index;
 use super::name::ChunkName;
 use super::segment_format::SegmentId;
-use super::space::Space;
+use super::space::{COLLECT_FREE_PERMILLE, Space};
 use super::trash::Trash;
 use quarry_common::{Error, Result};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The parts of an open disk.
 pub struct Shared {
@@ -34,6 +34,8 @@ pub struct Shared {
     pub trash: Trash,
     pub buffers: Buffers,
     pub stopping: AtomicBool,
+    /// The segment that is being written.
+    pub active: Mutex<Option<SegmentId>>,
     /// Held while anything of the disk lives.
     pub _lock: File,
 }
@@ -76,17 +78,45 @@ impl Shared {
         })
     }
 
+    /// Per mille of the disk that work which may leave so little free, leaves free.
+    fn reserve(&self, permille: u16) -> u16 {
+        permille.min(u16::from(self.free_percent) * 10)
+    }
+
     /// `DiskFull` if a client may not write `len` bytes more.
     pub fn check_space(&self, len: u64) -> Result<()> {
-        let space = Space::of(&self.rooms.root)?;
-        if space
-            .check(self.free_percent, len, &self.rooms.root)
-            .is_ok()
-        {
+        self.check_free(u16::from(self.free_percent) * 10, len)
+    }
+
+    /// `DiskFull` if compaction may not write `len` bytes more.
+    pub fn check_collect_space(&self, len: u64) -> Result<()> {
+        self.check_free(self.reserve(COLLECT_FREE_PERMILLE), len)
+    }
+
+    fn check_free(&self, permille: u16, len: u64) -> Result<()> {
+        let lacking = Space::of(&self.rooms.root)?.lacking(permille, len);
+        if lacking == 0 {
             return Ok(());
         }
-        self.trash.empty()?;
-        Space::of(&self.rooms.root)?.check(self.free_percent, len, &self.rooms.root)
+        self.trash.free(lacking)?;
+        Space::of(&self.rooms.root)?.check(permille, len, &self.rooms.root)
+    }
+
+    /// Empties the trash as far as clients lack room without it.
+    pub fn make_room(&self) -> Result<()> {
+        let permille = u16::from(self.free_percent) * 10;
+        let lacking = Space::of(&self.rooms.root)?.lacking(permille, 0);
+        self.trash.free(lacking)
+    }
+
+    /// The segment that is being written.
+    pub fn active_segment(&self) -> Option<SegmentId> {
+        *self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another segment is being written from now on, or none.
+    pub fn set_active_segment(&self, segment: Option<SegmentId>) {
+        *self.active.lock().unwrap_or_else(PoisonError::into_inner) = segment;
     }
 }
 

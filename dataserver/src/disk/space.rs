@@ -8,6 +8,9 @@ use std::path::Path;
 /// 2 %) and for compaction and deletion (down to 0.5 %), without which a full disk stays full (DESIGN §4.4).
 pub const CLIENT_FREE_PERCENT: u8 = 5;
 
+/// Compaction goes on until less than this many per mille are free. Deleting needs no room.
+pub const COLLECT_FREE_PERMILLE: u16 = 5;
+
 /// The room of a disk in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
@@ -29,19 +32,25 @@ impl Space {
         })
     }
 
-    /// `DiskFull` if less than `percent` would be free after `len` more bytes.
-    pub fn check(&self, percent: u8, len: u64, path: &Path) -> Result<()> {
-        let reserve = self.total / 100 * u64::from(percent);
-        if self.free >= reserve.saturating_add(len) {
+    /// Bytes that are missing until so many per mille are free after `len` more bytes.
+    pub fn lacking(&self, permille: u16, len: u64) -> u64 {
+        let reserve = self.total / 1000 * u64::from(permille);
+        reserve.saturating_add(len).saturating_sub(self.free)
+    }
+
+    /// `DiskFull` if fewer than so many per mille would be free after `len` more bytes.
+    pub fn check(&self, permille: u16, len: u64, path: &Path) -> Result<()> {
+        if self.lacking(permille, len) == 0 {
             return Ok(());
         }
         Err(Error::new(
             Code::DiskFull,
             format!(
-                "{} is full: {} MiB of {} MiB are free, and {percent} % are kept for repair; other disks may have room",
+                "{} is full: {} MiB of {} MiB are free, and {} % are kept for more urgent work; other disks may have room",
                 path.display(),
                 self.free >> 20,
-                self.total >> 20
+                self.total >> 20,
+                f64::from(permille) / 10.0
             ),
         ))
     }
@@ -57,11 +66,23 @@ mod tests {
             total: 1000,
             free: 60,
         };
-        assert!(space.check(5, 10, Path::new("d")).is_ok());
-        let error = space.check(5, 11, Path::new("/d")).unwrap_err();
+        assert!(space.check(50, 10, Path::new("d")).is_ok());
+        let error = space.check(50, 11, Path::new("/d")).unwrap_err();
         assert!(
             error.code == Code::DiskFull && error.text.contains("/d is full"),
             "{error}"
+        );
+        assert!(error.text.contains("5 % are kept"), "{error}");
+        assert_eq!((space.lacking(50, 10), space.lacking(50, 17)), (0, 7));
+        assert!(
+            space
+                .check(COLLECT_FREE_PERMILLE, 55, Path::new("d"))
+                .is_ok()
+        );
+        assert!(
+            space
+                .check(COLLECT_FREE_PERMILLE, 56, Path::new("d"))
+                .is_err()
         );
     }
 }

@@ -3,7 +3,7 @@
 use super::{CLUSTER, POOL, capability_key, receipt_key};
 use bytes::Bytes;
 use quarry_common::identity::Identity;
-use quarry_common::ids::{DiskId, Epoch, OpenNumber, ServerId, Version};
+use quarry_common::ids::{ChunkId, DiskId, Epoch, OpenNumber, ServerId, Version};
 use quarry_common::map::{
     ClusterMap, Disk, DiskState, FailureDomain, Member, MemberState, Pool, Redundancy, Row, Server,
 };
@@ -14,7 +14,7 @@ use quarry_common::wire::meta::{
     Registration,
 };
 use quarry_common::{Code, Error, Result, codec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,12 @@ pub struct State {
     /// The last reports of each server.
     pub reports: Mutex<BTreeMap<ServerId, Vec<DiskReport>>>,
     pub registrations: Mutex<Vec<Registration>>,
+    /// Every disk is to delete these, until it says that they are gone.
+    pub due: Mutex<BTreeSet<ChunkId>>,
+    pub gone: Mutex<BTreeSet<(DiskId, ChunkId)>>,
+    /// What disks told that they have; of that they are to delete these.
+    pub told: Mutex<BTreeSet<(DiskId, ChunkId)>>,
+    pub unwanted: Mutex<BTreeSet<ChunkId>>,
 }
 
 impl Meta {
@@ -158,6 +164,33 @@ fn answer(state: &State, server: ServerId, body: MetaBody) -> Result<MetaReply> 
                 map: map.update_since(heartbeat.epoch, None),
                 keys,
             }))
+        }
+        MetaBody::Due { disk, from } => {
+            assert_eq!(from, None);
+            let gone = state.gone.lock().unwrap();
+            let due = state.due.lock().unwrap();
+            let due = due.iter().filter(|chunk| !gone.contains(&(disk, **chunk)));
+            Ok(MetaReply::Due {
+                chunks: due.map(|chunk| (POOL, *chunk)).collect(),
+                next: None,
+            })
+        }
+        MetaBody::Gone { disk, chunks } => {
+            let chunks = chunks.into_iter().map(|(_, chunk)| (disk, chunk));
+            state.gone.lock().unwrap().extend(chunks);
+            Ok(MetaReply::Noted)
+        }
+        MetaBody::Has { disk, chunks } => {
+            let told = chunks.iter().map(|(_, chunk)| (disk, *chunk));
+            state.told.lock().unwrap().extend(told);
+            let unwanted = state.unwanted.lock().unwrap();
+            let chunks = chunks.into_iter();
+            Ok(MetaReply::Due {
+                chunks: chunks
+                    .filter(|(_, chunk)| unwanted.contains(chunk))
+                    .collect(),
+                next: None,
+            })
         }
         MetaBody::Map { since, from } => Ok(MetaReply::Map(map.update_since(since, from))),
         other => Err(Error::malformed(format!("{other:?}"))),

@@ -101,6 +101,7 @@ impl Cluster {
             }],
             direct_io: true,
             replace_disk: Vec::new(),
+            collect_every_seconds: 3_600,
         }
     }
 

@@ -161,44 +161,53 @@ impl Kv for Memory {
     }
 
     fn import(&self, from: &Path) -> Result<()> {
-        let path = from.join(DUMP);
-        let name = format!("the copy {}", path.display());
-        let bytes =
-            std::fs::read(&path).map_err(|error| io(format!("{name} can not be read"), error))?;
-        let damaged =
-            |why: &str| Error::new(Code::ChecksumMismatch, format!("{name} is damaged: {why}"));
-        let Some((&version, rest)) = bytes.split_first() else {
-            return Err(damaged("it is empty"));
-        };
-        if version != DUMP_VERSION {
-            return Err(Error::new(
-                Code::TooNew,
-                format!("{name} has format {version}, this program knows {DUMP_VERSION}"),
-            ));
-        }
-        let Some((crc, body)) = rest.split_first_chunk::<4>() else {
-            return Err(damaged("it is too short"));
-        };
-        if Crc(u32::from_le_bytes(*crc)) != Crc::of(body) {
-            return Err(damaged("its checksum is wrong"));
-        }
-        let families: Vec<(String, Vec<(Bytes, Bytes)>)> = codec::decode(&name, body)?;
-        let mut image = Image::default();
-        for (family, entries) in families {
-            let known = Family::ALL.iter().find(|known| known.name() == family);
-            let Some(known) = known else {
-                return Err(damaged("it has a family that is not known"));
-            };
-            image.0[known.index()] = Arc::new(entries.into_iter().collect());
-        }
+        let image = read_dump(from)?;
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = image.clone();
         *self.flushed.write().unwrap_or_else(PoisonError::into_inner) = image;
         Ok(())
     }
 
+    fn open_copy(&self, from: &Path) -> Result<Box<dyn KvRead>> {
+        Ok(Box::new(read_dump(from)?))
+    }
+
     fn len_on_disk(&self) -> u64 {
         0
     }
+}
+
+fn read_dump(from: &Path) -> Result<Image> {
+    let path = from.join(DUMP);
+    let name = format!("the copy {}", path.display());
+    let bytes =
+        std::fs::read(&path).map_err(|error| io(format!("{name} can not be read"), error))?;
+    let damaged =
+        |why: &str| Error::new(Code::ChecksumMismatch, format!("{name} is damaged: {why}"));
+    let Some((&version, rest)) = bytes.split_first() else {
+        return Err(damaged("it is empty"));
+    };
+    if version != DUMP_VERSION {
+        return Err(Error::new(
+            Code::TooNew,
+            format!("{name} has format {version}, this program knows {DUMP_VERSION}"),
+        ));
+    }
+    let Some((crc, body)) = rest.split_first_chunk::<4>() else {
+        return Err(damaged("it is too short"));
+    };
+    if Crc(u32::from_le_bytes(*crc)) != Crc::of(body) {
+        return Err(damaged("its checksum is wrong"));
+    }
+    let families: Vec<(String, Vec<(Bytes, Bytes)>)> = codec::decode(&name, body)?;
+    let mut image = Image::default();
+    for (family, entries) in families {
+        let known = Family::ALL.iter().find(|known| known.name() == family);
+        let Some(known) = known else {
+            return Err(damaged("it has a family that is not known"));
+        };
+        image.0[known.index()] = Arc::new(entries.into_iter().collect());
+    }
+    Ok(image)
 }
 
 fn io(text: String, error: std::io::Error) -> Error {

@@ -72,6 +72,10 @@ pub trait Kv: KvRead + 'static {
     /// or the new one is found, never a mixture. A damaged copy is refused.
     fn import(&self, from: &Path) -> Result<()>;
 
+    /// Opens a copy that [`Kv::export`] made, wherever it came from, reads it in full and returns a view of it;
+    /// the copy is left as it is. A damaged one is refused.
+    fn open_copy(&self, from: &Path) -> Result<Box<dyn KvRead>>;
+
     /// Bytes on disk, about; 0 when there is no disk.
     fn len_on_disk(&self) -> u64;
 }

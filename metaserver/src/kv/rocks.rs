@@ -133,6 +133,18 @@ impl Generation {
         })
     }
 
+    /// A database that is no generation of a state.
+    fn elsewhere(db: DB, path: &Path) -> Generation {
+        Generation {
+            db,
+            dir: GenerationDir {
+                path: path.to_owned(),
+                number: 0,
+                replaced: AtomicBool::new(false),
+            },
+        }
+    }
+
     fn family(&self, family: Family) -> Result<&ColumnFamily> {
         self.db
             .cf_handle(family.name())
@@ -149,6 +161,17 @@ impl Generation {
 }
 
 fn open_db(path: &Path, options: &RocksOptions) -> Result<DB> {
+    open_db_for(path, options, Use::ReadWrite)
+}
+
+/// What a database is opened for.
+enum Use {
+    ReadWrite,
+    /// Its files stay as they are.
+    Read,
+}
+
+fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> {
     let cache = Cache::new_lru_cache(options.cache_len);
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&cache);
@@ -192,7 +215,11 @@ fn open_db(path: &Path, options: &RocksOptions) -> Result<DB> {
             ColumnFamilyDescriptor::new(name.name(), options)
         })
         .chain([ColumnFamilyDescriptor::new("default", family.clone())]);
-    DB::open_cf_descriptors(&db, path, families).map_err(|error| {
+    let opened = match purpose {
+        Use::ReadWrite => DB::open_cf_descriptors(&db, path, families),
+        Use::Read => DB::open_cf_descriptors_read_only(&db, path, families, false),
+    };
+    opened.map_err(|error| {
         rocks_error(
             &format!("the state {}", path.display()),
             "can not be opened",
@@ -400,16 +427,8 @@ impl Kv for Rocks {
         }
         copy_dir(from, &building)?;
         // Opened once where it is built, and read in full: a damaged copy never replaces a state.
-        let check = Generation {
-            db: open_db(&building, &self.options)?,
-            dir: GenerationDir {
-                path: building.clone(),
-                number: 0,
-                replaced: AtomicBool::new(false),
-            },
-        };
-        check.verify()?;
-        drop(check);
+        let db = open_db(&building, &self.options)?;
+        Generation::elsewhere(db, &building).verify()?;
 
         let number = self.current().dir.number + 1;
         let place = self.dir.join(format!("{number:08}"));
@@ -421,6 +440,13 @@ impl Kv for Rocks {
         drop(current);
         replaced.dir.replaced.store(true, Ordering::Release);
         Ok(())
+    }
+
+    fn open_copy(&self, from: &Path) -> Result<Box<dyn KvRead>> {
+        let db = open_db_for(from, &self.options, Use::Read)?;
+        let copy = Generation::elsewhere(db, from);
+        copy.verify()?;
+        Ok(Box::new(View::new(Arc::new(copy))))
     }
 
     fn len_on_disk(&self) -> u64 {

@@ -2,7 +2,10 @@
 
 use super::types::Pending;
 use bytes::Bytes;
+use quarry_common::Error;
 use quarry_common::ids::ServerId;
+use quarry_common::wire::meta::{self as wire, Standing};
+use tokio::sync::watch;
 
 /// Who leads, and where it is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +14,22 @@ pub struct Leader {
     pub id: ServerId,
     /// Its address as the members know it: `host:port`.
     pub address: String,
+}
+
+/// A member of a Raft group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    /// The metaserver.
+    pub id: ServerId,
+    /// Where the others reach it: `host:port`.
+    pub address: String,
+    /// Whether it votes, or is still catching up.
+    pub votes: bool,
+}
+
+/// The error for what only the leader may do.
+pub fn not_leader(leader: Option<&Leader>) -> Error {
+    wire::not_leader(leader.map(|leader| (leader.id, leader.address.as_str())))
 }
 
 /// What a Raft group says of itself.
@@ -50,6 +69,32 @@ pub trait Consensus: Send + Sync + 'static {
 
     /// Who leads, if that is known.
     fn leader(&self) -> Option<Leader>;
+
+    /// The term in which this metaserver leads, while it does: what is kept in memory about the cluster lives as
+    /// long as that. `None` as soon as a majority has been silent for a while.
+    fn leading(&self) -> watch::Receiver<Option<u64>>;
+
+    /// The members as this metaserver knows them.
+    fn members(&self) -> Vec<GroupMember>;
+
+    /// Invites a metaserver: it gets everything, and votes once it has caught up (see
+    /// [`Consensus::settle_members`]). It need not run yet. On the leader alone, as removing and settling are.
+    fn add_member(&self, id: ServerId, address: String) -> Pending<'_, ()>;
+
+    /// Tells the group where this metaserver is reached now, if the others do not know that. Fails with
+    /// `Unreachable` when nobody who leads was reached.
+    fn announce<'a>(&'a self, address: &'a str) -> Pending<'a, ()>;
+
+    /// Removes a member. Fails with `NotFound`, and with `Busy` when those who stay and run would be no majority
+    /// of those who stay. A leader that removes itself steps down afterwards.
+    fn remove_member(&self, id: ServerId) -> Pending<'_, ()>;
+
+    /// Does what is left to do about members: finishes a change that an earlier leader began, lets one vote that has
+    /// caught up. To be called now and then.
+    fn settle_members(&self) -> Pending<'_, ()>;
+
+    /// How far each member is that answers within a second.
+    fn standings(&self) -> Pending<'_, Vec<(ServerId, Standing)>>;
 
     /// Whether this metaserver leads and has applied what its predecessors agreed on. Without a
     /// barrier it may have lost that by the time the caller looks.

@@ -2,30 +2,49 @@
 
 use super::barrier::Barrier;
 use super::batcher::{Batcher, Clock, Propose};
+use super::fitness::Fitness;
+use super::hearing::Vouched;
 use super::log::{Flushed, Growth, LogStore};
 use super::machine::Machine;
-use super::network::NoPeers;
+use super::network::{Members, Network};
 use super::snapshot::Snapshots;
 use super::types::{
     Fatal, LogId, NodeId, Pending, Types, blocking, end_process, node_id, server_id,
 };
-use super::{Apply, Consensus, Leader, Metrics};
+use super::{Apply, Consensus, GroupMember, Leader, Metrics};
 use crate::kv::Kv;
 use bytes::Bytes;
-use openraft::error::{
-    CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError,
-};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
 use openraft::{BasicNode, RaftMetrics, ServerState, SnapshotPolicy};
 use quarry_common::ids::{ServerId, ShardId};
 use quarry_common::time::Nanos;
+use quarry_common::wire::meta::Standing;
 use quarry_common::{Code, Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::sync::mpsc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+/// A leader says that it is there so often; a request to a member that takes longer is repeated.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// A follower that has heard nothing for the longer of these times and then the other, by chance between the two,
+/// asks for votes: 1 to 1.4 s after a leader died, so that a failover takes less than 3 s (DESIGN §8).
+const ELECTION: (Duration, Duration) = (Duration::from_millis(350), Duration::from_millis(600));
+
+/// A leader that a majority has not answered for so long does not believe that it leads: sooner than the others
+/// may have elected another one.
+const LOST_AFTER: Duration = Duration::from_millis(800);
+
+/// How long a barrier is tried again when a majority does not answer at once.
+const BARRIER_WITHIN: Duration = Duration::from_millis(1_000);
+
+const _: () = {
+    assert!(HEARTBEAT.as_millis() * 3 <= ELECTION.0.as_millis());
+    assert!(LOST_AFTER.as_millis() < ELECTION.0.as_millis() + ELECTION.1.as_millis());
+};
 
 /// How a Raft group runs on this metaserver.
 #[derive(Clone)]
@@ -37,6 +56,10 @@ pub struct RaftOptions {
     pub server: ServerId,
     /// The shard of this group.
     pub shard: ShardId,
+    /// The way to the other members.
+    pub network: Network,
+    /// Who is heard while this metaserver is in no group yet: those of whom it was told, and their addresses.
+    pub told_of: BTreeMap<ServerId, String>,
     /// A snapshot is made after this many entries: what a restart replays at most.
     pub snapshot_entries: u64,
     /// A snapshot is made after this many bytes of log, if that comes first.
@@ -50,13 +73,15 @@ pub struct RaftOptions {
 }
 
 impl RaftOptions {
-    /// The usual way: a snapshot every 20,000 entries or 256 MiB, so that a restart replays for a few
+    /// The usual way, alone: a snapshot every 20,000 entries or 256 MiB, so that a restart replays for a few
     /// seconds at most; the system's clock; a failure of the log ends the process.
     pub fn new(dir: &Path, server: ServerId, shard: ShardId) -> RaftOptions {
         RaftOptions {
             dir: dir.to_owned(),
             server,
             shard,
+            network: Network::none(),
+            told_of: BTreeMap::new(),
             snapshot_entries: 20_000,
             snapshot_len: 256 << 20,
             kept_entries: 1_000,
@@ -70,15 +95,21 @@ type Inner = openraft::Raft<Types>;
 
 /// A running member of a Raft group.
 pub struct Raft {
-    inner: Inner,
+    pub(super) inner: Inner,
+    pub(super) network: Network,
+    pub(super) shard: ShardId,
+    pub(super) told_of: BTreeMap<ServerId, String>,
+    pub(super) fitness: Arc<Fitness>,
+    pub(super) vouched: Vouched,
+    /// Held while a snapshot arrives; a queue for nobody, so that it is only ever tried.
+    pub(super) receiving: tokio::sync::Mutex<()>,
+    /// The term in which this metaserver leads, while it does.
+    leading: watch::Receiver<Option<u64>>,
     /// Taken away by `stop`.
     batcher: Mutex<Option<Arc<Batcher>>>,
     barrier: Barrier,
     growth: Arc<Growth>,
-    server: ServerId,
-    /// This metaserver is the only member. There is no way yet to add others; one must clear
-    /// this before it proposes the change.
-    alone: AtomicBool,
+    pub(super) server: ServerId,
     /// The last entry of the log when it was opened.
     end_at_start: Option<LogId>,
     stopped: CancellationToken,
@@ -125,12 +156,16 @@ impl Raft {
         })?;
         check_ends(&log, &machine, &options.dir)?;
         let end_at_start = log.last();
+        let is_empty = end_at_start.is_none() && machine.applied()?.is_none();
+        let fitness = Arc::new(Fitness::open(&options.dir, is_empty)?);
 
         let config = openraft::Config {
             cluster_name: format!("shard-{}", options.shard),
-            heartbeat_interval: 100,
-            election_timeout_min: 500,
-            election_timeout_max: 1_000,
+            heartbeat_interval: HEARTBEAT.as_millis() as u64,
+            election_timeout_min: ELECTION.0.as_millis() as u64,
+            election_timeout_max: ELECTION.1.as_millis() as u64,
+            // A new log is no reason to ask for votes either.
+            enable_elect: !fitness.is_new(),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
             max_in_snapshot_log_to_keep: options.kept_entries,
             // A purge is one synced write: not for every entry.
@@ -144,41 +179,52 @@ impl Raft {
             )
         })?;
         let id = node_id(options.server);
-        let inner = Inner::new(id, Arc::new(config), NoPeers, log, machine.clone())
+        let members = Members {
+            network: options.network.clone(),
+            shard: options.shard,
+            own: id,
+        };
+        let inner = Inner::new(id, Arc::new(config), members, log, machine.clone())
             .await
             .map_err(failed)?;
-        let alone = machine.membership()?.membership().voter_ids().eq([id]);
-        if alone {
+        if machine.membership()?.membership().voter_ids().eq([id]) {
             // Nobody else can lead: there is no need to wait for a timeout.
             inner.trigger().elect().await.map_err(failed)?;
         }
         let stopped = CancellationToken::new();
-        tokio::spawn(watch(
-            inner.clone(),
-            Arc::clone(&growth),
-            options.fatal,
-            stopped.clone(),
-        ));
-        let proposals = Arc::new(Proposals(inner.clone()));
+        let (leads, leading) = watch::channel(None);
+        tokio::spawn(
+            Watch {
+                inner: inner.clone(),
+                growth: Arc::clone(&growth),
+                fitness: Arc::clone(&fitness),
+                end_at_start,
+                leads,
+                fatal: options.fatal,
+                stopped: stopped.clone(),
+            }
+            .run(),
+        );
+        let proposals = Arc::new(Proposals {
+            inner: inner.clone(),
+            leading: leading.clone(),
+        });
         let barrier = {
-            let inner = inner.clone();
-            Barrier::start(move || {
-                let inner = inner.clone();
-                Box::pin(async move {
-                    inner
-                        .ensure_linearizable()
-                        .await
-                        .map(drop)
-                        .map_err(barrier_failed)
-                })
-            })
+            let (inner, leading) = (inner.clone(), leading.clone());
+            Barrier::start(move || Box::pin(pass_barrier(inner.clone(), leading.clone())))
         };
         Ok(Raft {
             batcher: Mutex::new(Some(Arc::new(Batcher::start(proposals, options.clock)))),
             barrier,
             growth,
             server: options.server,
-            alone: AtomicBool::new(alone),
+            network: options.network,
+            shard: options.shard,
+            told_of: options.told_of,
+            fitness,
+            vouched: Vouched::default(),
+            receiving: tokio::sync::Mutex::default(),
+            leading,
             end_at_start,
             stopped,
             machine: Mutex::new(Some(machine)),
@@ -187,10 +233,13 @@ impl Raft {
         })
     }
 
-    /// Makes a group of which this metaserver, reached at `address`, is the only member.
+    /// Makes a group of these members, of which this metaserver is one: the others wait to be called.
     /// Fails with `Exists` when it is in a group already.
-    pub async fn init(&self, address: &str) -> Result<()> {
-        let members = BTreeMap::from([(node_id(self.server), BasicNode::new(address))]);
+    pub async fn init(&self, members: &[(ServerId, String)]) -> Result<()> {
+        let members: BTreeMap<NodeId, BasicNode> = members
+            .iter()
+            .map(|(id, address)| (node_id(*id), BasicNode::new(address)))
+            .collect();
         self.inner
             .initialize(members)
             .await
@@ -205,23 +254,55 @@ impl Raft {
                 RaftError::APIError(error) => Error::bug(format!("a group was not made: {error}")),
                 RaftError::Fatal(error) => failed(error),
             })?;
-        self.alone.store(true, Ordering::Release);
+        // Who begins a group has nothing to catch up with.
+        self.inner.runtime_config().elect(true);
         Ok(())
     }
 
-    /// Whether this metaserver is a member of a group.
+    /// Whether this metaserver is a member of a group, or has been asked for a vote by one.
     pub async fn is_initialised(&self) -> Result<bool> {
         self.inner.is_initialized().await.map_err(failed)
     }
 
+    /// As [`Raft::is_alone`], asked through Raft's own queue: right even before it has said anything of itself.
+    pub async fn is_sole_voter(&self) -> Result<bool> {
+        let own = node_id(self.server);
+        let asked = self.inner.with_raft_state(move |state| {
+            let members = state.membership_state.effective().membership();
+            members.voter_ids().eq([own])
+        });
+        asked.await.map_err(failed)
+    }
+
+    /// What openraft says now. Cheap.
+    pub(super) fn metrics_now(&self) -> RaftMetrics<NodeId, BasicNode> {
+        self.inner.metrics().borrow().clone()
+    }
+
+    /// Whether this metaserver is the only one that votes. One that votes can only be added by it, and can only
+    /// lead without it after two more changes of members, which it has seen by then.
+    fn is_alone(&self) -> bool {
+        let metrics = self.inner.metrics();
+        let metrics = metrics.borrow();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        voters.next() == Some(node_id(self.server)) && voters.next().is_none()
+    }
+
+    /// The state machine.
+    ///
+    /// # Errors
+    /// `Stopping`.
+    pub(super) fn machine(&self) -> Result<Machine> {
+        let machine = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        machine.clone().ok_or_else(stopping)
+    }
+
     /// Returns when this metaserver can serve as the leader; `Unreachable` after `timeout`.
     pub async fn wait_until_leading(&self, timeout: Duration) -> Result<()> {
-        let mut metrics = self.inner.metrics();
-        let leading = metrics.wait_for(|metrics| {
-            leads(metrics, self.end_at_start) || metrics.running_state.is_err()
-        });
-        match tokio::time::timeout(timeout, leading).await {
-            Ok(Ok(metrics)) => metrics.running_state.clone().map_err(failed),
+        let mut leading = self.leading.clone();
+        let leads = leading.wait_for(Option::is_some);
+        match tokio::time::timeout(timeout, leads).await {
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(Error::new(
                 Code::Unreachable,
@@ -264,6 +345,10 @@ fn take<T>(mutex: &Mutex<Option<T>>) -> Option<T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
+/// What to do about a metaserver that has lost something.
+pub(super) const REPLACE: &str = "while the others run, remove it with 'quarry metaserver remove ID' and make a new \
+     one with 'quarry metaserver add'; if it is the only one, restore it from a backup";
+
 /// Checks that log and state meet: nothing may be missing at the end of either (DESIGN §5.1).
 fn check_ends(log: &LogStore, machine: &Machine, dir: &Path) -> Result<()> {
     let applied = machine.applied()?;
@@ -273,8 +358,7 @@ fn check_ends(log: &LogStore, machine: &Machine, dir: &Path) -> Result<()> {
         Err(Error::new(
             Code::ChecksumMismatch,
             format!(
-                "{what}; a metaserver with its files in {} must not vote: rebuild it from the \
-                 others, or restore it from a backup",
+                "{what}; the metaserver with its files in {} must not vote: {REPLACE}",
                 dir.display()
             ),
         ))
@@ -299,44 +383,94 @@ fn check_ends(log: &LogStore, machine: &Machine, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Ends the process when Raft has failed, and asks for a snapshot when the log has grown.
-async fn watch(inner: Inner, growth: Arc<Growth>, fatal: Fatal, stopped: CancellationToken) {
-    let mut metrics = inner.metrics();
-    loop {
-        tokio::select! {
-            () = stopped.cancelled() => return,
-            () = growth.enough.notified() => {
-                if inner.trigger().snapshot().await.is_err() {
-                    return;
+/// Follows what openraft says of itself: ends the process when it has failed, asks for a snapshot when the log has
+/// grown, and says when this metaserver begins and ceases to lead.
+struct Watch {
+    inner: Inner,
+    growth: Arc<Growth>,
+    fitness: Arc<Fitness>,
+    end_at_start: Option<LogId>,
+    leads: watch::Sender<Option<u64>>,
+    fatal: Fatal,
+    stopped: CancellationToken,
+}
+
+impl Watch {
+    async fn run(self) {
+        let mut metrics = self.inner.metrics();
+        loop {
+            tokio::select! {
+                () = self.stopped.cancelled() => break,
+                () = self.growth.enough.notified() => {
+                    if self.inner.trigger().snapshot().await.is_err() {
+                        break;
+                    }
                 }
-            }
-            changed = metrics.changed() => {
-                let state = metrics.borrow_and_update().running_state.clone();
-                match state {
-                    Ok(()) if changed.is_ok() => {}
-                    Err(error) if !stopped.is_cancelled() => return fatal(&failed(error)),
-                    Ok(()) | Err(_) => return,
+                changed = metrics.changed() => {
+                    let (state, term) = {
+                        let now = metrics.borrow_and_update();
+                        let term = leads(&now, self.end_at_start).then_some(now.current_term);
+                        (now.running_state.clone(), term)
+                    };
+                    match state {
+                        Ok(()) if changed.is_ok() => {}
+                        Err(error) if !self.stopped.is_cancelled() => {
+                            (self.fatal)(&failed(error));
+                            break;
+                        }
+                        Ok(()) | Err(_) => break,
+                    }
+                    if term.is_some() && let Err(error) = self.fitness.handle_fit() {
+                        (self.fatal)(&error);
+                        break;
+                    }
+                    self.leads.send_if_modified(|leads| std::mem::replace(leads, term) != term);
                 }
             }
         }
+        self.leads.send_replace(None);
     }
 }
 
 /// The way of entries into openraft.
-struct Proposals(Inner);
+struct Proposals {
+    inner: Inner,
+    leading: watch::Receiver<Option<u64>>,
+}
 
 impl Propose for Proposals {
     fn propose(&self, entry: Bytes) -> Pending<'_, Pending<'static, Bytes>> {
         Box::pin(async move {
-            let answer = self.0.client_write_ff(entry).await.map_err(failed)?;
+            let mut leading = self.leading.clone();
+            let Some(term) = *leading.borrow_and_update() else {
+                return Err(leads_not(&self.inner));
+            };
+            let own = self.inner.metrics().borrow().id;
+            let answer = self.inner.client_write_ff(entry).await.map_err(failed)?;
             let answer: Pending<'static, Bytes> = Box::pin(async move {
-                match answer.await {
-                    Ok(Ok(response)) => Ok(response.data),
-                    Ok(Err(ClientWriteError::ForwardToLeader(leader))) => Err(not_leader(&leader)),
-                    Ok(Err(ClientWriteError::ChangeMembershipError(error))) => Err(Error::bug(
-                        format!("a command was taken for a change of members: {error}"),
+                let answered = async {
+                    match answer.await {
+                        Ok(Ok(response)) => Ok(response.data),
+                        Ok(Err(ClientWriteError::ForwardToLeader(leader))) => Err(not_leader(
+                            own,
+                            leader.leader_id,
+                            leader.leader_node.as_ref(),
+                        )),
+                        Ok(Err(ClientWriteError::ChangeMembershipError(error))) => Err(Error::bug(
+                            format!("a command was taken for a change of members: {error}"),
+                        )),
+                        Err(_) => Err(stopping()),
+                    }
+                };
+                // An entry of a leader that was deposed may be agreed on by others, and be lost, and be answered by
+                // nobody here: for example when a snapshot brings its effects.
+                tokio::select! {
+                    biased;
+                    answer = answered => answer,
+                    _ = leading.wait_for(|now| *now != Some(term)) => Err(Error::new(
+                        Code::Disconnected,
+                        "this metaserver does not lead any more: what was asked may or may not be done",
                     )),
-                    Err(_) => Err(stopping()),
                 }
             });
             Ok(answer)
@@ -344,47 +478,93 @@ impl Propose for Proposals {
     }
 }
 
+/// One barrier. A majority that does not answer within one request is asked again: a disk that syncs for long is no
+/// reason to send the readers elsewhere.
+async fn pass_barrier(inner: Inner, leading: watch::Receiver<Option<u64>>) -> Result<()> {
+    let until = Instant::now() + BARRIER_WITHIN;
+    let own = inner.metrics().borrow().id;
+    loop {
+        if leading.borrow().is_none() {
+            return Err(leads_not(&inner));
+        }
+        let passed = tokio::time::timeout(BARRIER_WITHIN, inner.ensure_linearizable()).await;
+        let error = match passed {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => barrier_failed(own, error),
+            Err(_) => too_few("nothing is agreed on"),
+        };
+        if error.code != Code::Unreachable || Instant::now() >= until {
+            return Err(error);
+        }
+    }
+}
+
 /// Whether this node leads and has applied everything that was agreed before: an entry of its own
 /// term. After a restart openraft may resume the term in which it led before, and the state
 /// may hold entries of that term while others wait to be replayed: so the end of the log
 /// at the start must be reached as well.
+///
+/// A leader that is cut off hears of no other one; it ceases to lead when a majority is silent.
 fn leads(metrics: &RaftMetrics<NodeId, BasicNode>, end_at_start: Option<LogId>) -> bool {
-    let is_own = |applied: LogId| applied.leader_id.term == metrics.current_term;
+    // Two nodes may lead in one term, one after the other: the number is not enough.
+    let is_own = |applied: LogId| applied.leader_id == metrics.vote.leader_id;
+    let silence = metrics.millis_since_quorum_ack.map(Duration::from_millis);
     metrics.state == ServerState::Leader
+        && metrics.vote.leader_id.node_id == metrics.id
         && metrics.last_applied.is_some_and(is_own)
         && metrics.last_applied >= end_at_start
+        && silence.is_some_and(|silence| silence < LOST_AFTER)
 }
 
-fn not_leader(to: &ForwardToLeader<NodeId, BasicNode>) -> Error {
-    let text = match (&to.leader_id, &to.leader_node) {
-        (Some(id), Some(node)) => {
-            format!(
-                "this metaserver does not lead; metaserver {} at {} does",
-                server_id(*id),
-                node.addr
-            )
-        }
-        (Some(id), None) => format!(
-            "this metaserver does not lead; metaserver {} does",
-            server_id(*id)
-        ),
-        (None, _) => "this metaserver does not lead, and nobody is known to: try again".to_owned(),
-    };
-    Error::new(Code::NotLeader, text)
+/// Who leads instead, for those who asked here.
+fn leads_not(inner: &Inner) -> Error {
+    let metrics = inner.metrics();
+    let metrics = metrics.borrow();
+    let leader = metrics.current_leader;
+    let node = leader.and_then(|id| {
+        metrics
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .cloned()
+    });
+    not_leader(metrics.id, leader, node.as_ref())
 }
 
-fn barrier_failed(error: RaftError<NodeId, CheckIsLeaderError<NodeId, BasicNode>>) -> Error {
+/// The error for what only the leader may do.
+pub(super) fn not_leader(own: NodeId, leader: Option<NodeId>, node: Option<&BasicNode>) -> Error {
+    // One that was cut off or removed while it led still holds its own vote.
+    let leader = leader.filter(|id| *id != own).zip(node);
+    let leader = leader.map(|(id, node)| Leader {
+        id: server_id(id),
+        address: node.addr.clone(),
+    });
+    super::not_leader(leader.as_ref())
+}
+
+fn barrier_failed(
+    own: NodeId,
+    error: RaftError<NodeId, CheckIsLeaderError<NodeId, BasicNode>>,
+) -> Error {
     match error {
-        RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader)) => not_leader(&leader),
-        RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(error)) => Error::new(
-            Code::Unreachable,
-            format!("too few metaservers can be reached: {error}; try again"),
-        ),
+        RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader)) => {
+            not_leader(own, leader.leader_id, leader.leader_node.as_ref())
+        }
+        RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(error)) => {
+            too_few(&error.to_string())
+        }
         RaftError::Fatal(error) => failed(error),
     }
 }
 
-fn failed(error: openraft::error::Fatal<NodeId>) -> Error {
+fn too_few(why: &str) -> Error {
+    Error::new(
+        Code::Unreachable,
+        format!("too few metaservers can be reached: {why}; try again"),
+    )
+}
+
+pub(super) fn failed(error: openraft::error::Fatal<NodeId>) -> Error {
     match error {
         openraft::error::Fatal::Stopped => stopping(),
         openraft::error::Fatal::Panicked => Error::bug("Raft panicked"),
@@ -394,7 +574,7 @@ fn failed(error: openraft::error::Fatal<NodeId>) -> Error {
     }
 }
 
-fn stopping() -> Error {
+pub(super) fn stopping() -> Error {
     Error::new(
         Code::Stopping,
         "this metaserver is stopping: what was asked may or may not be done",
@@ -412,18 +592,24 @@ impl Consensus for Raft {
     }
 
     fn read_barrier(&self) -> Pending<'_, ()> {
+        if self.stopped.is_cancelled() {
+            return Box::pin(std::future::ready(Err(stopping())));
+        }
         // The only member can not lose its lead, and answers only what is applied: there is
         // nothing to wait for, least of all for the sync that openraft may be awaiting.
-        if self.alone.load(Ordering::Acquire) && self.is_leader() && !self.stopped.is_cancelled() {
+        if self.is_alone() && self.is_leader() {
             return Box::pin(std::future::ready(Ok(())));
         }
         Box::pin(self.barrier.wait())
     }
 
     fn leader(&self) -> Option<Leader> {
-        let metrics = self.inner.metrics();
-        let metrics = metrics.borrow();
+        let metrics = self.metrics_now();
         let id = metrics.current_leader?;
+        // One that was removed while it led still holds its own vote.
+        if id == metrics.id && !leads(&metrics, self.end_at_start) {
+            return None;
+        }
         let node = metrics.membership_config.membership().get_node(&id)?;
         Some(Leader {
             id: server_id(id),
@@ -431,8 +617,36 @@ impl Consensus for Raft {
         })
     }
 
+    fn leading(&self) -> watch::Receiver<Option<u64>> {
+        self.leading.clone()
+    }
+
+    fn members(&self) -> Vec<GroupMember> {
+        self.members_now()
+    }
+
+    fn add_member(&self, id: ServerId, address: String) -> Pending<'_, ()> {
+        Box::pin(self.add(id, address))
+    }
+
+    fn announce<'a>(&'a self, address: &'a str) -> Pending<'a, ()> {
+        Box::pin(self.tell_address(address))
+    }
+
+    fn remove_member(&self, id: ServerId) -> Pending<'_, ()> {
+        Box::pin(self.remove(id))
+    }
+
+    fn settle_members(&self) -> Pending<'_, ()> {
+        Box::pin(self.settle())
+    }
+
+    fn standings(&self) -> Pending<'_, Vec<(ServerId, Standing)>> {
+        Box::pin(async { Ok(self.ask_standings().await) })
+    }
+
     fn is_leader(&self) -> bool {
-        leads(&self.inner.metrics().borrow(), self.end_at_start)
+        self.leading.borrow().is_some()
     }
 
     fn snapshot(&self) -> Pending<'_, ()> {

@@ -94,6 +94,37 @@ impl Machine {
             .and_then(|(meta, _)| meta.last_log_id)
     }
 
+    /// An empty directory for a snapshot that arrives.
+    pub(super) fn receive(&self) -> Result<SnapshotCopy> {
+        self.shared.snapshots.receive()
+    }
+
+    /// Whether a copy that was received is what is said of it: whole, and of that entry and those members.
+    ///
+    /// # Errors
+    /// `ChecksumMismatch`: it is not; those of the store.
+    pub(super) fn check_received(
+        &self,
+        meta: &SnapshotMeta,
+        received: &SnapshotCopy,
+    ) -> Result<()> {
+        let copy = self.shared.kv.open_copy(&received.copy_dir())?;
+        let (applied, members) = (
+            read_applied(copy.as_ref())?,
+            read_membership(copy.as_ref())?,
+        );
+        if meta.last_log_id.is_some()
+            && (applied, &members) == (meta.last_log_id, &meta.last_membership)
+        {
+            return Ok(());
+        }
+        let text = format!(
+            "a snapshot of the state up to {applied:?} was sent as one up to {:?}",
+            meta.last_log_id
+        );
+        Err(Error::new(Code::ChecksumMismatch, text))
+    }
+
     /// Makes the state durable, so that the next start replays little.
     pub(crate) fn flush(&self) -> Result<()> {
         let applied = self.applied()?;
@@ -237,6 +268,8 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<SnapshotCopy>,
     ) -> Result<(), StorageError> {
         blocking(|| self.shared.install(meta, &snapshot)).map_err(|error| {
+            // It was checked when it was received: now the disk has failed.
+            (self.shared.fatal)(&error);
             StorageIOError::write_snapshot(Some(meta.signature()), any(error)).into()
         })
     }

@@ -4,25 +4,34 @@
 //! gives; [`Raft`] is a running member of a group. A command goes through `batcher` (packed with
 //! others into one [`entry`]), openraft, `log` (synced), and `machine` (applied, in one batch
 //! with its index), and comes back as its answer.
+//!
+//! Members reach each other through `network` and are heard by `hearing`; `transfer` carries snapshots, `members` changes
+//! who belongs to the group, `fitness` keeps a log that may have forgotten something from voting.
 
 mod apply;
 mod barrier;
 mod batcher;
 mod consensus;
 pub mod entry;
+mod fitness;
 #[cfg(test)]
 mod golden;
 mod group;
+mod hearing;
 mod log;
 mod machine;
+mod members;
 mod network;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod types;
+mod wire;
 
 pub use apply::Apply;
 pub use batcher::Clock;
-pub use consensus::{Consensus, Leader, Metrics};
+pub use consensus::{Consensus, GroupMember, Leader, Metrics, not_leader};
 pub use group::{Raft, RaftOptions};
+pub use network::Network;
 pub use types::{Fatal, Pending, end_process};

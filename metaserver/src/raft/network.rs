@@ -1,72 +1,334 @@
-//! The way to the other members of a Raft group. There is none yet: a group has one member, and
-//! every attempt to reach another one is refused with a reason.
+//! The way to the other members of a Raft group: requests over one long stream a member, snapshots over
+//! a stream of their own.
 
-use super::types::{NodeId, Types};
-use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
+use super::transfer;
+use super::types::{LogId, NodeId, Types, server_id};
+use super::wire::{RaftCall, RaftReply, RaftRequest};
+use openraft::error::{
+    Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
-use openraft::{BasicNode, OptionalSend, Vote};
-use quarry_common::{Code, Error};
+use openraft::{BasicNode, EntryPayload, OptionalSend, Vote};
+use quarry_common::identity::PeerName;
+use quarry_common::ids::{ClusterId, ServerId, ShardId};
+use quarry_common::net::{Endpoint, Peer, Peers, StreamType};
+use quarry_common::{Code, Error, Result, codec};
+use std::collections::HashMap;
 use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-/// Makes [`NoPeer`]s.
-pub(crate) struct NoPeers;
+/// Entries of one request to append: so many bytes that a disk's sync is shared well, and few enough to
+/// arrive within the time that openraft gives a request. One longer entry goes alone.
+const APPEND_LEN_MAX: usize = 1 << 20;
 
-/// Another member, which can not be reached.
-pub(crate) struct NoPeer {
+/// Pause before a member that could not be reached is tried again.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// The way to other members, shared by everything of a group. Cheap to clone.
+#[derive(Clone)]
+pub struct Network {
+    /// `None` for a group of one.
+    link: Option<Arc<Link>>,
+}
+
+struct Link {
+    peers: Peers,
+    cluster: ClusterId,
+    /// Who is connected, so that a request needs no task to find out.
+    connected: Mutex<HashMap<ServerId, (String, Peer)>>,
+}
+
+impl Network {
+    /// No way to anybody: for a group of one.
+    pub fn none() -> Network {
+        Network { link: None }
+    }
+
+    /// Dials from the endpoint of a metaserver, in whose name it speaks.
+    pub fn over(endpoint: Endpoint) -> Network {
+        let cluster = endpoint.identity().name().cluster;
+        Network {
+            link: Some(Arc::new(Link {
+                peers: Peers::with_stream(endpoint, StreamType::Raft),
+                cluster,
+                connected: Mutex::default(),
+            })),
+        }
+    }
+
+    /// The member, connected. Cancel-safe; a handshake that outlasts its caller serves the next one.
+    pub(crate) async fn peer(&self, to: ServerId, address: &str) -> Result<Peer> {
+        let Some(link) = &self.link else {
+            let text = format!("metaserver {to} can not be reached: this one has no network");
+            return Err(Error::new(Code::Unreachable, text));
+        };
+        if let Some(peer) = link.cached(to, address) {
+            return Ok(peer);
+        }
+        let (link, address) = (Arc::clone(link), address.to_owned());
+        let dialled = tokio::spawn(async move { link.dial(to, address).await });
+        dialled
+            .await
+            .map_err(|error| Error::bug(format!("dialling a metaserver failed: {error}")))?
+    }
+
+    /// Asks a member, at most for `timeout`. Cancel-safe; the member may act on it.
+    pub(crate) async fn call(
+        &self,
+        shard: ShardId,
+        to: ServerId,
+        address: &str,
+        call: RaftCall,
+        timeout: Duration,
+    ) -> Result<RaftReply> {
+        let asked = async {
+            let peer = self.peer(to, address).await?;
+            let request = codec::encode(&RaftRequest { shard, call });
+            let answer = peer.requests.call(request.into(), timeout).await?;
+            codec::decode::<Result<RaftReply>>("the answer of a metaserver", &answer)?
+        };
+        let answer = tokio::time::timeout(timeout, asked).await;
+        answer.unwrap_or_else(|_| {
+            let text = format!("metaserver {to} at {address} did not answer within {timeout:?}");
+            Err(Error::new(Code::Disconnected, text))
+        })
+    }
+}
+
+impl Link {
+    fn connected(&self) -> MutexGuard<'_, HashMap<ServerId, (String, Peer)>> {
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cached(&self, to: ServerId, address: &str) -> Option<Peer> {
+        let connected = self.connected();
+        let (at, peer) = connected.get(&to)?;
+        (at == address && !peer.is_closed()).then(|| peer.clone())
+    }
+
+    async fn dial(&self, to: ServerId, address: String) -> Result<Peer> {
+        let name = PeerName::metaserver(self.cluster, to);
+        let unknown = |why: String| {
+            let text = format!("the address {address} of metaserver {to} {why}");
+            Error::new(Code::Unreachable, text)
+        };
+        let found = tokio::net::lookup_host(&address)
+            .await
+            .map_err(|error| unknown(format!("can not be resolved: {error}")))?;
+        let mut last = unknown("has no entry".into());
+        for found in found {
+            match self.peers.get(&name, found).await {
+                Ok(peer) => {
+                    let at = address.clone();
+                    self.connected().insert(to, (at, peer.clone()));
+                    return Ok(peer);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// Makes [`Member`]s for openraft.
+pub(crate) struct Members {
+    pub(crate) network: Network,
+    pub(crate) shard: ShardId,
+    /// Who asks.
+    pub(crate) own: NodeId,
+}
+
+/// Another member.
+pub(crate) struct Member {
+    network: Network,
+    shard: ShardId,
+    own: NodeId,
     node: NodeId,
     address: String,
 }
 
-impl NoPeer {
-    fn refuse(&self) -> Unreachable {
-        Unreachable::new(&Error::new(
-            Code::NotSupported,
-            format!(
-                "metaserver {} at {} can not be reached: only one metaserver is supported yet",
-                self.node, self.address
-            ),
-        ))
-    }
-}
+impl RaftNetworkFactory<Types> for Members {
+    type Network = Member;
 
-impl RaftNetworkFactory<Types> for NoPeers {
-    type Network = NoPeer;
-
-    async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> NoPeer {
-        NoPeer {
+    async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> Member {
+        Member {
+            network: self.network.clone(),
+            shard: self.shard,
+            own: self.own,
             node: target,
             address: node.addr.clone(),
         }
     }
 }
 
-impl RaftNetwork<Types> for NoPeer {
+impl Member {
+    async fn call(&self, call: RaftCall, timeout: Duration) -> Result<RaftReply> {
+        let to = server_id(self.node);
+        self.network
+            .call(self.shard, to, &self.address, call, timeout)
+            .await
+    }
+
+    /// Anything but lateness is waited out: openraft repeats the others at once, for ever.
+    fn failed(
+        &self,
+        error: Error,
+        action: RPCTypes,
+        timeout: Duration,
+    ) -> RPCError<NodeId, BasicNode, RaftError<NodeId>> {
+        match error.code {
+            Code::Disconnected => RPCError::Timeout(Timeout {
+                action,
+                id: self.own,
+                target: self.node,
+                timeout,
+            }),
+            _ => RPCError::Unreachable(Unreachable::new(&error)),
+        }
+    }
+}
+
+fn other_answer() -> Error {
+    Error::malformed("a metaserver answered another question")
+}
+
+/// Cuts entries so that they fit one request; the last one that is left, if others are not.
+fn cut(request: &mut AppendEntriesRequest<Types>) -> Option<LogId> {
+    let mut len = 0;
+    let fitting = request.entries.iter().take_while(|entry| {
+        len += match &entry.payload {
+            EntryPayload::Normal(bytes) => bytes.len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
+        len <= APPEND_LEN_MAX
+    });
+    let count = fitting.count().max(1);
+    if count >= request.entries.len() {
+        return None;
+    }
+    request.entries.truncate(count);
+    request.entries.last().map(|last| last.log_id)
+}
+
+impl RaftNetwork<Types> for Member {
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        mut request: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RPCError<NodeId, BasicNode, RaftError<NodeId>>> {
-        Err(self.refuse().into())
+        let cut_after = cut(&mut request);
+        let timeout = option.hard_ttl();
+        let reply = match self.call(RaftCall::Append(request), timeout).await {
+            Ok(RaftReply::Append(reply)) => Ok(reply),
+            Ok(_) => Err(other_answer()),
+            Err(error) => Err(error),
+        };
+        match (reply, cut_after) {
+            (Ok(AppendEntriesResponse::Success), Some(last)) => {
+                Ok(AppendEntriesResponse::PartialSuccess(Some(last)))
+            }
+            (Ok(reply), _) => Ok(reply),
+            (Err(error), _) => Err(self.failed(error, RPCTypes::AppendEntries, timeout)),
+        }
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<NodeId>,
-        _option: RPCOption,
+        request: VoteRequest<NodeId>,
+        option: RPCOption,
     ) -> Result<VoteResponse<NodeId>, RPCError<NodeId, BasicNode, RaftError<NodeId>>> {
-        Err(self.refuse().into())
+        let timeout = option.hard_ttl();
+        let reply = match self.call(RaftCall::Vote(request), timeout).await {
+            Ok(RaftReply::Vote(reply)) => Ok(reply),
+            Ok(_) => Err(other_answer()),
+            Err(error) => Err(error),
+        };
+        reply.map_err(|error| self.failed(error, RPCTypes::Vote, timeout))
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote<NodeId>,
-        _snapshot: openraft::Snapshot<Types>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote<NodeId>,
+        snapshot: openraft::Snapshot<Types>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<NodeId>, StreamingError<Types, Fatal<NodeId>>> {
-        Err(self.refuse().into())
+        let to = server_id(self.node);
+        let sent = async {
+            let peer = self.network.peer(to, &self.address).await?;
+            let streams = peer.connection.open(StreamType::RaftSnapshot).await?;
+            transfer::send(streams, self.shard, vote, &snapshot).await
+        };
+        let sent = tokio::select! {
+            sent = sent => sent,
+            closed = cancel => return Err(closed.into()),
+        };
+        match sent {
+            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            Err(error) => {
+                let error = error.context(format!("a snapshot for metaserver {to}"));
+                tracing::warn!(%error, "it was not taken; it is sent again");
+                Err(Unreachable::new(&error).into())
+            }
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(BACK_OFF))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::LogEntry;
+    use super::*;
+    use bytes::Bytes;
+    use openraft::CommittedLeaderId;
+
+    fn request(lens: &[usize]) -> AppendEntriesRequest<Types> {
+        let entry = |(index, len): (usize, &usize)| LogEntry {
+            log_id: LogId::new(CommittedLeaderId::new(1, 1), index as u64),
+            payload: EntryPayload::Normal(Bytes::from(vec![0; *len])),
+        };
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: None,
+            entries: lens.iter().enumerate().map(entry).collect(),
+            leader_commit: None,
+        }
+    }
+
+    #[test]
+    fn entries_are_cut_to_what_one_request_carries_and_one_always_goes() {
+        let large = APPEND_LEN_MAX / 2;
+        for (lens, left) in [
+            (vec![], 0),
+            (vec![1, 2, 3], 3),
+            (vec![large, large, 1], 2),
+            (vec![4 << 20, 1], 1),
+            (vec![4 << 20], 1),
+        ] {
+            let mut cut_request = request(&lens);
+            let last = cut(&mut cut_request);
+            assert_eq!(cut_request.entries.len(), left, "{lens:?}");
+            let expected = (left < lens.len()).then(|| left as u64 - 1);
+            assert_eq!(last.map(|last| last.index), expected, "{lens:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_entry_fits_a_message() {
+        use quarry_common::limits::{MESSAGE_LEN_MAX, RAFT_ENTRY_LEN_MAX};
+        let request = RaftRequest {
+            shard: ShardId::FIRST,
+            call: RaftCall::Append(request(&[RAFT_ENTRY_LEN_MAX])),
+        };
+        assert!(codec::encode(&request).len() <= MESSAGE_LEN_MAX);
     }
 }

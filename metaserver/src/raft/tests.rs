@@ -1,4 +1,8 @@
-//! Promises of a Raft group of one: over both backings where the state matters.
+//! Promises of a Raft group of one: over both backings where the state matters. Those of several stand in
+//! [`group_of_three`].
+
+mod group_of_three;
+mod wires;
 
 use super::entry::{Entry, encode_answers};
 use super::log::{Flushed, Growth, LogStore};
@@ -79,7 +83,9 @@ async fn start(options: RaftOptions, kv: Arc<dyn Kv>) -> Raft {
         .await
         .unwrap();
     if !raft.is_initialised().await.unwrap() {
-        raft.init("127.0.0.1:1").await.unwrap();
+        raft.init(&[(SERVER, "127.0.0.1:1".to_owned())])
+            .await
+            .unwrap();
     }
     raft.wait_until_leading(Duration::from_secs(10))
         .await
@@ -346,13 +352,20 @@ async fn a_group_is_initialised_once_and_leads_again_after_a_restart() {
         fresh.read_barrier().await.unwrap_err().code,
         Code::NotLeader
     );
-    fresh.init("127.0.0.1:4000").await.unwrap();
+    fresh
+        .init(&[(SERVER, "127.0.0.1:4000".to_owned())])
+        .await
+        .unwrap();
     fresh
         .wait_until_leading(Duration::from_secs(10))
         .await
         .unwrap();
     assert_eq!(
-        fresh.init("127.0.0.1:4000").await.unwrap_err().code,
+        fresh
+            .init(&[(SERVER, "127.0.0.1:4000".to_owned())])
+            .await
+            .unwrap_err()
+            .code,
         Code::Exists
     );
     assert_eq!(propose(&fresh, "x").await, 1);

@@ -22,7 +22,10 @@ impl Serving {
                 self.consensus.read_barrier().await?;
                 Ok(AdminReply::Status(Box::new(self.status()?)))
             }
-            AdminOp::Pgs { pool, from } => Ok(AdminReply::Pgs(self.pgs(pool, from)?)),
+            AdminOp::Pgs { pool, from } => {
+                self.consensus.read_barrier().await?;
+                Ok(AdminReply::Pgs(self.pgs(pool, from)?))
+            }
             AdminOp::AddUser(user) => {
                 self.check_admin(peer)?;
                 self.add_user(user).await
@@ -30,6 +33,20 @@ impl Serving {
             AdminOp::Users => {
                 self.consensus.read_barrier().await?;
                 Ok(AdminReply::Users(users::users(&*self.kv)?))
+            }
+            AdminOp::AddMetaserver(address) => {
+                self.check_admin(peer)?;
+                self.add_metaserver(address).await
+            }
+            AdminOp::RemoveMetaserver(id) => {
+                self.check_admin(peer)?;
+                self.consensus.remove_member(id).await?;
+                tracing::info!(metaserver = %id, "a metaserver was removed");
+                Ok(AdminReply::Done)
+            }
+            AdminOp::Metaservers => {
+                self.consensus.read_barrier().await?;
+                Ok(AdminReply::Metaservers(self.metaservers().await?))
             }
         }
     }
@@ -84,6 +101,7 @@ impl Serving {
             sessions: totals.sessions,
             orphans: totals.orphans,
             unreferenced_chunks: totals.unreferenced_chunks,
+            doomed_chunks: self.doomed_chunks()?,
         })
     }
 

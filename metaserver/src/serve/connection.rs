@@ -2,20 +2,22 @@
 
 use super::Serving;
 use super::caller::Peer;
+use crate::raft::Raft;
+use quarry_common::Error;
 use quarry_common::limits::REQUESTS_IN_FLIGHT_MAX;
 use quarry_common::net::{self, Connection, Endpoint, StreamType};
 use quarry_common::task::Stop;
 use std::sync::Arc;
 
 /// Takes connections until the endpoint is closed.
-pub async fn accept_loop(serving: Arc<Serving>, endpoint: Endpoint, stop: Stop) {
+pub async fn accept_loop(serving: Arc<Serving>, raft: Arc<Raft>, endpoint: Endpoint, stop: Stop) {
     while let Some(connection) = endpoint.accept().await {
-        let (serving, streams) = (Arc::clone(&serving), stop.clone());
-        stop.spawn_cancellable("connection", serve(serving, connection, streams));
+        let (serving, raft, streams) = (Arc::clone(&serving), Arc::clone(&raft), stop.clone());
+        stop.spawn_cancellable("connection", serve(serving, raft, connection, streams));
     }
 }
 
-async fn serve(serving: Arc<Serving>, connection: Connection, stop: Stop) {
+async fn serve(serving: Arc<Serving>, raft: Arc<Raft>, connection: Connection, stop: Stop) {
     let peer = Arc::new(Peer {
         name: connection.peer().clone(),
         certificate: connection.peer_hash(),
@@ -28,20 +30,29 @@ async fn serve(serving: Arc<Serving>, connection: Connection, stop: Stop) {
                 return;
             }
         };
-        if kind != StreamType::MetaRequests {
-            tracing::warn!(peer = %peer.name, ?kind, "a metaserver does not serve such streams");
-            net::refuse_stream(send, receive);
-            continue;
-        }
-        let (serving, peer) = (Arc::clone(&serving), Arc::clone(&peer));
+        let (serving, raft, peer) = (Arc::clone(&serving), Arc::clone(&raft), Arc::clone(&peer));
         // Cut off at a stop: its client asks the next leader, or again.
-        stop.spawn_cancellable("requests", async move {
-            let handler = |bytes| {
-                let (serving, peer) = (Arc::clone(&serving), Arc::clone(&peer));
-                async move { serving.handle(&peer, bytes).await }
+        stop.spawn_cancellable("stream", async move {
+            let served = match kind {
+                StreamType::MetaRequests => {
+                    let handler = |bytes| {
+                        let (serving, peer) = (Arc::clone(&serving), Arc::clone(&peer));
+                        async move { serving.handle(&peer, bytes).await }
+                    };
+                    net::serve(send, receive, REQUESTS_IN_FLIGHT_MAX, handler).await
+                }
+                StreamType::Raft => raft.serve(&peer.name, send, receive).await,
+                StreamType::RaftSnapshot => raft.serve_snapshot(&peer.name, send, receive).await,
+                StreamType::DataRequests
+                | StreamType::WriteChunk
+                | StreamType::ReadChunk
+                | StreamType::Push => {
+                    net::refuse_stream(send, receive);
+                    Err(Error::malformed("a metaserver does not serve such streams"))
+                }
             };
-            if let Err(error) = net::serve(send, receive, REQUESTS_IN_FLIGHT_MAX, handler).await {
-                tracing::warn!(peer = %peer.name, %error, "a stream of requests was closed");
+            if let Err(error) = served {
+                tracing::warn!(peer = %peer.name, ?kind, %error, "a stream was closed");
             }
         });
     }

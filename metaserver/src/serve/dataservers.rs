@@ -44,14 +44,10 @@ impl Serving {
         }))
     }
 
-    pub(super) fn heartbeat(&self, peer: &Peer, heartbeat: Heartbeat) -> Result<MetaReply> {
+    pub(super) async fn heartbeat(&self, peer: &Peer, heartbeat: Heartbeat) -> Result<MetaReply> {
         let server = peer.dataserver()?;
-        // With one metaserver, answering at all shows that the majority was reached.
-        if !self.consensus.is_leader() {
-            let leader = self.consensus.leader();
-            let text = format!("this metaserver does not lead; the leader is {leader:?}");
-            return Err(Error::new(quarry_common::Code::NotLeader, text));
-        }
+        // The answer is a lease for writing: only a majority gives it (DESIGN §4.2.7).
+        self.consensus.read_barrier().await?;
         self.health()
             .handle_heartbeat(server, heartbeat.disks, Instant::now());
         let keys = keys_of(&*self.kv, server)?;

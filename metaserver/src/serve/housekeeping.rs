@@ -21,9 +21,6 @@ const RECORDS_PER_COMMAND: u32 = 1_000;
 pub async fn keep_house(serving: Arc<Serving>) {
     loop {
         tokio::time::sleep(EVERY).await;
-        if !serving.consensus.is_leader() {
-            continue;
-        }
         if let Err(error) = pass(&serving).await {
             tracing::warn!(%error, "a pass of housekeeping was given up");
         }
@@ -84,9 +81,6 @@ pub async fn place(serving: Arc<Serving>) {
     loop {
         serving.map_changed.notified().await;
         while let Some(Placement { epoch, pool, rows }) = plan(&serving.map()) {
-            if !serving.consensus.is_leader() {
-                break;
-            }
             let groups = rows.len();
             match serving
                 .change_map(Action::Place { epoch, pool, rows })

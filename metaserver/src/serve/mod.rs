@@ -5,29 +5,36 @@
 
 mod admin;
 mod caller;
+mod collect;
 mod connection;
 mod dataservers;
 mod housekeeping;
+mod leadership;
 mod lookup;
+mod members;
 mod requests;
 mod sessions;
 
+pub use collect::collect;
 pub use connection::accept_loop;
 pub use housekeeping::{keep_house, place};
+pub use leadership::{Founding, Lead, lead};
+pub use members::keep_members;
 
 use crate::controller::Health;
 use crate::kv::Kv;
 use crate::raft::Consensus;
 use crate::session::Leases;
 use crate::state::command::{Action, Answer, Command, Reply};
-use crate::state::{map_state, session};
+use crate::state::map_state;
 use quarry_common::identity::{Authority, Identity};
 use quarry_common::ids::Version;
 use quarry_common::map::ClusterMap;
 use quarry_common::token::Key;
 use quarry_common::{Error, Result, codec};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// What all requests of a metaserver share.
@@ -38,6 +45,10 @@ pub struct Serving {
     authority: Authority,
     /// The first chunk ids are given out after so many dataservers have registered.
     dataservers_wanted: usize,
+    /// Whether what follows is there: only while this metaserver leads.
+    serving: AtomicBool,
+    /// Disks delete a doomed chunk after this long.
+    doom_grace: Duration,
     /// The map in the state, and the newest key of capabilities; loaded after each change.
     map: RwLock<Arc<ClusterMap>>,
     capability_key: RwLock<Option<Key>>,
@@ -48,29 +59,38 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Reads what it needs from the state.
+    /// Serves nothing but who leads until it leads itself.
     pub fn new(
         consensus: Arc<dyn Consensus>,
         kv: Arc<dyn Kv>,
         identity: Arc<Identity>,
         authority: Authority,
         dataservers_wanted: usize,
-    ) -> Result<Serving> {
-        let sessions = session::all(&*kv)?;
-        let serving = Serving {
+        doom_grace: Duration,
+    ) -> Serving {
+        Serving {
             consensus,
             kv,
             identity,
             authority,
             dataservers_wanted,
+            serving: AtomicBool::new(false),
+            doom_grace,
             map: RwLock::default(),
             capability_key: RwLock::default(),
-            leases: Mutex::new(Leases::new(sessions, Instant::now())),
+            leases: Mutex::new(Leases::new([], Instant::now())),
             health: Mutex::default(),
             map_changed: Notify::new(),
-        };
-        serving.load_map()?;
-        Ok(serving)
+        }
+    }
+
+    /// Begins or ceases to serve as the leader.
+    fn serves(&self, serves: bool) {
+        self.serving.store(serves, Ordering::Release);
+    }
+
+    fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Acquire)
     }
 
     /// Proposes a command and returns its reply.

@@ -42,10 +42,11 @@ impl Serving {
                 format!("shard {} is not served here", request.shard),
             ));
         }
+        self.check_leading()?;
         match request.body {
             MetaBody::Read(read) => {
-                let caller = self.caller(peer, request.act_as)?;
                 self.consensus.read_barrier().await?;
+                let caller = self.caller(peer, request.act_as)?;
                 self.read(peer, &caller, &read).map(MetaReply::Read)
             }
             MetaBody::Mutate {
@@ -84,11 +85,15 @@ impl Serving {
             MetaBody::RenewSession(renewal) => self.renew_session(peer, renewal).await,
             MetaBody::CloseSession(session) => self.close_session(peer, session).await,
             MetaBody::Map { since, from } => {
+                self.consensus.read_barrier().await?;
                 Ok(MetaReply::Map(self.map().update_since(since, from)))
             }
             MetaBody::Admin(op) => self.admin(peer, op).await.map(MetaReply::Admin),
             MetaBody::Register(registration) => self.register(peer, registration).await,
-            MetaBody::Heartbeat(heartbeat) => self.heartbeat(peer, heartbeat),
+            MetaBody::Heartbeat(heartbeat) => self.heartbeat(peer, heartbeat).await,
+            MetaBody::Due { disk, from } => self.due(peer, disk, from).await,
+            MetaBody::Gone { disk, chunks } => self.note_gone(peer, disk, chunks).await,
+            MetaBody::Has { disk, chunks } => self.handle_has(peer, disk, chunks).await,
         }
     }
 

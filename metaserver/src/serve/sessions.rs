@@ -51,6 +51,8 @@ impl Serving {
             marks,
             open_chunks,
         } = renewal;
+        // A leader that was cut off must not let a client believe that its session lives.
+        self.consensus.read_barrier().await?;
         self.check_session(peer, session)?;
         if !self.leases().handle_renewal(session, open, Instant::now()) {
             let text = format!(

@@ -1,5 +1,6 @@
 //! Applies entries of the log: one command after the other, each as a whole or not at all.
 
+use super::collect;
 use super::command::{Action, Answer, Command, Reply};
 use super::keys::SystemKey;
 use super::map_state;
@@ -179,6 +180,9 @@ fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
             records_max,
         } => purge::purge(txn, &orphans, records_max),
         Action::RaiseFeatureLevel(level) => map_state::raise_feature_level(txn, level),
+        Action::NumberMetaserver => map_state::number_metaserver(txn),
+        Action::Doom(chunks) => collect::doom(txn, &chunks),
+        Action::Gone { disk, chunks } => collect::gone(txn, disk, &chunks),
     }
 }
 

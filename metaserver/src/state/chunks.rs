@@ -1,5 +1,6 @@
 //! The count of what refers to each chunk: kept exactly, since collection trusts it.
 
+use super::data_records::Present;
 use super::keys::{self, SystemKey};
 use super::records::ChunkRecord;
 use super::stop::{OpResult, Stop};
@@ -71,12 +72,49 @@ pub fn refer(
         .checked_add_signed(bytes)
         .ok_or_else(|| damaged("has fewer bytes than were removed"))?;
     match (before, record.references) {
-        (0, after) if after > 0 => count_unreferenced(txn, -1)?,
-        (before, 0) if before > 0 => count_unreferenced(txn, 1)?,
+        (0, after) if after > 0 => {
+            count_unreferenced(txn, -1)?;
+            unlist(txn, pool, chunk)?;
+        }
+        (before, 0) if before > 0 => {
+            count_unreferenced(txn, 1)?;
+            let key = keys::system(SystemKey::Unreferenced(pool, chunk));
+            txn.put(Family::System, key, &Present);
+        }
         _ => {}
     }
     txn.put(Family::Chunks, keys::chunk(pool, chunk), &record);
     Ok(())
+}
+
+/// Takes a chunk off the list of those that lost their last reference, if it is on it. A chunk that was never
+/// referred to is not: it costs no write, and the disks that have it ask.
+pub fn unlist(txn: &mut Txn<'_>, pool: PoolId, chunk: ChunkId) -> OpResult<()> {
+    let key = keys::system(SystemKey::Unreferenced(pool, chunk));
+    if txn.get_bytes(Family::System, &key)?.is_some() {
+        txn.delete(Family::System, key);
+    }
+    Ok(())
+}
+
+/// Forgets a chunk that nothing refers to and no disk has.
+///
+/// # Errors
+/// `Bug` if something refers to it: it is left as it is.
+pub fn forget(txn: &mut Txn<'_>, pool: PoolId, chunk: ChunkId) -> OpResult<()> {
+    match find(txn, pool, chunk)? {
+        None => {}
+        Some(record) if record.references == 0 => {
+            count_unreferenced(txn, -1)?;
+            txn.delete(Family::Chunks, keys::chunk(pool, chunk));
+        }
+        Some(_) => {
+            let text =
+                format!("chunk {chunk} of pool {pool} is referred to and was to be forgotten");
+            return Err(Error::bug(text).into());
+        }
+    }
+    unlist(txn, pool, chunk)
 }
 
 fn count_unreferenced(txn: &mut Txn<'_>, change: i64) -> OpResult<()> {
@@ -131,6 +169,18 @@ pub(crate) fn miscounts(state: &dyn crate::kv::KvRead) -> Vec<String> {
             .keys()
             .map(|chunk| format!("{chunk:?} has extents and no record")),
     );
+    let prefix = keys::unreferenced();
+    let end = crate::kv::after_prefix(&prefix);
+    state
+        .scan(Family::System, &prefix, end.as_deref(), &mut |key, _| {
+            let (pool, chunk) = keys::parse_unreferenced(key).unwrap();
+            let doomed = state.get(Family::Doomed, &keys::doomed(pool, chunk));
+            if kept.get(&(pool, chunk)) != Some(&(0, 0)) || doomed.unwrap().is_some() {
+                wrong.push(format!("{chunk} is listed as unreferenced and is not"));
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
     let number: Option<NumberRecord> = super::txn::load(
         state,
         Family::System,

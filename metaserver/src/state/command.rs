@@ -102,6 +102,18 @@ pub enum Action {
     },
     /// Rules of a newer program from here on. → `Nothing`
     RaiseFeatureLevel(u32),
+    /// A number for a new metaserver, never given out before. → `Metaserver`
+    NumberMetaserver,
+    /// Candidates for deletion: those that nothing refers to and nobody may commit are doomed. → `Doomed`
+    Doom(Vec<(PoolId, ChunkId)>),
+    /// A disk does not have these doomed chunks (any more): what no present member has is forgotten. Without a
+    /// disk they are looked at again, since members changed. → `Forgotten`
+    Gone {
+        /// The disk.
+        disk: Option<DiskId>,
+        /// The chunks.
+        chunks: Vec<(PoolId, ChunkId)>,
+    },
 }
 
 /// What a cluster begins with.
@@ -140,4 +152,10 @@ pub enum Reply {
         /// Whether removed trees still wait.
         trees_left: bool,
     },
+    /// To `NumberMetaserver`.
+    Metaserver(ServerId),
+    /// To `Doom`: how many of them are doomed now that were not.
+    Doomed(u32),
+    /// To `Gone`: how many of them are forgotten.
+    Forgotten(u32),
 }

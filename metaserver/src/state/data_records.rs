@@ -1,7 +1,7 @@
 //! The values of sessions, of the map and of secrets: the formats beside those of the namespace.
 
 use super::records::Record;
-use quarry_common::ids::{RequestNumber, ServerId, Version};
+use quarry_common::ids::{DiskId, RequestNumber, ServerId, Version};
 use quarry_common::map::{Row, Topology};
 use quarry_common::token::Key;
 use quarry_common::wire::meta::User;
@@ -109,10 +109,23 @@ impl Record for SecretRecord {
     const WHAT: &'static str = "a secret key";
 }
 
+/// `doomed`: a chunk that nothing refers to and nobody may commit: it is never needed again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoomedRecord {
+    /// Since when; dataservers delete it some time later.
+    pub at: Version,
+    /// Disks that have said that they do not have it, or not any more.
+    pub gone_from: Vec<DiskId>,
+}
+
+impl Record for DoomedRecord {
+    const WHAT: &'static str = "a doomed chunk";
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_common::ids::{DiskId, Epoch, Gid, KeyNumber, Uid};
+    use quarry_common::ids::{Epoch, Gid, KeyNumber, Uid};
     use quarry_common::map::{Member, MemberState};
 
     fn hex(record: &impl Record) -> String {
@@ -187,5 +200,10 @@ mod tests {
             server: Some(ServerId(2)),
         };
         assert_eq!(hex(&secret), format!("0101{}0102", "08".repeat(32)));
+        let doomed = DoomedRecord {
+            at: Version(300),
+            gone_from: vec![DiskId(4)],
+        };
+        assert_eq!(hex(&doomed), "01fb2c010104");
     }
 }

@@ -336,16 +336,15 @@ pub fn parse_map(key: &[u8]) -> Result<MapKey> {
     }
 }
 
-/// `doomed`: a chunk that waits for its deletion on dataservers.
+/// `doomed`: a chunk that waits for its deletion on dataservers. Ordered as `chunks` is, so that what a
+/// disk is to delete are the ranges of its groups.
 pub fn doomed(pool: PoolId, chunk: ChunkId) -> Vec<u8> {
-    join(&[&pool.0.to_be_bytes(), &chunk.0.to_be_bytes()])
+    self::chunk(pool, chunk)
 }
 
 /// Reads [`doomed`].
 pub fn parse_doomed(key: &[u8]) -> Result<(PoolId, ChunkId)> {
-    let mut parser = Parser::new("a doomed chunk", key);
-    let parts = (PoolId(parser.u16()?), ChunkId(parser.u64()?));
-    parser.end(parts)
+    parse_chunk(key)
 }
 
 /// What a key of `system` is about. Raft keeps keys of its own there, which begin with `raft/`.
@@ -375,6 +374,12 @@ pub enum SystemKey {
     LostSession(SessionId),
     /// How many chunks nothing refers to.
     UnreferencedChunks,
+    /// The next new metaserver.
+    NextMetaserver,
+    /// A chunk that lost its last reference and is not doomed yet.
+    Unreferenced(PoolId, ChunkId),
+    /// How many chunks are doomed.
+    DoomedChunks,
 }
 
 const LAST_VERSION: &[u8] = b"last_version";
@@ -389,6 +394,9 @@ const ORPHAN: &[u8] = b"orphan/";
 const TRIMMED: &[u8] = b"trimmed/";
 const LOST_SESSION: &[u8] = b"lost_session/";
 const UNREFERENCED_CHUNKS: &[u8] = b"unreferenced_chunks";
+const NEXT_METASERVER: &[u8] = b"next_metaserver";
+const UNREFERENCED: &[u8] = b"unreferenced/";
+const DOOMED_CHUNKS: &[u8] = b"doomed_chunks";
 
 /// `system`: what the state knows of itself.
 pub fn system(part: SystemKey) -> Vec<u8> {
@@ -407,7 +415,26 @@ pub fn system(part: SystemKey) -> Vec<u8> {
         SystemKey::Trimmed(inode) => join(&[TRIMMED, &inode.0.to_be_bytes()]),
         SystemKey::LostSession(session) => join(&[LOST_SESSION, &session.0.to_be_bytes()]),
         SystemKey::UnreferencedChunks => UNREFERENCED_CHUNKS.to_vec(),
+        SystemKey::NextMetaserver => NEXT_METASERVER.to_vec(),
+        SystemKey::Unreferenced(pool, chunk) => {
+            join(&[UNREFERENCED, &pool.0.to_be_bytes(), &chunk.0.to_be_bytes()])
+        }
+        SystemKey::DoomedChunks => DOOMED_CHUNKS.to_vec(),
     }
+}
+
+/// The prefix of all chunks that lost their last reference and are not doomed yet.
+pub fn unreferenced() -> Vec<u8> {
+    UNREFERENCED.to_vec()
+}
+
+/// Reads the key of a chunk that lost its last reference.
+pub fn parse_unreferenced(key: &[u8]) -> Result<(PoolId, ChunkId)> {
+    let mut parser = Parser::new("an unreferenced chunk", key);
+    let rest = key.strip_prefix(UNREFERENCED);
+    parser.rest = rest.ok_or_else(|| parser.wrong())?;
+    let parts = (PoolId(parser.u16()?), ChunkId(parser.u64()?));
+    parser.end(parts)
 }
 
 /// The prefix of all orphans, the oldest first.
@@ -493,6 +520,9 @@ mod tests {
         let orphan = system(SystemKey::Orphan(version, i));
         assert!(orphan.starts_with(&orphans()));
         assert_eq!(parse_orphan(&orphan).unwrap(), (version, i));
+        let unreferenced = system(SystemKey::Unreferenced(place.0, place.1));
+        assert!(unreferenced.starts_with(&self::unreferenced()));
+        assert_eq!(parse_unreferenced(&unreferenced).unwrap(), place);
     }
 
     #[test]
@@ -524,8 +554,9 @@ mod tests {
                 parse_map(&key).is_err(),
                 parse_orphan(&key).is_err(),
                 parse_removed(&key).is_err(),
+                parse_unreferenced(&key).is_err(),
             ];
-            assert_eq!(refused, [true; 6], "{len} bytes");
+            assert_eq!(refused, [true; 7], "{len} bytes");
             assert_eq!(parse_inode(&key).is_ok(), len == 8);
             assert_eq!(parse_extent(&key).is_ok(), len == 16);
         }

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod apply;
 pub mod chunks;
+pub mod collect;
 pub mod command;
 pub mod data_records;
 pub mod extents;

@@ -100,12 +100,12 @@ mod tests {
     use super::*;
     use crate::kv::Batch;
     use crate::state::command::Action;
-    use crate::state::data_records::Present;
+    use crate::state::data_records::DoomedRecord;
     use crate::state::data_testing::{POOL, commit, of_chunk};
     use crate::state::records::Record;
     use crate::state::testing::{World, on_both, root};
     use quarry_common::checksum::Crc;
-    use quarry_common::ids::{ChunkId, Epoch, InodeId, PgId, PoolId};
+    use quarry_common::ids::{ChunkId, Epoch, InodeId, PgId, PoolId, Version};
     use quarry_common::token::MemberMac;
     use quarry_common::wire::meta::Op;
 
@@ -210,11 +210,15 @@ mod tests {
                 let receipt = world.receipt(chunk, 5);
                 assert_eq!(refused(world, inode, receipt), Code::BadReceipt);
             }
+            let doomed = DoomedRecord {
+                at: Version(1),
+                gone_from: Vec::new(),
+            };
             let mut doom = Batch::new();
             doom.put(
                 Family::Doomed,
                 keys::doomed(POOL, range.first),
-                Present.to_bytes(),
+                doomed.to_bytes(),
             );
             world.kv.write(doom).unwrap();
             let receipt = world.receipt(range.first, 5);

@@ -18,10 +18,10 @@ pub struct Small {
     #[arg(long, default_value = "4K", value_parser = parse_positive)]
     size: u64,
     /// Clients, each with connections and a session of its own
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     clients: u32,
     /// Files that each client has under way at a time
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     callers: u32,
 }
 

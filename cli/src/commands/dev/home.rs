@@ -4,15 +4,17 @@ use crate::account;
 use crate::failure::Misuse;
 use crate::founding;
 use crate::server::load_identity;
+use crate::size::counted;
 use anyhow::{Context as _, Result, bail};
 use quarry_client::ClientFile;
 use quarry_common::durable;
 use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_VALID};
 use quarry_common::ids::{ClusterId, ServerId};
+use quarry_common::limits::DOOM_GRACE;
 use quarry_common::wire::meta::User;
 use quarry_dataserver::{DataserverConfig, DiskConfig};
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,11 +23,14 @@ use std::time::{Duration, SystemTime};
 /// Dataservers of a new cluster, unless said otherwise.
 const DATASERVERS: u32 = 3;
 
-/// The metaserver of a development cluster.
-const METASERVER: ServerId = ServerId(1);
+/// Metaservers of a new cluster, unless said otherwise.
+const METASERVERS: u32 = 1;
 
-/// Memory for the metaserver's block cache, in MiB: it shares the machine with everything else.
+/// Memory for a metaserver's block cache, in MiB: it shares the machine with everything else.
 const CACHE_MIB: u64 = 128;
+
+/// Its disks are small: they look often for what nobody committed.
+const COLLECT_EVERY_SECONDS: u64 = 60;
 
 /// The directory.
 ///
@@ -35,7 +40,7 @@ const CACHE_MIB: u64 = 128;
 /// log                      of a detached process
 /// authority.pem            the cluster's authority
 /// client.toml              the admin's client file
-/// metaserver/              identity.pem, and its state
+/// meta-1/ ...              identity.pem, and a metaserver's state
 /// dataserver-1/ ...        identity.pem, and disk-1 ...
 /// ```
 #[derive(Clone, Debug)]
@@ -46,6 +51,8 @@ pub struct Home {
 /// What was asked for; nothing means what there is, or what is usual.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
+    /// Metaservers.
+    pub metaservers: Option<u32>,
     /// Dataservers.
     pub dataservers: Option<u32>,
     /// Disks of each.
@@ -62,12 +69,26 @@ pub struct Plan {
     pub dataservers: u32,
     /// Disks of each.
     pub disks: u32,
-    /// Chosen once.
-    pub metaserver_port: u16,
+    /// Chosen once, one for each metaserver. Clusters of earlier versions have one, as a number.
+    #[serde(alias = "metaserver_port", deserialize_with = "one_or_more")]
+    pub metaserver_ports: Vec<u16>,
     /// Chosen once, one for each dataserver.
     pub dataserver_ports: Vec<u16>,
     /// The admin.
     pub admin: String,
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(ports: D) -> Result<Vec<u16>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ports {
+        One(u16),
+        More(Vec<u16>),
+    }
+    Ok(match Ports::deserialize(ports)? {
+        Ports::One(port) => vec![port],
+        Ports::More(ports) => ports,
+    })
 }
 
 impl Home {
@@ -128,6 +149,9 @@ impl Home {
             Ok(plan) => plan,
             Err(error) => bail!("{}: {}", path.display(), error.to_string().trim_end()),
         };
+        if plan.metaserver_ports.is_empty() {
+            bail!("{}: has no port for a metaserver", path.display());
+        }
         if plan.dataserver_ports.len() != plan.dataservers as usize {
             bail!(
                 "{}: has {} ports for {} dataservers",
@@ -147,10 +171,24 @@ impl Home {
         match self.plan()? {
             Some(plan) => {
                 self.check(&plan, wanted)?;
+                self.move_earlier_metaserver()?;
                 Ok(plan)
             }
             None => self.make_cluster(wanted),
         }
+    }
+
+    /// Earlier versions had one metaserver, in a directory of another name.
+    fn move_earlier_metaserver(&self) -> Result<()> {
+        let (earlier, now) = (
+            self.dir.join("metaserver"),
+            self.metaserver_dir(ServerId(1)),
+        );
+        if earlier.exists() && !now.exists() {
+            std::fs::rename(&earlier, &now)
+                .with_context(|| format!("{}: can not be renamed", earlier.display()))?;
+        }
+        Ok(())
     }
 
     /// Whether the cluster that is there is what was asked for.
@@ -159,12 +197,20 @@ impl Home {
     /// [`Misuse`] with the remedy if it is not.
     pub fn check(&self, plan: &Plan, wanted: Wanted) -> Result<()> {
         let differs = |wanted: Option<u32>, is: u32| wanted.is_some_and(|wanted| wanted != is);
-        if differs(wanted.dataservers, plan.dataservers) || differs(wanted.disks, plan.disks) {
+        if differs(wanted.metaservers, plan.metaserver_ports.len() as u32)
+            || differs(wanted.dataservers, plan.dataservers)
+            || differs(wanted.disks, plan.disks)
+        {
             let text = format!(
-                "the cluster in {} has {} dataservers with {} disks each, and data does not move to other ones yet: \
-                 leave --dataservers and --disks out to start it as it is, or make another one with --dir",
+                "the cluster in {} has {} and {} with {} disks each: \
+                 leave --metaservers, --dataservers and --disks out to start it as it is, or make another one with --dir",
                 self.dir.display(),
-                plan.dataservers,
+                counted(
+                    plan.metaserver_ports.len() as u64,
+                    "metaserver",
+                    "metaservers"
+                ),
+                counted(plan.dataservers.into(), "dataserver", "dataservers"),
                 plan.disks
             );
             return Err(Misuse::new(text).into());
@@ -175,31 +221,32 @@ impl Home {
     fn make_cluster(&self, wanted: Wanted) -> Result<Plan> {
         // Without dev.toml an earlier start was cut off before there was anything to lose, or the
         // file was lost and there is.
-        if self.metaserver_dir().join("state").exists() {
+        if self.metaserver_dir(ServerId(1)).join("state").exists() {
             bail!(
                 "{}: has the state of a cluster but no dev.toml: restore that file, or choose another place with --dir",
                 self.dir.display()
             );
         }
         let dataservers = wanted.dataservers.unwrap_or(DATASERVERS);
-        let mut ports = free_ports(dataservers as usize + 1)?;
-        let metaserver_port = ports.remove(0);
+        let metaservers = wanted.metaservers.unwrap_or(METASERVERS) as usize;
+        let mut metaserver_ports = free_ports(metaservers + dataservers as usize)?;
+        let dataserver_ports = metaserver_ports.split_off(metaservers);
         let authority = founding::authority()?;
         let plan = Plan {
             cluster: authority.cluster().to_string(),
             dataservers,
             disks: wanted.disks.unwrap_or(1),
-            metaserver_port,
-            dataserver_ports: ports,
+            metaserver_ports,
+            dataserver_ports,
             admin: account::caller(true).name,
         };
         founding::save_authority(&authority, &self.authority_path())?;
-        std::fs::create_dir_all(self.metaserver_dir())?;
-        founding::issue_server(
-            &authority,
-            &metaserver_name(&authority),
-            &self.metaserver_dir().join("identity.pem"),
-        )?;
+        for (server, _) in plan.metaservers() {
+            let dir = self.metaserver_dir(server);
+            std::fs::create_dir_all(&dir)?;
+            let name = PeerName::metaserver(authority.cluster(), server);
+            founding::issue_server(&authority, &name, &dir.join("identity.pem"))?;
+        }
         for server in plan.servers() {
             let dir = self.dataserver_dir(server);
             std::fs::create_dir_all(&dir)?;
@@ -225,8 +272,8 @@ impl Home {
         self.dir.join("authority.pem")
     }
 
-    fn metaserver_dir(&self) -> PathBuf {
-        self.dir.join("metaserver")
+    fn metaserver_dir(&self, server: ServerId) -> PathBuf {
+        self.dir.join(format!("meta-{server}"))
     }
 
     fn dataserver_dir(&self, server: ServerId) -> PathBuf {
@@ -269,7 +316,7 @@ impl Home {
         Ok(ClientFile::load(&self.client_file())?)
     }
 
-    /// The metaserver's settings and identity.
+    /// A metaserver's settings and identity.
     ///
     /// # Errors
     /// Its identity can not be read or renewed.
@@ -277,18 +324,19 @@ impl Home {
         &self,
         authority: &Authority,
         plan: &Plan,
+        server: ServerId,
     ) -> Result<(MetaserverConfig, Arc<Identity>)> {
+        let dir = self.metaserver_dir(server);
+        let name = PeerName::metaserver(authority.cluster(), server);
+        let identity = renewed(authority, &name, &dir.join("identity.pem"))?;
         let config = MetaserverConfig {
-            listen: local(plan.metaserver_port),
+            listen: local(plan.metaserver_ports[server.0 as usize - 1]),
             advertise: None,
-            dir: self.metaserver_dir(),
+            dir,
+            metaservers: Vec::new(),
             cache_mib: CACHE_MIB,
+            doom_grace_seconds: DOOM_GRACE.as_secs(),
         };
-        let identity = renewed(
-            authority,
-            &metaserver_name(authority),
-            &self.metaserver_dir().join("identity.pem"),
-        )?;
         Ok((config, identity))
     }
 
@@ -316,6 +364,7 @@ impl Home {
             disks: disks.collect(),
             direct_io: true,
             replace_disk: Vec::new(),
+            collect_every_seconds: COLLECT_EVERY_SECONDS,
         };
         let name = PeerName::dataserver(authority.cluster(), server);
         let identity = renewed(authority, &name, &dir.join("identity.pem"))?;
@@ -331,7 +380,10 @@ impl Plan {
 
     /// The metaservers and their addresses.
     pub fn metaservers(&self) -> Vec<(ServerId, String)> {
-        vec![(METASERVER, local(self.metaserver_port).to_string())]
+        let ports = (1..).map(ServerId).zip(&self.metaserver_ports);
+        ports
+            .map(|(id, port)| (id, local(*port).to_string()))
+            .collect()
     }
 
     /// What the cluster begins with.
@@ -351,10 +403,6 @@ impl Plan {
             users: vec![admin],
         }
     }
-}
-
-fn metaserver_name(authority: &Authority) -> PeerName {
-    PeerName::metaserver(authority.cluster(), METASERVER)
 }
 
 fn local(port: u16) -> SocketAddr {
@@ -399,6 +447,7 @@ mod tests {
         home.make().unwrap();
         assert_eq!(home.plan().unwrap(), None);
         let wanted = Wanted {
+            metaservers: Some(3),
             dataservers: Some(2),
             disks: None,
         };
@@ -406,10 +455,12 @@ mod tests {
         assert_eq!(home.found_or_make(Wanted::default()).unwrap(), plan);
         let authority = home.authority(&plan).unwrap();
         let file = home.renewed_client_file(&authority, &plan).unwrap();
-        assert_eq!(
-            file.metaservers[0].address,
-            format!("127.0.0.1:{}", plan.metaserver_port)
-        );
+        let addresses = file.metaservers.iter().map(|known| known.address.clone());
+        let ports = plan.metaserver_ports.iter();
+        assert!(addresses.eq(ports.map(|port| format!("127.0.0.1:{port}"))));
+        let (config, identity) = home.metaserver(&authority, &plan, ServerId(3)).unwrap();
+        assert_eq!(config.dir, home.dir().join("meta-3"));
+        assert_eq!(identity.name().id(), "3");
         let (config, identity) = home.dataserver(&authority, &plan, ServerId(2)).unwrap();
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.host_label(), "dev-2");
@@ -426,22 +477,46 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path().to_path_buf());
         home.found_or_make(Wanted::default()).unwrap();
-        let wanted = Wanted {
-            dataservers: Some(4),
+        let differ = |metaservers, dataservers| Wanted {
+            metaservers,
+            dataservers,
             disks: None,
         };
-        let error = home.found_or_make(wanted).unwrap_err();
-        assert!(
-            error.is::<Misuse>() && error.to_string().contains("--dir"),
-            "{error}"
-        );
+        for wanted in [differ(None, Some(4)), differ(Some(3), None)] {
+            let error = home.found_or_make(wanted).unwrap_err();
+            assert!(
+                error.is::<Misuse>() && error.to_string().contains("--dir"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
     fn state_without_its_plan_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path().to_path_buf());
-        std::fs::create_dir_all(folder.path().join("metaserver/state")).unwrap();
+        std::fs::create_dir_all(folder.path().join("meta-1/state")).unwrap();
         assert!(home.found_or_make(Wanted::default()).is_err());
+    }
+
+    #[test]
+    fn a_cluster_of_an_earlier_version_is_taken_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().to_path_buf());
+        let plan = home.found_or_make(Wanted::default()).unwrap();
+        let path = folder.path().join("dev.toml");
+        let now = format!("metaserver_ports = [{}]", plan.metaserver_ports[0]);
+        let earlier = format!("metaserver_port = {}", plan.metaserver_ports[0]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(&now), "{text}");
+        std::fs::write(&path, text.replace(&now, &earlier)).unwrap();
+        std::fs::rename(
+            folder.path().join("meta-1"),
+            folder.path().join("metaserver"),
+        )
+        .unwrap();
+        assert_eq!(home.found_or_make(Wanted::default()).unwrap(), plan);
+        let authority = home.authority(&plan).unwrap();
+        assert!(home.metaserver(&authority, &plan, ServerId(1)).is_ok());
     }
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 /// Run a whole cluster in one process, for trying and developing
 ///
-/// One metaserver and N dataservers with their state in DIR; it starts again on that state. Ready
+/// Metaservers and dataservers with their state in DIR; it starts again on that state. Ready
 /// within seconds, and says so. Ctrl-C or 'quarry dev stop' stops it.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -29,6 +29,9 @@ pub struct Dev {
 pub struct Start {
     #[command(flatten)]
     place: Place,
+    /// Metaservers of a new cluster [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=9))]
+    metaservers: Option<u32>,
     /// Dataservers of a new cluster [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     dataservers: Option<u32>,
@@ -72,6 +75,7 @@ impl Dev {
             None => {
                 let home = self.start.place.home()?;
                 let wanted = home::Wanted {
+                    metaservers: self.start.metaservers,
                     dataservers: self.start.dataservers,
                     disks: self.start.disks,
                 };

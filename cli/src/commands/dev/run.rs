@@ -23,7 +23,7 @@ const LOG_LINES: usize = 12;
 
 /// The servers of a cluster.
 struct Servers {
-    metaserver: Metaserver,
+    metaservers: Vec<Metaserver>,
     dataservers: Vec<Dataserver>,
 }
 
@@ -70,13 +70,17 @@ async fn start(home: &Home, plan: &Plan) -> Result<(Servers, ClientFile)> {
     let authority = home.authority(plan)?;
     let file = home.renewed_client_file(&authority, plan)?;
     let seed = plan.seed(&authority);
-    let (config, identity) = home.metaserver(&authority, plan)?;
+    let mut metaservers = Vec::new();
+    for (server, _) in plan.metaservers() {
+        let (config, identity) = home.metaserver(&authority, plan, server)?;
+        let authority = home.authority(plan)?;
+        let started = Metaserver::start(config, identity, authority, Some(seed.clone())).await;
+        metaservers.push(started.map_err(|error| with_ports(home, error))?);
+    }
     let mut settings = Vec::new();
     for server in plan.servers() {
         settings.push(home.dataserver(&authority, plan, server)?);
     }
-    let started = Metaserver::start(config, identity, authority, Some(seed)).await;
-    let metaserver = started.map_err(|error| with_ports(home, error))?;
     let mut starting = tokio::task::JoinSet::new();
     for (config, identity) in settings {
         starting.spawn(Dataserver::start(config, identity));
@@ -87,7 +91,7 @@ async fn start(home: &Home, plan: &Plan) -> Result<(Servers, ClientFile)> {
     }
     wait_until_ready(file.clone(), plan).await?;
     let servers = Servers {
-        metaserver,
+        metaservers,
         dataservers,
     };
     Ok((servers, file))
@@ -98,12 +102,15 @@ fn with_ports(home: &Home, error: quarry_common::Error) -> anyhow::Error {
     anyhow!("{error} {hint}")
 }
 
-/// Dataservers first: what they acknowledge while they stop is still known to the metaserver.
+/// Dataservers first: what they acknowledge while they stop is still known to the metaservers.
 async fn stop(servers: Servers) -> Result<()> {
     for dataserver in servers.dataservers {
         dataserver.stop().await?;
     }
-    Ok(servers.metaserver.stop().await?)
+    for metaserver in servers.metaservers {
+        metaserver.stop().await?;
+    }
+    Ok(())
 }
 
 /// Ready is what a client finds ready: every dataserver is heard and every group takes writes.
@@ -187,7 +194,12 @@ fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, detached: boo
         disks => format!(" with {disks} disks each"),
     };
     let mut text = format!(
-        "the cluster is ready: 1 metaserver, {}{disks}, process {pid}\n  state        {}\n",
+        "the cluster is ready: {}, {}{disks}, process {pid}\n  state        {}\n",
+        counted(
+            plan.metaserver_ports.len() as u64,
+            "metaserver",
+            "metaservers"
+        ),
         counted(plan.dataservers.into(), "dataserver", "dataservers"),
         home.dir().display()
     );
@@ -294,6 +306,9 @@ fn spawn(home: &Home, wanted: Wanted) -> Result<Child> {
     let log = log.with_context(|| format!("{}: can not be written", path.display()))?;
     let mut command = Command::new(std::env::current_exe().context("where this program is")?);
     command.args(["dev", "--detached", "--dir"]).arg(home.dir());
+    if let Some(count) = wanted.metaservers {
+        command.arg("--metaservers").arg(count.to_string());
+    }
     if let Some(count) = wanted.dataservers {
         command.arg("--dataservers").arg(count.to_string());
     }
@@ -328,7 +343,7 @@ mod tests {
             cluster: "0".repeat(32),
             dataservers: 1,
             disks: 1,
-            metaserver_port: 1,
+            metaserver_ports: vec![1],
             dataserver_ports: vec![2],
             admin: "anna".into(),
         }

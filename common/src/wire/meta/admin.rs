@@ -21,6 +21,13 @@ pub enum AdminOp {
     AddUser(User),
     /// All users. → `Users`
     Users,
+    /// Gives a new metaserver its number and its identity, and invites it: it gets the state when it runs at this
+    /// `host:port`, and votes once it has caught up. → `NewMetaserver`
+    AddMetaserver(String),
+    /// Removes a metaserver from the cluster. → `Done`
+    RemoveMetaserver(ServerId),
+    /// All metaservers, and how far each is. Anybody may ask. → `Metaservers`
+    Metaservers,
 }
 
 /// The reply to an admin's request.
@@ -39,6 +46,65 @@ pub enum AdminReply {
     },
     /// All users.
     Users(Vec<User>),
+    /// What a new metaserver is made of.
+    NewMetaserver(Box<NewMetaserver>),
+    /// All metaservers.
+    Metaservers(Vec<MetaserverStatus>),
+    /// It is done.
+    Done,
+}
+
+/// What a new metaserver is made of.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewMetaserver {
+    /// Its number.
+    pub id: ServerId,
+    /// The text of its identity file.
+    pub identity: String,
+    /// The text of the file of the cluster's authority, with its private key.
+    pub authority: String,
+    /// The metaservers that there are: whom it hears at first.
+    pub metaservers: Vec<(ServerId, String)>,
+}
+
+impl std::fmt::Debug for NewMetaserver {
+    /// Without the keys.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewMetaserver")
+            .field("id", &self.id)
+            .field("metaservers", &self.metaservers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A metaserver as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetaserverStatus {
+    /// The metaserver.
+    pub id: ServerId,
+    /// Where the others reach it.
+    pub address: String,
+    /// Whether it votes, or is still catching up.
+    pub votes: bool,
+    /// Whether it leads.
+    pub leads: bool,
+    /// What it says; `None` if it does not answer.
+    pub standing: Option<Standing>,
+}
+
+/// How far a metaserver is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its term.
+    pub term: u64,
+    /// Index of the last entry of its log.
+    pub last_log: Option<u64>,
+    /// Index of the last entry in its state.
+    pub applied: Option<u64>,
+    /// Index of the last entry in its newest snapshot.
+    pub snapshot: Option<u64>,
+    /// It began with an empty log and does not vote until it has caught up.
+    pub is_new: bool,
 }
 
 /// A user.
@@ -90,6 +156,8 @@ pub struct DiskReport {
     pub chunks: u64,
     /// Why it does not serve, if it does not.
     pub failed: Option<String>,
+    /// Bytes of `free` that are in its trash.
+    pub trash: u64,
 }
 
 /// The reply to a registration.
@@ -157,6 +225,8 @@ pub struct Status {
     pub orphans: u64,
     /// Chunks that nothing refers to.
     pub unreferenced_chunks: u64,
+    /// Chunks that wait for their deletion on dataservers.
+    pub doomed_chunks: u64,
 }
 
 /// Placement groups of a pool by state.

@@ -2,14 +2,16 @@
 
 pub mod admin;
 pub mod attr;
+mod leader;
 pub mod op;
 pub mod read;
 
 pub use admin::{
-    AdminOp, DiskReport, DiskStatus, Heartbeat, HeartbeatReply, PgStatus, Registered, Registration,
-    ServerStatus, Status, User,
+    AdminOp, DiskReport, DiskStatus, Heartbeat, HeartbeatReply, MetaserverStatus, NewMetaserver,
+    PgStatus, Registered, Registration, ServerStatus, Standing, Status, User,
 };
 pub use attr::{Attr, FileKind, SetAttr, SetTime};
+pub use leader::{leader_named, not_leader};
 pub use op::{
     Caller, CloneRange, Contents, Expectation, NewExtent, NodeKind, Op, OpReply, Publish, Range,
     RangeGrant, RenameMode, Source, XattrMode,
@@ -67,6 +69,28 @@ pub enum MetaBody {
     Register(Registration),
     /// From a dataserver. Reply: `Heartbeat`.
     Heartbeat(Heartbeat),
+    /// From a dataserver: which doomed chunks its disk is to delete now. Reply: `Due`.
+    Due {
+        /// The disk.
+        disk: crate::ids::DiskId,
+        /// The `next` of the page before.
+        from: Option<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
+    /// From a dataserver: its disk does not have these doomed chunks, or not any more. Reply: `Noted`.
+    Gone {
+        /// The disk.
+        disk: crate::ids::DiskId,
+        /// The chunks.
+        chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
+    /// From a dataserver: its disk has these chunks, of which some may be nobody's. Reply: `Due`, with those that it
+    /// is to delete now.
+    Has {
+        /// The disk.
+        disk: crate::ids::DiskId,
+        /// The chunks.
+        chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
 }
 
 /// Keeps a session alive.
@@ -118,4 +142,13 @@ pub enum MetaReply {
     Registered(Registered),
     /// To `Heartbeat`.
     Heartbeat(HeartbeatReply),
+    /// To `Gone`.
+    Noted,
+    /// To `Due` and `Has`: what the disk is to delete.
+    Due {
+        /// At most 1,000.
+        chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
+        /// The next page comes after this one, if there is one.
+        next: Option<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
 }

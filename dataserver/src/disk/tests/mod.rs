@@ -1,6 +1,8 @@
 //! Promises of a disk, each named by a test.
 
 mod chunks;
+mod compaction;
+mod delete;
 mod model;
 mod opening;
 mod power;

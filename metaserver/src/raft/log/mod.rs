@@ -10,6 +10,7 @@ mod tail;
 mod tests;
 mod writer;
 
+use super::group::REPLACE;
 use super::types::{Fatal, LogEntry, LogId, NodeId, Open, StorageError, Types, any, blocking};
 use crate::kv::rocks_error;
 use openraft::storage::LogFlushed;
@@ -40,17 +41,36 @@ const PURGED: &[u8] = b"purged";
 /// How much of the log the state on disk no longer needs: the index after the last entry whose
 /// effects a completed flush holds. The log is never purged beyond it (DESIGN §5.1).
 #[derive(Debug, Default)]
-pub(crate) struct Flushed(AtomicU64);
+pub(crate) struct Flushed {
+    next: AtomicU64,
+    /// Notified when it has advanced.
+    advanced: Notify,
+}
 
 impl Flushed {
     /// A flush is complete that holds everything up to `last`.
     pub(crate) fn advance(&self, last: Option<LogId>) {
-        self.0
+        self.next
             .fetch_max(last.map_or(0, |last| last.index + 1), Ordering::AcqRel);
+        self.advanced.notify_waiters();
     }
 
     fn holds(&self, index: u64) -> bool {
-        index < self.0.load(Ordering::Acquire)
+        index < self.next.load(Ordering::Acquire)
+    }
+
+    /// Returns when a flush holds the entry.
+    async fn wait_for(&self, index: u64) {
+        loop {
+            let advanced = self.advanced.notified();
+            tokio::pin!(advanced);
+            // Registered before the look, so that a flush in between is not missed.
+            advanced.as_mut().enable();
+            if self.holds(index) {
+                return;
+            }
+            advanced.await;
+        }
     }
 }
 
@@ -112,6 +132,8 @@ struct Ends {
     purged: Option<LogId>,
     /// The last entry, or the last purged one.
     last: Option<LogId>,
+    /// `purged` is not on disk yet: a snapshot is being taken over whose state is to be durable first.
+    owed: Option<LogId>,
 }
 
 impl LogStore {
@@ -162,11 +184,10 @@ impl LogStore {
 /// The remedy stands in the error, since a damaged log is not repaired but replaced.
 fn refused(name: &str, error: Error) -> Error {
     let remedy = match error.code {
-        Code::ChecksumMismatch => {
-            "; it is not used, since a metaserver that lost part of its log must not vote: rebuild \
-             this metaserver from the others, or restore it from a backup"
-        }
-        _ => "",
+        Code::ChecksumMismatch => format!(
+            "; it is not used, since a metaserver that lost part of its log must not vote: {REPLACE}"
+        ),
+        _ => String::new(),
     };
     let Error { code, text, source } = error;
     Error {
@@ -245,7 +266,11 @@ fn check(db: &DB, name: &str, owner: (ServerId, ShardId)) -> Result<Ends> {
     entries
         .status()
         .map_err(|error| rocks_error(name, "can not be read", error))?;
-    Ok(Ends { purged, last })
+    Ok(Ends {
+        purged,
+        last,
+        owed: None,
+    })
 }
 
 fn column<'a>(db: &'a DB, name: &str) -> Result<&'a ColumnFamily> {
@@ -308,6 +333,32 @@ impl Shared {
         Ok(found)
     }
 
+    /// Purges on disk what is still owed, once the state on disk holds as much.
+    async fn settle(&self) -> Result<(), StorageError> {
+        let Some(log_id) = self.ends().owed else {
+            return Ok(());
+        };
+        self.flushed.wait_for(log_id.index).await;
+        let refuse = |error| StorageError::from(StorageIOError::write_logs(any(error)));
+        let changes = vec![
+            Change::DeleteEntries {
+                from: 0,
+                to: log_id.index.saturating_add(1),
+            },
+            put_meta(PURGED, &log_id),
+        ];
+        self.writer.write(changes).await.map_err(refuse)?;
+        // Files that hold only purged entries are removed at once rather than compacted.
+        let dropped = column(&self.db, ENTRIES).and_then(|entries| {
+            self.db
+                .delete_file_in_range_cf(entries, record::key(0), record::key(log_id.index))
+                .map_err(|error| rocks_error(&self.name, "can not be purged", error))
+        });
+        dropped.map_err(refuse)?;
+        self.ends().owed = None;
+        Ok(())
+    }
+
     fn entries(&self, from: u64, to: u64, len_max: usize) -> Result<Vec<LogEntry>> {
         if from >= to {
             return Ok(Vec::new());
@@ -358,7 +409,7 @@ impl openraft::storage::RaftLogStorage<Types> for LogStore {
     type LogReader = LogStore;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
-        let Ends { purged, last } = *self.shared.ends();
+        let Ends { purged, last, .. } = *self.shared.ends();
         Ok(LogState {
             last_purged_log_id: purged,
             last_log_id: last,
@@ -388,6 +439,8 @@ impl openraft::storage::RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        // What follows a snapshot must not stand behind entries that do not reach it.
+        self.shared.settle().await?;
         let entries: Vec<LogEntry> = entries.into_iter().collect();
         let mut len = 0;
         let changes = entries
@@ -419,6 +472,7 @@ impl openraft::storage::RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        self.shared.settle().await?;
         let changes = vec![Change::DeleteEntries {
             from: log_id.index,
             to: u64::MAX,
@@ -439,33 +493,18 @@ impl openraft::storage::RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let refuse = |error| StorageIOError::write_logs(any(error)).into();
-        if !self.shared.flushed.holds(log_id.index) {
-            return Err(refuse(Error::bug(format!(
-                "{} was to be purged up to entry {}, which no flush of the state holds",
-                self.shared.name, log_id.index
-            ))));
-        }
-        let changes = vec![
-            Change::DeleteEntries {
-                from: 0,
-                to: log_id.index.saturating_add(1),
-            },
-            put_meta(PURGED, &log_id),
-        ];
-        self.shared.writer.write(changes).await.map_err(refuse)?;
-        // Files that hold only purged entries are removed at once rather than compacted.
-        let dropped = column(&self.shared.db, ENTRIES).and_then(|entries| {
-            self.shared
-                .db
-                .delete_file_in_range_cf(entries, record::key(0), record::key(log_id.index))
-                .map_err(|error| rocks_error(&self.shared.name, "can not be purged", error))
-        });
-        dropped.map_err(refuse)?;
         self.shared.tail().purge(log_id.index);
-        let mut ends = self.shared.ends();
-        ends.purged = Some(log_id);
-        ends.last = ends.last.max(Some(log_id));
-        Ok(())
+        {
+            let mut ends = self.shared.ends();
+            ends.purged = Some(log_id);
+            ends.last = ends.last.max(Some(log_id));
+            ends.owed = Some(log_id);
+        }
+        // A snapshot that is taken over makes openraft purge at once, beside the taking over. Then the entries stay on
+        // disk until the state holds what replaces them: at the latest until the next write.
+        if !self.shared.flushed.holds(log_id.index) {
+            return Ok(());
+        }
+        self.shared.settle().await
     }
 }

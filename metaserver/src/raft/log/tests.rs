@@ -110,15 +110,36 @@ async fn what_was_appended_and_voted_is_there_after_a_kill() {
 }
 
 #[tokio::test]
-async fn a_purge_beyond_the_flushed_state_is_refused_and_changes_nothing() {
+async fn a_purge_beyond_the_flushed_state_is_done_when_a_flush_holds_it() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = open(&dir.path().join("log")).unwrap();
+    let path = dir.path().join("log");
+    let mut log = open(&path).unwrap();
     append(&mut log, 0..10).await;
     log.shared.flushed.advance(Some(id(3)));
-    assert!(log.purge(id(4)).await.is_err());
-    assert_eq!(log.try_get_log_entries(0..10).await.unwrap().len(), 10);
-    log.purge(id(3)).await.unwrap();
-    assert_eq!(log.try_get_log_entries(0..10).await.unwrap().len(), 6);
+    // A snapshot up to an entry that this log never had is being taken over.
+    log.purge(id(20)).await.unwrap();
+    let state = log.get_log_state().await.unwrap();
+    assert_eq!(
+        (state.last_purged_log_id, state.last_log_id),
+        (Some(id(20)), Some(id(20)))
+    );
+    let mut cut = open(&killed(&path, "cut-before")).unwrap();
+    assert_eq!(
+        cut.try_get_log_entries(..).await.unwrap().len(),
+        10,
+        "the state that replaces them is not durable"
+    );
+    let mut waiting = log.clone();
+    let appending = tokio::spawn(async move { append(&mut waiting, 21..23).await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!appending.is_finished(), "there would be a hole");
+    log.shared.flushed.advance(Some(id(20)));
+    appending.await.unwrap();
+    let mut found = open(&killed(&path, "cut-after")).unwrap();
+    let entries = found.try_get_log_entries(..).await.unwrap();
+    assert_eq!(entries, (21..23).map(entry).collect::<Vec<_>>());
 }
 
 #[tokio::test]

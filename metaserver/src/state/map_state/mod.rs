@@ -153,11 +153,30 @@ pub fn set_metaservers(txn: &mut Txn<'_>, metaservers: Vec<(ServerId, String)>) 
     let metaservers = metaservers.into_iter().collect();
     let mut changed = Topology::clone(&*topology(txn)?);
     if changed.metaservers != metaservers {
+        // Before some are forgotten: their numbers are never given out again.
+        let next = next_metaserver(txn)?;
+        txn.set_number(SystemKey::NextMetaserver, next);
         changed.metaservers = metaservers;
         let epoch = next_epoch(txn)?;
         put_topology(txn, changed, epoch);
     }
     Ok(Reply::Nothing)
+}
+
+/// `NumberMetaserver`: beyond every number that a metaserver has or had, since certificates of old ones are still valid.
+pub fn number_metaserver(txn: &mut Txn<'_>) -> OpResult<Reply> {
+    check_begun(txn)?;
+    let next = next_metaserver(txn)?;
+    let exhausted = || Error::bug("the number of the next metaserver is out of range");
+    let id = u32::try_from(next).map_err(|_| Stop::Broken(exhausted()))?;
+    txn.set_number(SystemKey::NextMetaserver, next + 1);
+    Ok(Reply::Metaserver(ServerId(id)))
+}
+
+fn next_metaserver(txn: &mut Txn<'_>) -> OpResult<u64> {
+    let known = topology(txn)?.metaservers.keys().next_back().copied();
+    let after_known = known.map_or(1, |last| u64::from(last.0) + 1);
+    Ok(txn.number(SystemKey::NextMetaserver)?.max(after_known))
 }
 
 /// `Register`: see [`register::register`]. A dataserver without a key for receipts gets one.

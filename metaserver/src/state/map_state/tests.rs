@@ -55,6 +55,25 @@ fn new_metaservers_are_a_new_epoch_and_the_same_ones_are_none() {
 }
 
 #[test]
+fn a_metaservers_number_is_never_given_out_again() {
+    on_both(|world| {
+        let at = |ids: &[u32]| {
+            let server = |id: &u32| (ServerId(*id), format!("meta-{id}:1"));
+            Action::SetMetaservers(ids.iter().map(server).collect())
+        };
+        let number = |world: &mut World| world.act(Action::NumberMetaserver).unwrap();
+        world.act(at(&[1, 2, 3])).unwrap();
+        // The last one goes before another was ever numbered.
+        world.act(at(&[1, 2])).unwrap();
+        assert_eq!(number(world), Reply::Metaserver(ServerId(4)));
+        assert_eq!(number(world), Reply::Metaserver(ServerId(5)));
+        world.act(at(&[1, 2, 5])).unwrap();
+        world.act(at(&[1])).unwrap();
+        assert_eq!(number(world), Reply::Metaserver(ServerId(6)));
+    });
+}
+
+#[test]
 fn a_registered_dataserver_has_disks_and_a_key_of_its_own() {
     on_both(|world| {
         let disks = vec![new_disk("/a"), new_disk("/b")];

@@ -6,7 +6,7 @@ mod ranges;
 mod tests;
 
 pub use once::{Admission, admit, record};
-pub use ranges::{RANGES_MAX, add_range, check_own, mark};
+pub use ranges::{OpenRanges, RANGES_MAX, add_range, check_own, mark};
 
 use super::data_records::{LostSessionRecord, Present, SessionRecord};
 use super::keys::{self, SessionKey, SystemKey};

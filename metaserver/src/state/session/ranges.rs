@@ -1,16 +1,18 @@
 //! Which chunks a session may commit: ranges of ids, and in each a mark below which it will not.
 
 use super::check_open;
-use crate::kv::{Family, after_prefix};
+use crate::kv::{Family, KvRead, after_prefix};
 use crate::state::data_records::{Present, RangeRecord};
 use crate::state::keys::{self, SessionKey};
+use crate::state::records::Record;
 use crate::state::stop::{OpResult, Stop};
 use crate::state::txn::Txn;
 use quarry_common::ids::{ChunkId, PoolId, SessionId};
 use quarry_common::limits::OPEN_CHUNKS_MAX;
-use quarry_common::{Code, Error};
-use std::collections::BTreeSet;
-use std::ops::Bound;
+use quarry_common::{Code, Error, Result};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, ControlFlow};
 
 /// Ranges of one session at a time; a range that is marked to its end goes.
 pub const RANGES_MAX: usize = 256;
@@ -26,7 +28,7 @@ pub fn add_range(
     first: ChunkId,
     count: u32,
 ) -> OpResult<()> {
-    if ranges(txn, session)?.len() >= RANGES_MAX {
+    if ranges(txn.state(), session).map_err(Stop::Broken)?.len() >= RANGES_MAX {
         let text = format!(
             "the session has {RANGES_MAX} ranges of chunk ids: use them up, and renew the session with their marks"
         );
@@ -42,21 +44,90 @@ pub fn add_range(
 }
 
 /// All ranges of a session, ascending.
-fn ranges(txn: &Txn<'_>, session: SessionId) -> OpResult<Vec<(PoolId, ChunkId, RangeRecord)>> {
+fn ranges(state: &dyn KvRead, session: SessionId) -> Result<Vec<(PoolId, ChunkId, RangeRecord)>> {
     let mut all = Vec::new();
     let prefix = keys::session_part_prefix(session, SessionKey::Range(PoolId(0), ChunkId(0)));
-    txn.scan(
+    let mut read = |key: &[u8], value: &[u8]| {
+        if let (_, SessionKey::Range(pool, first)) = keys::parse_session(key)? {
+            all.push((pool, first, RangeRecord::from_bytes(value)?));
+        }
+        Ok(())
+    };
+    let mut outcome = Ok(());
+    state.scan(
         Family::Sessions,
         &prefix,
         after_prefix(&prefix).as_deref(),
-        |key, record: RangeRecord| {
-            if let (_, SessionKey::Range(pool, first)) = keys::parse_session(key)? {
-                all.push((pool, first, record));
+        &mut |key, value| {
+            outcome = read(key, value);
+            match outcome {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
             }
-            Ok(std::ops::ControlFlow::Continue(()))
         },
     )?;
-    Ok(all)
+    outcome.map(|()| all)
+}
+
+/// What live sessions may still commit: the second of the two reasons that a deletion needs (DESIGN §5.4).
+/// Whether a chunk is in it is a question to one state; a chunk that is not will never be again,
+/// since ids are given out once and marks only rise.
+pub struct OpenRanges<'a> {
+    state: &'a dyn KvRead,
+    /// By first chunk; read when it is first needed, one step a session and one a range.
+    ranges: OnceCell<BTreeMap<(PoolId, ChunkId), (SessionId, RangeRecord)>>,
+}
+
+impl<'a> OpenRanges<'a> {
+    /// Those of all sessions in a state.
+    pub fn of(state: &'a dyn KvRead) -> OpenRanges<'a> {
+        OpenRanges {
+            state,
+            ranges: OnceCell::new(),
+        }
+    }
+
+    /// The state.
+    pub fn state(&self) -> &'a dyn KvRead {
+        self.state
+    }
+
+    /// Whether a live session may still commit the chunk.
+    pub fn may_commit(&self, pool: PoolId, chunk: ChunkId) -> Result<bool> {
+        let all = match self.ranges.get() {
+            Some(all) => all,
+            None => {
+                let loaded = self.load()?;
+                self.ranges.get_or_init(|| loaded)
+            }
+        };
+        let below = all.range(..=(pool, chunk)).next_back();
+        let Some(((in_pool, first), (session, range))) = below else {
+            return Ok(false);
+        };
+        if *in_pool != pool {
+            return Ok(false);
+        }
+        let at = chunk.0 - first.0;
+        if at >= u64::from(range.count) {
+            return Ok(false);
+        }
+        if at >= u64::from(range.marked) {
+            return Ok(true);
+        }
+        let key = keys::session(*session, SessionKey::OpenChunk(pool, chunk));
+        Ok(self.state.get(Family::Sessions, &key)?.is_some())
+    }
+
+    fn load(&self) -> Result<BTreeMap<(PoolId, ChunkId), (SessionId, RangeRecord)>> {
+        let mut open = BTreeMap::new();
+        for session in super::all(self.state)? {
+            for (pool, first, range) in ranges(self.state, session)? {
+                open.insert((pool, first), (session, range));
+            }
+        }
+        Ok(open)
+    }
 }
 
 /// The range that has `chunk` in it, or ends with the id before.
@@ -95,7 +166,7 @@ fn may_commit(
     session: SessionId,
     pool: PoolId,
     chunk: ChunkId,
-) -> OpResult<Result<(), &'static str>> {
+) -> OpResult<std::result::Result<(), &'static str>> {
     Ok(match range_of(txn, session, pool, chunk)? {
         Some((first, range)) if chunk.0 - first.0 < u64::from(range.count) => {
             if chunk.0 - first.0 >= u64::from(range.marked) || is_open(txn, session, pool, chunk)? {
@@ -163,12 +234,12 @@ pub fn mark(
         after_prefix(&prefix).as_deref(),
         |key, _: Present| {
             old.push(key.to_vec());
-            Ok(std::ops::ControlFlow::Continue(()))
+            Ok(ControlFlow::Continue(()))
         },
     )?;
     old.into_iter()
         .for_each(|key| txn.delete(Family::Sessions, key));
-    for (pool, first, range) in ranges(txn, session)? {
+    for (pool, first, range) in ranges(txn.state(), session).map_err(Stop::Broken)? {
         let ids = |count: u32| (pool, first)..(pool, ChunkId(first.0 + u64::from(count)));
         if range.marked == range.count && still_open.range(ids(range.count)).next().is_none() {
             txn.delete(

@@ -1,9 +1,7 @@
-//! `quarry metaserver`.
+//! `quarry metaserver run`.
 
-use crate::context::Context;
 use crate::server::{self, load_identity};
 use anyhow::{Context as _, Result};
-use clap::Subcommand;
 use quarry_common::config::ConfigFile;
 use quarry_common::identity::{Authority, Identity};
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
@@ -18,21 +16,10 @@ pub const KEYS: &[&str] = &[
     "listen",
     "advertise",
     "dir",
+    "metaservers",
     "cache_mib",
+    "doom_grace_seconds",
 ];
-
-/// Run a metaserver: it keeps the metadata
-#[derive(Debug, clap::Args)]
-pub struct Metaserver {
-    #[command(subcommand)]
-    action: Action,
-}
-
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// Run until SIGTERM or Ctrl-C
-    Run(Run),
-}
 
 /// A flag wins over its environment variable, and that over the file. Relative paths in the file
 /// start at its folder.
@@ -56,12 +43,18 @@ pub struct Run {
     /// How others reach it
     #[arg(long, value_name = "HOST:PORT", env = "QUARRY_ADVERTISE")]
     advertise: Option<String>,
+    /// The metaservers of the cluster that a new one joins
+    #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',', env = "QUARRY_METASERVERS", value_parser = server::parse_metaserver)]
+    metaservers: Vec<(u32, String)>,
     /// The directory of its state
     #[arg(long, value_name = "DIR", env = "QUARRY_DIR")]
     dir: Option<PathBuf>,
     /// Memory for the state's block cache, in MiB
     #[arg(long, value_name = "MIB", env = "QUARRY_CACHE_MIB")]
     cache_mib: Option<i64>,
+    /// After how many seconds data is deleted that nothing refers to any more
+    #[arg(long, value_name = "SECONDS", env = "QUARRY_DOOM_GRACE_SECONDS")]
+    doom_grace_seconds: Option<i64>,
 }
 
 /// Everything that a metaserver is started with.
@@ -70,26 +63,6 @@ pub struct Settings {
     pub authority: PathBuf,
     pub seed: Option<PathBuf>,
     pub server: MetaserverConfig,
-}
-
-impl Metaserver {
-    /// Runs it.
-    ///
-    /// # Errors
-    /// The configuration can not work, or the server ends with an error.
-    pub fn run(self, _context: &Context) -> Result<()> {
-        let Action::Run(run) = self.action;
-        let settings = run.settings()?;
-        let seed = settings.seed.as_deref().map(read_seed).transpose()?;
-        let identity = load_identity(&settings.identity)?;
-        let authority = read_authority(&settings.authority)?;
-        server::run(async move |stopped| {
-            let server = start(settings.server, identity, authority, seed).await?;
-            crate::server::say_ready(&format!("metaserver at {}", server.local_addr()?))?;
-            stopped.await;
-            Ok(server.stop().await?)
-        })
-    }
 }
 
 async fn start(
@@ -102,6 +75,23 @@ async fn start(
 }
 
 impl Run {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// The configuration can not work, or the server ends with an error.
+    pub fn run(self) -> Result<()> {
+        let settings = self.settings()?;
+        let seed = settings.seed.as_deref().map(read_seed).transpose()?;
+        let identity = load_identity(&settings.identity)?;
+        let authority = read_authority(&settings.authority)?;
+        server::run(async move |stopped| {
+            let server = start(settings.server, identity, authority, seed).await?;
+            crate::server::say_ready(&format!("metaserver at {}", server.local_addr()?))?;
+            stopped.await;
+            Ok(server.stop().await?)
+        })
+    }
+
     /// Flags over environment over file.
     ///
     /// # Errors
@@ -111,6 +101,8 @@ impl Run {
         file.set("listen", self.listen.clone());
         file.set("advertise", self.advertise.clone());
         file.set("cache_mib", self.cache_mib);
+        server::set_metaservers(&mut file, &self.metaservers);
+        file.set("doom_grace_seconds", self.doom_grace_seconds);
         let identity = server::path(&mut file, "identity", &self.identity)?;
         let authority = server::path(&mut file, "authority", &self.authority)?;
         let seed = server::path(&mut file, "seed", &self.seed)?;
@@ -195,6 +187,7 @@ mod tests {
         let mut settings = Run::of_file(path).settings().unwrap();
         assert_eq!(settings.server.dir, folder.path().join("state"));
         settings.server.advertise = Some("a:1".into());
+        settings.server.metaservers = vec![(quarry_common::ids::ServerId(1), "b:1".into())];
         let table: toml::Table = toml::to_string(&settings.server).unwrap().parse().unwrap();
         let command = Run::augment_args(clap::Command::new("run"));
         for key in table

@@ -1,0 +1,91 @@
+//! Where a server is reached.
+
+use crate::failure::Misuse;
+use anyhow::Result;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// The port of a metaserver unless said otherwise (DESIGN §7).
+pub const METASERVER_PORT: u16 = 7410;
+
+/// The port of a dataserver.
+pub const DATASERVER_PORT: u16 = 7420;
+
+/// `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// Reads it; `usual_port` is the port if it is left out.
+    ///
+    /// # Errors
+    /// [`Misuse`].
+    pub fn parse(text: &str, usual_port: u16) -> Result<Address> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Address {
+                host: address.ip().to_string(),
+                port: address.port(),
+            });
+        }
+        if let Ok(ip) = text.parse::<IpAddr>() {
+            return Ok(Address {
+                host: ip.to_string(),
+                port: usual_port,
+            });
+        }
+        let (host, port) = match text.split_once(':') {
+            None => (text, Some(usual_port)),
+            Some((host, port)) => (host, port.parse().ok()),
+        };
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        match port {
+            Some(port) if !host.is_empty() && host.bytes().all(fits) => Ok(Address {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(Misuse::new(format!("'{text}' is no HOST:PORT")).into()),
+        }
+    }
+
+    /// As others write it.
+    pub fn text(&self) -> String {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(ip) => format!("[{ip}]:{}", self.port),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
+    }
+
+    /// Where a server listens that is reached there: an IP address is listened on as it is; of a name only the machine itself knows the addresses.
+    pub fn listen(&self) -> SocketAddr {
+        let ip = self
+            .host
+            .parse()
+            .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        SocketAddr::new(ip, self.port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_usual_ports() {
+        let text = |text| {
+            Address::parse(text, 7410)
+                .map(|address| address.text())
+                .ok()
+        };
+        assert_eq!(text("meta-1").as_deref(), Some("meta-1:7410"));
+        assert_eq!(text("meta-1:99").as_deref(), Some("meta-1:99"));
+        assert_eq!(text("::1").as_deref(), Some("[::1]:7410"));
+        assert_eq!(text("[::1]:99").as_deref(), Some("[::1]:99"));
+        assert_eq!((text("a:b"), text(":1"), text("a b")), (None, None, None));
+        assert_eq!(
+            Address::parse("meta-1", 1).unwrap().listen().to_string(),
+            "[::]:1"
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! `quarry metaserver add`, `remove` and `status`.
+
+use crate::address::{Address, METASERVER_PORT};
+use crate::context::Context;
+use crate::server_folder::MetaserverFiles;
+use crate::table::Table;
+use anyhow::{Result, bail};
+use quarry_client::Client;
+use quarry_common::ids::ServerId;
+use quarry_common::wire::meta::{MetaserverStatus, Standing};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+pub struct Add {
+    /// Where it will be reached; the port is 7410 if left out
+    #[arg(value_name = "HOST:PORT")]
+    address: String,
+    /// A folder that is not there yet
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Remove {
+    /// Its number, as 'quarry metaserver status' shows it
+    id: ServerId,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Status {}
+
+impl Add {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster says; the folder is there already or can not be written.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let address = Address::parse(&self.address, METASERVER_PORT)?;
+        // Before the cluster has invited one that has no folder then.
+        if self.out.exists() {
+            bail!(
+                "{}: is there already: name another folder",
+                self.out.display()
+            );
+        }
+        let ask = async |client: &Client| Ok(client.add_metaserver(address.text()).await?);
+        let new = context.with_client(ask).await?;
+        let files = MetaserverFiles {
+            identity: &new.identity,
+            authority: &new.authority,
+            address: &address,
+            seed: None,
+            metaservers: &new.metaservers,
+        };
+        files.write(&self.out).map_err(|error| {
+            error.context(format!(
+                "metaserver {id} was invited and has no folder: remove it again with 'quarry metaserver remove {id}'",
+                id = new.id
+            ))
+        })?;
+        let dir = self.out.display();
+        context.print(&format!(
+            "metaserver {id} is invited; {dir} is its folder: copy it to its machine and run there\n  \
+             quarry metaserver run --config metaserver.toml\n\
+             'quarry metaserver status' shows when it votes\n",
+            id = new.id
+        ))
+    }
+}
+
+impl Remove {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let id = self.id;
+        let ask = async |client: &Client| Ok(client.remove_metaserver(id).await?);
+        context.with_client(ask).await?;
+        context.print(&format!(
+            "metaserver {id} is removed: stop its process and remove its directory\n"
+        ))
+    }
+}
+
+impl Status {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub async fn run(self, context: &Context) -> Result<()> {
+        let ask = async |client: &Client| Ok(client.metaservers().await?);
+        let metaservers = context.with_client(ask).await?;
+        match context.json {
+            true => context.print_json(&metaservers.iter().map(json).collect()),
+            false => context.print(&text(&metaservers)),
+        }
+    }
+}
+
+fn role(metaserver: &MetaserverStatus) -> &'static str {
+    match (&metaserver.standing, metaserver.leads, metaserver.votes) {
+        (None, _, true) => "does not answer",
+        (None, _, false) => "invited, does not answer",
+        (Some(_), true, _) => "leads",
+        (Some(Standing { is_new: true, .. }), _, _) | (Some(_), _, false) => "catches up",
+        (Some(_), false, true) => "follows",
+    }
+}
+
+/// Entries that it has still to apply, of those that the leader has.
+fn lag(metaserver: &MetaserverStatus, all: &[MetaserverStatus]) -> Option<u64> {
+    let applied = metaserver
+        .standing
+        .as_ref()?
+        .applied
+        .map_or(0, |last| last + 1);
+    let leader = all.iter().find(|other| other.leads)?.standing.as_ref()?;
+    Some(
+        leader
+            .last_log
+            .map_or(0, |last| last + 1)
+            .saturating_sub(applied),
+    )
+}
+
+fn text(metaservers: &[MetaserverStatus]) -> String {
+    let mut table = Table::new(
+        &[
+            "metaserver",
+            "address",
+            "role",
+            "term",
+            "last log",
+            "applied",
+            "lag",
+            "snapshot",
+        ],
+        &[0, 3, 4, 5, 6, 7],
+    );
+    let shown = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
+    for metaserver in metaservers {
+        let standing = metaserver.standing.as_ref();
+        table.row(vec![
+            metaserver.id.to_string(),
+            metaserver.address.clone(),
+            role(metaserver).to_owned(),
+            shown(standing.map(|standing| standing.term)),
+            shown(standing.and_then(|standing| standing.last_log)),
+            shown(standing.and_then(|standing| standing.applied)),
+            shown(lag(metaserver, metaservers)),
+            shown(standing.and_then(|standing| standing.snapshot)),
+        ]);
+    }
+    table.text()
+}
+
+fn json(metaserver: &MetaserverStatus) -> Value {
+    let standing = metaserver.standing.as_ref();
+    json!({
+        "id": metaserver.id.0,
+        "address": metaserver.address,
+        "role": role(metaserver),
+        "votes": metaserver.votes,
+        "leads": metaserver.leads,
+        "answers": standing.is_some(),
+        "term": standing.map(|standing| standing.term),
+        "last_log": standing.and_then(|standing| standing.last_log),
+        "applied": standing.and_then(|standing| standing.applied),
+        "snapshot": standing.and_then(|standing| standing.snapshot),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metaserver(id: u32, standing: Option<Standing>) -> MetaserverStatus {
+        MetaserverStatus {
+            id: ServerId(id),
+            address: format!("meta-{id}:7410"),
+            votes: id != 3,
+            leads: id == 1,
+            standing,
+        }
+    }
+
+    #[test]
+    fn the_table_says_who_leads_who_lags_and_who_is_not_there() {
+        let at = |last_log, applied| Standing {
+            term: 4,
+            last_log: Some(last_log),
+            applied: Some(applied),
+            snapshot: None,
+            is_new: false,
+        };
+        let all = [
+            metaserver(1, Some(at(120, 119))),
+            metaserver(2, None),
+            metaserver(3, Some(at(100, 95))),
+        ];
+        let text = text(&all);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines[1].contains("leads") && lines[1].contains("120"),
+            "{text}"
+        );
+        assert!(lines[2].contains("does not answer"), "{text}");
+        assert!(lines[3].contains("catches up"), "{text}");
+        assert_eq!(lag(&all[0], &all), Some(1));
+        assert_eq!(lag(&all[1], &all), None);
+        assert_eq!(lag(&all[2], &all), Some(25));
+    }
+}

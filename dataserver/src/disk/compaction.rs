@@ -1,0 +1,226 @@
+//! Compaction: a segment that is mostly dead gives its room back (DESIGN §4.4).
+//!
+//! Its live records go the way of every small chunk, into the segment that is being written and in syncs shared with
+//! others; they are read back there before the index turns to them. When the index durably leads nowhere into
+//! the old segment any more, that goes to the trash. A crash leaves a record in both: then the index has the old
+//! place, or the new one, and the next start reads on to find the other.
+
+use super::Disk;
+use super::entry::Entry;
+use super::name::ChunkName;
+use super::segment::SmallWrite;
+use super::segment_format::{BATCHES_AT, RecordHead, SegmentHeader, SegmentId};
+use super::shared::Shared;
+use bytes::Bytes;
+use quarry_common::Result;
+use quarry_common::checksum::Crc;
+use quarry_common::limits::SMALL_CHUNK_LEN_MAX;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use tokio::sync::oneshot;
+
+/// Less dead space than this is not worth the copying.
+const DEAD_LEN_MIN: u64 = 1 << 20;
+
+/// Records on their way to the new segment: clients' writes that come meanwhile do not wait for more.
+const MOVES_AT_ONCE: usize = 32;
+
+/// A part of the old segment that is read at once; holds a whole record of any length.
+const WINDOW_LEN: usize = 1 << 20;
+
+const _: () = assert!(WINDOW_LEN > 2 * (RecordHead::LEN + SMALL_CHUNK_LEN_MAX));
+
+/// Segments that could not be emptied, with the live bytes that were left: a bad copy keeps its place until it is
+/// replaced or deleted.
+#[derive(Default)]
+pub struct Stuck(BTreeMap<SegmentId, u64>);
+
+impl Disk {
+    /// Compacts the segment with the most dead space, if one is mostly dead: which one it was. Blocks for as long as it
+    /// takes to copy half a segment.
+    ///
+    /// # Errors
+    /// `DiskFull` with less than 0.5 % free, `DiskFailed`, `Stopping`, IO errors: the segment stays as it is.
+    pub fn compact(&self) -> Result<Option<SegmentId>> {
+        let shared = &self.0.shared;
+        shared.health.check()?;
+        let mut stuck = self.0.stuck();
+        let Some((segment, live)) = choose(shared, &stuck.0) else {
+            return Ok(None);
+        };
+        shared.check_collect_space(live)?;
+        let left = match self.move_live(segment)? {
+            true => shared.index.live_in(segment),
+            // Its header can not be read: what it holds is for a person to look at.
+            false => u64::MAX,
+        };
+        if left > 0 {
+            stuck.0.insert(segment, live.min(left));
+            return Ok(None);
+        }
+        // Durably, before the segment goes: an index that has read more than there is is built anew.
+        let forgotten = shared.index.forget_segment(segment);
+        forgotten.map_err(|error| shared.index_failed(&error))?;
+        shared.trash.put(&shared.segment_path(segment))?;
+        tracing::info!(
+            "segment {:08x} of disk {} was compacted, {live} bytes of it were live",
+            segment.0,
+            shared.identity.disk
+        );
+        Ok(Some(segment))
+    }
+
+    /// Copies every live record of a segment, and turns the index to the copies. False if the segment has no header.
+    fn move_live(&self, segment: SegmentId) -> Result<bool> {
+        let shared = &self.0.shared;
+        let path = shared.segment_path(segment);
+        let failed = |error| super::health::io_error("read", &path, error);
+        let file = File::open(&path).map_err(failed)?;
+        let mut front = vec![0; BATCHES_AT as usize];
+        let header = match file.read_exact_at(&mut front, 0) {
+            Ok(()) => SegmentHeader::decode(&front),
+            Err(error) => Err(failed(error)),
+        };
+        let Ok(header) = header else {
+            return Ok(false);
+        };
+        let end = file.metadata().map_err(failed)?.len();
+        let mut records = Records::new(file, header.nonce, end);
+        let mut moves = Vec::new();
+        while let Some((head, data)) = records.next().map_err(failed)? {
+            moves.extend(self.begin_move(segment, head, data)?);
+            if moves.len() >= MOVES_AT_ONCE {
+                finish(&mut moves)?;
+            }
+        }
+        finish(&mut moves)?;
+        Ok(true)
+    }
+
+    /// Sends a record to the segment writer, if it is what the index leads to and is whole.
+    fn begin_move(
+        &self,
+        segment: SegmentId,
+        head: RecordHead,
+        data: Bytes,
+    ) -> Result<Option<oneshot::Receiver<Result<()>>>> {
+        let shared = &self.0.shared;
+        let name = ChunkName {
+            pool: head.pool,
+            chunk: head.chunk,
+        };
+        let here = Entry::Small {
+            len: head.len,
+            crc: head.crc,
+            segment,
+            at: head.at,
+        };
+        if shared.index.get(name)?.as_ref() != Some(&here) || shared.aside.reason(name).is_some() {
+            return Ok(None);
+        }
+        // Until the move is over nobody deletes or replaces the chunk, and it is read here.
+        let Some(claim) = shared.claims.claim_again(name, Some(here.clone())) else {
+            return Ok(None);
+        };
+        if shared.index.get(name)?.as_ref() != Some(&here) {
+            return Ok(None);
+        }
+        if Crc::of(&data) != head.crc {
+            let reason = "its record in a segment does not verify";
+            shared.aside.put(name, reason, &shared.health)?;
+            return Ok(None);
+        }
+        let (reply, moved) = oneshot::channel();
+        let write = SmallWrite {
+            claim,
+            data,
+            crc: head.crc,
+            replaces: true,
+            reply,
+        };
+        let sent = self.small_writes()?.blocking_send(write);
+        sent.map_err(|_| super::segment::stopped())?;
+        Ok(Some(moved))
+    }
+}
+
+/// Waits until all of `moves` are durable and what the index leads to.
+fn finish(moves: &mut Vec<oneshot::Receiver<Result<()>>>) -> Result<()> {
+    moves.drain(..).try_for_each(|moved| {
+        moved
+            .blocking_recv()
+            .unwrap_or_else(|_| Err(super::segment::stopped()))
+    })
+}
+
+/// The segment with the most dead space of those that are mostly dead, with its live bytes. Not the one that is being
+/// written, and none that could not be emptied and is as it was then.
+fn choose(shared: &Shared, stuck: &BTreeMap<SegmentId, u64>) -> Option<(SegmentId, u64)> {
+    let active = shared.active_segment();
+    let segments = shared.index.segments();
+    let dead = |read_until: u64, live: u64| read_until.saturating_sub(BATCHES_AT + live);
+    segments
+        .into_iter()
+        .filter(|(segment, _)| Some(*segment) != active)
+        .filter(|(segment, state)| stuck.get(segment) != Some(&state.live))
+        .filter(|(_, state)| {
+            let dead = dead(state.read_until, state.live);
+            state.live == 0 || (dead >= state.live && dead >= DEAD_LEN_MIN)
+        })
+        .max_by_key(|(_, state)| dead(state.read_until, state.live))
+        .map(|(segment, state)| (segment, state.live))
+}
+
+/// The records of a segment one after the other, read in parts.
+struct Records {
+    file: File,
+    nonce: u64,
+    at: u64,
+    end: u64,
+    window: Vec<u8>,
+    window_at: u64,
+}
+
+impl Records {
+    fn new(file: File, nonce: u64, end: u64) -> Records {
+        Records {
+            file,
+            nonce,
+            at: BATCHES_AT,
+            end,
+            window: Vec::new(),
+            window_at: BATCHES_AT,
+        }
+    }
+
+    /// The next head that is whole, with its data, whether that verifies or not.
+    fn next(&mut self) -> std::io::Result<Option<(RecordHead, Bytes)>> {
+        while self.at + RecordHead::LEN as u64 <= self.end {
+            self.fill()?;
+            let rest = &self.window[(self.at - self.window_at) as usize..];
+            let Some(head) = RecordHead::decode(rest, self.nonce, self.at) else {
+                self.at += RecordHead::ALIGN as u64;
+                continue;
+            };
+            self.at += head.record_len() as u64;
+            let data = rest.get(RecordHead::LEN..RecordHead::LEN + head.len as usize);
+            return Ok(data.map(|data| (head, Bytes::copy_from_slice(data))));
+        }
+        Ok(None)
+    }
+
+    /// Sees to it that a whole record that begins here is in the window, as far as the file goes.
+    fn fill(&mut self) -> std::io::Result<()> {
+        let wanted_until = self
+            .end
+            .min(self.at + (RecordHead::LEN + SMALL_CHUNK_LEN_MAX) as u64);
+        if self.window_at + self.window.len() as u64 >= wanted_until {
+            return Ok(());
+        }
+        let len = (self.end - self.at).min(WINDOW_LEN as u64);
+        self.window.resize(len as usize, 0);
+        self.window_at = self.at;
+        self.file.read_exact_at(&mut self.window, self.at)
+    }
+}

@@ -1,0 +1,128 @@
+//! A disk deletes what the metaservers have doomed, and asks about what they may not know.
+
+mod harness;
+
+use bytes::Bytes;
+use harness::{Cluster, POOL, pattern, until};
+use quarry_common::ids::{ChunkId, DiskId};
+use quarry_dataserver::Dataserver;
+use quarry_dataserver::disk::{ChunkState, Disk};
+
+/// Two dataservers that look for work every second, with chunks 1 (large), 2 (small) and 3 (large).
+async fn begun() -> Cluster {
+    let mut cluster = Cluster::bare().await;
+    for server in [1, 2] {
+        let mut config = cluster.config(server);
+        config.collect_every_seconds = 1;
+        let started = Dataserver::start(config, cluster.identity_of(server)).await;
+        cluster.servers.insert(server, started.unwrap());
+    }
+    cluster.place(&[1, 2]).await;
+    let client = cluster.client("anna");
+    for chunk in [1, 3] {
+        let data = pattern(chunk, 200_000).into();
+        client.write(ChunkId(chunk), &data).await.unwrap();
+    }
+    let small = client.write_small(client.target(ChunkId(2)), pattern(2, 3_000).into());
+    small.await.unwrap();
+    cluster
+}
+
+fn disk(cluster: &Cluster, id: u32) -> Disk {
+    let node = cluster.servers[&id].node();
+    node.disks.get(DiskId(id)).unwrap().clone()
+}
+
+fn has(disk: &Disk, chunk: u64) -> bool {
+    disk.stat(POOL, ChunkId(chunk)).unwrap().is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_due_is_moved_to_the_trash_and_said_to_be_gone() {
+    let cluster = begun().await;
+    // Chunk 9 was never here: that is as good as deleted.
+    let due = [1, 2, 9].map(ChunkId);
+    cluster.meta.state.due.lock().unwrap().extend(due);
+    let expected = || {
+        [1, 2]
+            .map(|disk| due.map(|chunk| (DiskId(disk), chunk)))
+            .concat()
+    };
+    until(|| {
+        let gone = cluster.meta.state.gone.lock().unwrap();
+        expected().iter().all(|word| gone.contains(word))
+    })
+    .await;
+    assert_eq!(cluster.meta.state.gone.lock().unwrap().len(), 6);
+    for id in [1, 2] {
+        let disk = disk(&cluster, id);
+        assert!(!has(&disk, 1) && !has(&disk, 2) && has(&disk, 3));
+        assert!(disk.trash_len() >= 200_000);
+        let reported = || {
+            let reports = cluster.meta.state.reports.lock().unwrap();
+            reports[&quarry_common::ids::ServerId(id)][0].trash
+        };
+        until(|| reported() >= 200_000).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_being_written_is_not_deleted_and_not_said_to_be_gone() {
+    let cluster = begun().await;
+    let client = cluster.client("anna");
+    let mut writing = client.open(client.target(ChunkId(5))).await;
+    let data = Bytes::from(pattern(5, 100_000));
+    writing.data(&data).await.unwrap();
+    writing.point(false).await.unwrap();
+    until(|| has(&disk(&cluster, 1), 5)).await;
+    cluster
+        .meta
+        .state
+        .due
+        .lock()
+        .unwrap()
+        .extend([5, 1].map(ChunkId));
+    until(|| cluster.meta.state.gone.lock().unwrap().len() == 2).await;
+    let gone = cluster.meta.state.gone.lock().unwrap().clone();
+    assert!(
+        gone.iter().all(|(_, chunk)| *chunk == ChunkId(1)),
+        "{gone:?}"
+    );
+    let info = disk(&cluster, 1).stat(POOL, ChunkId(5)).unwrap().unwrap();
+    assert_eq!(info.state, ChunkState::Open);
+    let told = cluster.meta.state.told.lock().unwrap().clone();
+    assert!(
+        !told.contains(&(DiskId(1), ChunkId(5))),
+        "it is not asked about"
+    );
+    // Once its writer has ended it goes like any other.
+    drop(writing);
+    until(|| cluster.meta.state.gone.lock().unwrap().len() == 4).await;
+    assert!(!has(&disk(&cluster, 1), 5) && !has(&disk(&cluster, 2), 5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_tells_all_it_has_and_deletes_what_is_nobodys() {
+    let cluster = begun().await;
+    disk(&cluster, 2)
+        .set_aside(POOL, ChunkId(1), "a test")
+        .unwrap();
+    cluster
+        .meta
+        .state
+        .unwanted
+        .lock()
+        .unwrap()
+        .extend([1, 2].map(ChunkId));
+    until(|| {
+        let told = cluster.meta.state.told.lock().unwrap();
+        let all = [1, 2].map(|disk| [1, 2, 3].map(|chunk| (DiskId(disk), ChunkId(chunk))));
+        all.concat().iter().all(|word| told.contains(word))
+    })
+    .await;
+    for id in [1, 2] {
+        until(|| !has(&disk(&cluster, id), 1) && !has(&disk(&cluster, id), 2)).await;
+        assert!(has(&disk(&cluster, id), 3));
+    }
+    assert!(cluster.meta.state.gone.lock().unwrap().is_empty());
+}

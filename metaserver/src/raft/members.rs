@@ -1,0 +1,278 @@
+//! Who belongs to the group: inviting, letting vote, moving, removing.
+//!
+//! A change of those who vote goes through a joint configuration, in which both the old and the new majority are
+//! needed. If its leader dies in between, the next one finishes it ([`Raft::settle`]).
+
+use super::group::{failed, not_leader};
+use super::types::{NodeId, node_id, server_id};
+use super::wire::{RaftCall, RaftReply};
+use super::{Consensus, GroupMember, Raft};
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{BasicNode, ChangeMembers, RaftMetrics};
+use quarry_common::ids::ServerId;
+use quarry_common::wire::meta::Standing;
+use quarry_common::{Code, Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a member has to say how far it is.
+const STANDING_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a report of a new address has to be taken.
+const MOVED_WAIT: Duration = Duration::from_secs(2);
+
+/// A learner that lacks at most so many entries has caught up: what comes meanwhile follows at once.
+const LAG_MAX: u64 = 64;
+
+type Metrics = RaftMetrics<NodeId, BasicNode>;
+
+impl Raft {
+    /// The members as this metaserver knows them.
+    pub(super) fn members_now(&self) -> Vec<GroupMember> {
+        let metrics = self.metrics_now();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        let member = |(id, node): (&NodeId, &BasicNode)| GroupMember {
+            id: server_id(*id),
+            address: node.addr.clone(),
+            votes: voters.contains(id),
+        };
+        membership.nodes().map(member).collect()
+    }
+
+    /// The others that are known, and where they are: before there are members, those of whom it was told.
+    pub(super) fn others(&self) -> BTreeMap<ServerId, String> {
+        let members = self.members_now();
+        let mut others: BTreeMap<ServerId, String> = match members.is_empty() {
+            true => self.told_of.clone(),
+            false => members
+                .into_iter()
+                .map(|member| (member.id, member.address))
+                .collect(),
+        };
+        others.remove(&self.server);
+        others
+    }
+
+    /// How far this member is.
+    pub(super) fn standing(&self) -> Standing {
+        let metrics = self.metrics_now();
+        Standing {
+            term: metrics.current_term,
+            last_log: metrics.last_log_index,
+            applied: metrics.last_applied.map(|id| id.index),
+            snapshot: metrics.snapshot.map(|id| id.index),
+            is_new: self.fitness.is_new(),
+        }
+    }
+
+    /// Asks all members at once.
+    pub(super) async fn ask_standings(&self) -> Vec<(ServerId, Standing)> {
+        let mut asked = tokio::task::JoinSet::new();
+        for (id, address) in self.others() {
+            let (network, shard) = (self.network.clone(), self.shard);
+            asked.spawn(async move {
+                let call = network.call(shard, id, &address, RaftCall::Standing, STANDING_WAIT);
+                match call.await {
+                    Ok(RaftReply::Standing(standing)) => Some((id, standing)),
+                    _ => None,
+                }
+            });
+        }
+        let mut standings = vec![(self.server, self.standing())];
+        standings.extend(asked.join_all().await.into_iter().flatten());
+        standings.sort_by_key(|(id, _)| *id);
+        standings
+    }
+
+    /// Tells the group where this member is reached now, if that is not what the others know.
+    ///
+    /// # Errors
+    /// `Unreachable`: nobody who leads was reached.
+    pub(super) async fn tell_address(&self, address: &str) -> Result<()> {
+        let own = self
+            .members_now()
+            .into_iter()
+            .find(|member| member.id == self.server);
+        if own.is_none_or(|own| own.address == address) {
+            return Ok(());
+        }
+        if self.is_leader() {
+            return self.move_member(self.server, address.to_owned()).await;
+        }
+        let mut last = Error::new(Code::Unreachable, "there is no other metaserver");
+        for (id, at) in self.others() {
+            let moved = RaftCall::Moved(address.to_owned());
+            match self
+                .network
+                .call(self.shard, id, &at, moved, MOVED_WAIT)
+                .await
+            {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks those of whom this metaserver was told whether they are in a group; who is first to say so.
+    pub async fn find_group(&self) -> Option<ServerId> {
+        let mut asked = tokio::task::JoinSet::new();
+        for (id, address) in self.others() {
+            let (network, shard) = (self.network.clone(), self.shard);
+            asked.spawn(async move {
+                let call = network.call(shard, id, &address, RaftCall::Members, STANDING_WAIT);
+                (id, call.await)
+            });
+        }
+        while let Some(answer) = asked.join_next().await {
+            if let Ok((id, Ok(RaftReply::Members { members, .. }))) = answer
+                && !members.is_empty()
+            {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// A member is reached elsewhere from now on.
+    pub(super) async fn move_member(&self, id: ServerId, address: String) -> Result<()> {
+        let known = self
+            .members_now()
+            .into_iter()
+            .find(|member| member.id == id);
+        match known {
+            Some(member) if member.address == address => return Ok(()),
+            Some(_) => {}
+            None => return Err(unknown(id)),
+        }
+        tracing::info!(metaserver = %id, %address, "a metaserver has moved");
+        let nodes = BTreeMap::from([(node_id(id), BasicNode::new(address))]);
+        self.change(ChangeMembers::SetNodes(nodes)).await
+    }
+
+    /// Invites a metaserver.
+    pub(super) async fn add(&self, id: ServerId, address: String) -> Result<()> {
+        let nodes = BTreeMap::from([(node_id(id), BasicNode::new(address))]);
+        self.change(ChangeMembers::AddNodes(nodes)).await
+    }
+
+    /// Removes a member.
+    pub(super) async fn remove(&self, id: ServerId) -> Result<()> {
+        let members = self.members_now();
+        let Some(member) = members.iter().find(|member| member.id == id) else {
+            return Err(unknown(id));
+        };
+        let ids = BTreeSet::from([node_id(id)]);
+        if !member.votes {
+            return self.change(ChangeMembers::RemoveNodes(ids)).await;
+        }
+        let rest: Vec<ServerId> = members
+            .iter()
+            .filter(|member| member.votes && member.id != id)
+            .map(|member| member.id)
+            .collect();
+        let running = self.ask_standings().await;
+        let is_running = |id: &ServerId| {
+            let standing = running.iter().find(|(running, _)| running == id);
+            standing.is_some_and(|(_, standing)| !standing.is_new)
+        };
+        let up = rest.iter().filter(|id| is_running(id)).count();
+        if up * 2 <= rest.len() {
+            let text = format!(
+                "without metaserver {id} {up} of {} metaservers would run, which is no majority: start the others or add some first",
+                rest.len()
+            );
+            return Err(Error::new(Code::Busy, text));
+        }
+        self.change(ChangeMembers::RemoveVoters(ids)).await
+    }
+
+    /// Finishes what an earlier leader began, and lets those vote who have caught up.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let metrics = self.metrics_now();
+        let membership = metrics.membership_config.membership();
+        if let [_, .., goal] = membership.get_joint_config().as_slice() {
+            tracing::info!(?goal, "finishing a change of members");
+            return self
+                .change(ChangeMembers::ReplaceAllVoters(goal.clone()))
+                .await;
+        }
+        let learners: Vec<NodeId> = membership.learner_ids().collect();
+        for learner in learners {
+            if has_caught_up(&metrics, learner) {
+                tracing::info!(
+                    metaserver = learner,
+                    "it has caught up and votes from now on"
+                );
+                let ids = BTreeSet::from([learner]);
+                return self.change(ChangeMembers::AddVoterIds(ids)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn change(&self, changes: ChangeMembers<NodeId, BasicNode>) -> Result<()> {
+        let mut leading = self.leading();
+        let term = *leading.borrow_and_update();
+        // Whoever stops to vote has no business in the group any more: not even as one that listens.
+        let changed = async {
+            match self.inner.change_membership(changes, false).await {
+                Ok(_) => Ok(()),
+                Err(RaftError::Fatal(error)) => Err(failed(error)),
+                Err(RaftError::APIError(error)) => Err(refused(self, error)),
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = changed => changed,
+            _ = leading.wait_for(|now| *now != term) => Err(Error::new(
+                Code::Disconnected,
+                "this metaserver does not lead any more: look at 'quarry metaserver status' whether the change was made",
+            )),
+        }
+    }
+}
+
+fn has_caught_up(metrics: &Metrics, learner: NodeId) -> bool {
+    let matching = metrics
+        .replication
+        .as_ref()
+        .and_then(|all| all.get(&learner));
+    let last = metrics.last_log_index.unwrap_or(0);
+    matching.is_some_and(|matching| {
+        matching.is_some_and(|matching| matching.index.saturating_add(LAG_MAX) >= last)
+    })
+}
+
+fn unknown(id: ServerId) -> Error {
+    Error::new(
+        Code::NotFound,
+        format!("there is no metaserver {id}: 'quarry metaserver status' lists them"),
+    )
+}
+
+fn refused(raft: &Raft, error: ClientWriteError<NodeId, BasicNode>) -> Error {
+    let error = match error {
+        ClientWriteError::ForwardToLeader(leader) => {
+            return not_leader(
+                node_id(raft.server),
+                leader.leader_id,
+                leader.leader_node.as_ref(),
+            );
+        }
+        ClientWriteError::ChangeMembershipError(error) => error,
+    };
+    let text = match error {
+        ChangeMembershipError::InProgress(_) => {
+            "another change of metaservers is under way: try again in a moment".to_owned()
+        }
+        ChangeMembershipError::EmptyMembership(_) => {
+            "the last metaserver can not be removed".to_owned()
+        }
+        ChangeMembershipError::LearnerNotFound(_) => {
+            "it is no member, or votes: 'quarry metaserver status' shows which".to_owned()
+        }
+    };
+    Error::new(Code::Busy, text)
+}

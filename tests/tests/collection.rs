@@ -1,0 +1,180 @@
+//! Clients that create, replace and remove files are killed all the time; in the end every disk has exactly the chunks
+//! that files refer to.
+
+use anyhow::{Context, Result, ensure};
+use quarry_client::{Client, ClientFile, Place};
+use quarry_common::ids::ChunkId;
+use quarry_common::wire::meta::FileKind;
+use quarry_dataserver::disk::{ChunkState, Disk, DiskOptions};
+use quarry_tests::power::LoopDisk;
+use quarry_tests::processes::Processes;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore, SeedableRng};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+const DATASERVERS: u32 = 3;
+
+/// Small files to be packed into segments, some of several chunks of their own.
+fn make_tree(dir: &Path, random: &mut SmallRng, small: u32, large: u32) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    for number in 0..small + large {
+        let len = match number < small {
+            true => random.random_range(300..20_000),
+            false => random.random_range(100_000..6_000_000),
+        };
+        let mut bytes = vec![0; len];
+        random.fill_bytes(&mut bytes);
+        fs::write(dir.join(format!("f{number}")), bytes)?;
+    }
+    Ok(())
+}
+
+/// The chunks of all files below a directory.
+async fn referenced(client: &Client, dir: &str, found: &mut BTreeSet<ChunkId>) -> Result<u64> {
+    let mut files = 0;
+    let root = if dir.is_empty() { "/" } else { dir };
+    let mut entries = client.open_dir(root.as_bytes(), false).await?;
+    while let Some(entry) = entries.next().await? {
+        let path = format!("{dir}/{}", String::from_utf8_lossy(&entry.name));
+        if entry.kind == FileKind::Directory {
+            files += Box::pin(referenced(client, &path, found)).await?;
+        } else {
+            files += 1;
+            for range in client.locate(path.as_bytes()).await? {
+                if let Place::Chunk { chunk, .. } = range.at {
+                    found.insert(chunk);
+                }
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// What a stopped dataserver's disk has.
+fn chunks_of(cluster: &Processes, file: &ClientFile, server: u32) -> Result<BTreeSet<ChunkId>> {
+    let path = cluster
+        .folder(&format!("dataserver-{server}"))
+        .join("disk-1");
+    let disk = Disk::open(&path, file.cluster, DiskOptions::default())?;
+    let mut found = BTreeSet::new();
+    for item in disk.chunks() {
+        let (name, info) = item?;
+        ensure!(
+            info.state == ChunkState::Sealed,
+            "{name} is {:?}",
+            info.state
+        );
+        found.insert(name.chunk);
+    }
+    Ok(found)
+}
+
+fn status(cluster: &Processes) -> Result<serde_json::Value> {
+    let output = cluster.ok(["status", "--json"])?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+#[tokio::test]
+async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 8 << 30)?;
+    let addresses = Processes::free_addresses(1 + DATASERVERS as usize)?;
+    let mut cluster = Processes::init(&disk.path().join("cluster"), &addresses, None)?;
+    cluster.set("QUARRY_DOOM_GRACE_SECONDS", "2");
+    cluster.set("QUARRY_COLLECT_EVERY_SECONDS", "3");
+    cluster.start_all(DATASERVERS)?;
+
+    let mut random = SmallRng::seed_from_u64(20_261_126);
+    // The same names with other contents.
+    let local = |number: u32| scratch.path().join(format!("{number}/tree"));
+    for number in 0..4 {
+        make_tree(&local(number), &mut random, 400, 8)?;
+    }
+    cluster.ok(["mkdir", "/dir-0", "/dir-1", "/dir-2"])?;
+    let mut killed = 0;
+    for round in 0..12 {
+        // Two at once, of which most are killed in the middle; the same names again and again.
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let tree = local(random.random_range(0..4));
+            let to = format!("/dir-{}", random.random_range(0..3));
+            let inside = format!("{to}/tree");
+            let tree = tree.to_str().context("utf-8")?;
+            let args = match round % 4 {
+                3 => vec!["rm", "-r", "-f", &inside],
+                _ => vec!["put", "-r", tree, &to],
+            };
+            let mut command = cluster.quarry(&args);
+            clients.push(
+                command
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()?,
+            );
+        }
+        for mut client in clients {
+            if round < 10 {
+                std::thread::sleep(Duration::from_millis(random.random_range(50..900)));
+                client.kill()?;
+            }
+            killed += u32::from(!client.wait()?.success());
+        }
+    }
+    ensure!(
+        killed > 8,
+        "only {killed} clients were killed: that tests little"
+    );
+    // Something that stays, whatever the others came to.
+    let tree = local(0);
+    cluster.ok(["put", "-r", tree.to_str().context("utf-8")?, "/"])?;
+
+    // Sessions of the dead end with their lease, files without a name after another one.
+    let file = ClientFile::load(&cluster.client_file())?;
+    let client = Client::connect(file.clone()).await?;
+    let until = Instant::now() + Duration::from_secs(400);
+    let mut kept = BTreeSet::new();
+    let files = referenced(&client, "", &mut kept).await?;
+    ensure!(files > 400 && kept.len() > 400, "{files} files are left");
+    client.close().await?;
+    loop {
+        let status = status(&cluster)?;
+        let on_disks: u64 = kept.len() as u64 * u64::from(DATASERVERS);
+        let chunks = cluster.ok(["disk", "list", "--json"])?;
+        let chunks: serde_json::Value = serde_json::from_slice(&chunks.stdout)?;
+        let chunks: u64 = chunks
+            .as_array()
+            .context("a list")?
+            .iter()
+            .map(|disk| disk["chunks"].as_u64().unwrap_or(0))
+            .sum();
+        let waiting =
+            ["orphans", "unreferenced_chunks", "doomed_chunks"].map(|what| status[what].as_u64());
+        if waiting == [Some(0); 3] && chunks == on_disks {
+            ensure!(
+                status["trash_bytes"].as_u64() > Some(0),
+                "nothing is in the trash"
+            );
+            break;
+        }
+        ensure!(
+            Instant::now() < until,
+            "{waiting:?} wait, the disks have {chunks} chunks, files refer to {on_disks}"
+        );
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    for server in 1..=DATASERVERS {
+        cluster.kill(&format!("dataserver-{server}"))?;
+        let found = chunks_of(&cluster, &file, server)?;
+        ensure!(
+            found == kept,
+            "disk {server} has {:?} beside what is referred to, and lacks {:?}",
+            found.difference(&kept),
+            kept.difference(&found)
+        );
+    }
+    Ok(())
+}
