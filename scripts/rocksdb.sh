@@ -2,7 +2,7 @@
 # Compiles RocksDB once per machine and user, and prints the folder of the archive.
 #
 # The crate librocksdb-sys would compile it again for every new target folder and for
-# some changes of shared build dependencies: ten minutes on two cores. So it is compiled
+# some changes of shared build dependencies: ten to twenty minutes on two cores. So it is compiled
 # here, from the version in Cargo.lock, into the cache, and every later build links that.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ if [ ! -s "$lib/librocksdb.a" ]; then
   exec 9>"$cache/rocksdb.lock"
   flock 9
   if [ ! -s "$lib/librocksdb.a" ]; then
-    echo "compiling RocksDB $version, once for this machine (about ten minutes on two cores)" >&2
+    echo "compiling RocksDB $version, once for this machine (ten to twenty minutes on two cores)" >&2
     env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC cargo build --locked --release -p librocksdb-sys \
       --target-dir "$cache/rocksdb-build" >&2
     found=$(find "$cache/rocksdb-build/release/build" -name librocksdb.a -print -quit)
