@@ -472,14 +472,20 @@ mod tests {
             let now = hour * 3600;
             let idle = (hour / 24) % 7 == 6;
             for _ in 0..if idle { 0 } else { roll(150) } {
-                if ranges.lock().unwrap().begin_refill(POOL) {
-                    let grant = metaserver.grant(512, now + DAY);
-                    ranges.lock().unwrap().handle_granted(grant);
-                }
                 // Some disks are full for weeks.
                 let bad = hour / 500;
                 let score = |chunk: ChunkId| u32::from((chunk.0 ^ chunk.0 >> 3) % 7 == bad);
-                let taken = take(&ranges, POOL, now, score).unwrap();
+                // As a session does: what expired over night is found out by taking.
+                let taken = loop {
+                    let taken = take(&ranges, POOL, now, score);
+                    if ranges.lock().unwrap().begin_refill(POOL) {
+                        let grant = metaserver.grant(512, now + DAY);
+                        ranges.lock().unwrap().handle_granted(grant);
+                    }
+                    if let Some(taken) = taken {
+                        break taken;
+                    }
+                };
                 assert!(metaserver.may_commit(taken.chunk.0), "{taken:?}");
                 written.insert(taken.chunk.0);
                 open.push_back(taken);

@@ -620,12 +620,15 @@ mod tests {
         assert_eq!(stored, [
             // folder, pool, chunk
             (vec![b'f', 2, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2], file(300).encode()),
+            // pool, bits of the hash in reverse, chunk; len, CRC, small
+            (vec![b'g', 0, 1, 12, 192, 48, 125, 83, 48, 235, 72, 0, 0, 0, 0, 0, 0, 1, 2], vec![251, 44, 1, 1, 0]),
+            (vec![b'g', 0, 1, 49, 151, 28, 61, 236, 197, 53, 224, 0, 0, 0, 0, 0, 0, 0, 9], vec![7, 2, 1]),
             // version, cluster, disk
-            (vec![b'i'], vec![1; 18]),
+            (vec![b'i'], [vec![2], vec![1; 17]].concat()),
             // files, small, bytes
             (vec![b'n'], vec![1, 1, 251, 0x33, 1]),
-            // segment; read until
-            (vec![b'p', 0, 0, 0, 4], vec![0, 0, 0, 0, 0, 0, 0x30, 0]),
+            // segment; read until, live
+            (vec![b'p', 0, 0, 0, 4], vec![0, 0, 0, 0, 0, 0, 0x30, 0, 0, 0, 0, 0, 0, 0, 0, 48]),
             (vec![b's', 9, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9], small.encode()),
         ]);
     }
