@@ -107,6 +107,7 @@ pub fn all() -> Result<Vec<Decoder>> {
         record::<data_records::RowRecord>("RowRecord"),
         record::<data_records::UserRecord>("UserRecord"),
         record::<data_records::SecretRecord>("SecretRecord"),
+        record::<data_records::DoomedRecord>("DoomedRecord"),
         state_keys(),
     ];
     table.extend(files()?);

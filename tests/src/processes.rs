@@ -122,6 +122,16 @@ impl<'a> Processes<'a> {
         Ok(())
     }
 
+    /// Stops a server as an operator does, and waits until it has ended.
+    pub fn stop(&mut self, server: &str) -> Result<()> {
+        let mut process = self.running.remove(server).context("it does not run")?;
+        let pid = rustix::process::Pid::from_child(&process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let status = process.wait()?;
+        ensure!(status.success(), "{server} stopped with {status}");
+        Ok(())
+    }
+
     /// The servers that run.
     pub fn running(&self) -> Vec<String> {
         self.running.keys().cloned().collect()
