@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use quarry_client::{Client, ClientFile, Options};
 use quarry_tests::cluster::Dev;
+use quarry_tests::power::LoopDisk;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use std::fs::{self, File};
@@ -45,7 +46,8 @@ fn chunk_files(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
 fn files_are_read_past_the_network_and_checked_all_the_same() -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let scratch = tempfile::tempdir()?;
-    let mut dev = Dev::start(&scratch.path().join("cluster"), 3)?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 4 << 30)?;
+    let mut dev = Dev::start(&disk.path().join("cluster"), 3)?;
     let mut bytes = vec![0; LEN];
     SmallRng::seed_from_u64(1).fill_bytes(&mut bytes);
     let local = scratch.path().join("local");
