@@ -37,7 +37,7 @@ impl ChunkName {
     }
 
     /// The chunk's place in the order in which groups are listed: the bits of its hash in reverse, so that a
-    /// placement group is one run ([`orders_of`]).
+    /// placement group is one run (`orders_of`).
     pub fn order(self) -> u64 {
         hash_of(self.chunk).reverse_bits()
     }

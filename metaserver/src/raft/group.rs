@@ -264,7 +264,7 @@ impl Raft {
         self.inner.is_initialized().await.map_err(failed)
     }
 
-    /// As [`Raft::is_alone`], asked through Raft's own queue: right even before it has said anything of itself.
+    /// As `is_alone`, asked through Raft's own queue: right even before it has said anything of itself.
     pub async fn is_sole_voter(&self) -> Result<bool> {
         let own = node_id(self.server);
         let asked = self.inner.with_raft_state(move |state| {

@@ -163,7 +163,11 @@ impl Raft {
         let vote = arriving.head.vote;
         let ours = self.metrics_now().vote;
         check_leaders_vote(node_id(peer), ours.leader_id.term, &vote)?;
-        if !(vote >= ours) {
+        // Also one that can not be compared.
+        if !vote
+            .partial_cmp(&ours)
+            .is_some_and(std::cmp::Ordering::is_ge)
+        {
             return Ok(ours);
         }
         // One at a time: two would need the space of two.
