@@ -16,6 +16,8 @@ cargo build --locked --release -p quarry-cli
 quarry=$CARGO_TARGET_DIR/release/quarry
 
 "$quarry" dev --detach
+# The user's own client file may be for another cluster.
+export QUARRY_CLUSTER=${XDG_DATA_HOME:-$HOME/.local/share}/quarry/dev/client.toml
 name=quickstart-$(date +%Y%m%d-%H%M%S)-$$
 scratch=$(mktemp -d "${TMPDIR:-/var/tmp}/quarry-quickstart.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
@@ -45,7 +47,7 @@ identical: $files files and links, $((bytes >> 20)) MiB
   read in     $get s: $(rate "$((bytes >> 20))" "$get") MiB/s, $(rate "$files" "$get") files/s
 
 The cluster is running. To try next:
-  export PATH=$CARGO_TARGET_DIR/release:\$PATH
+  export PATH=$CARGO_TARGET_DIR/release:\$PATH QUARRY_CLUSTER=$QUARRY_CLUSTER
   quarry ls -l /$name/tree
   quarry status
   echo hello | quarry put - /hello.txt && quarry cat /hello.txt
