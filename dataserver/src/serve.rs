@@ -100,6 +100,11 @@ async fn answer(node: &Node, caller: Caller, payload: &[u8]) -> Result<DataReply
             chunk,
             capability,
         } => read::files::ticket(node, caller, disk, (pool, chunk), &capability).await,
+        DataRequest::List(_) | DataRequest::Confirm { .. } => Err(Error::new(
+            Code::NotSupported,
+            "this dataserver does not repair yet",
+        )),
+        DataRequest::Ping => Ok(DataReply::Pong),
     }
 }
 

@@ -223,6 +223,9 @@ pub async fn ask(fake: Fake, request: DataRequest) -> Result<DataReply> {
                 state: ReplicaState::Sealed,
             })))
         }
+        DataRequest::List(_) | DataRequest::Confirm { .. } | DataRequest::Ping => {
+            Err(Error::malformed("a client asks no such thing"))
+        }
     }
 }
 

@@ -91,6 +91,10 @@ async fn pass_on(
         DataReply::Written { .. }
         | DataReply::Data { .. }
         | DataReply::Chunk(_)
-        | DataReply::FileTicket(_) => Err(named(Error::malformed("an answer to another question"))),
+        | DataReply::FileTicket(_)
+        | DataReply::Listed { .. }
+        | DataReply::Pong => {
+            Err(named(Error::malformed("an answer to another question")))
+        }
     }
 }

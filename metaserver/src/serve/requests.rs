@@ -94,6 +94,13 @@ impl Serving {
             MetaBody::Due { disk, from } => self.due(peer, disk, from).await,
             MetaBody::Gone { disk, chunks } => self.note_gone(peer, disk, chunks).await,
             MetaBody::Has { disk, chunks } => self.handle_has(peer, disk, chunks).await,
+            MetaBody::Goodbye
+            | MetaBody::Suspect(_)
+            | MetaBody::ReportComplete(_)
+            | MetaBody::GroupChunks { .. } => Err(Error::new(
+                Code::NotSupported,
+                "this metaserver does not repair yet",
+            )),
         }
     }
 

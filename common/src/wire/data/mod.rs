@@ -9,7 +9,7 @@ pub mod ticket;
 
 use crate::checksum::Crc;
 use crate::error::Error;
-use crate::ids::{ChunkId, DiskId, Epoch, PoolId};
+use crate::ids::{ChunkId, DiskId, Epoch, PgId, PoolId};
 use crate::token::{Capability, CertificateHash, MemberMac};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -133,6 +133,51 @@ pub enum DataRequest {
         /// The right to read it.
         capability: Capability,
     },
+    /// From a dataserver that fills a member: which chunks of some groups a disk has. The disk takes over
+    /// the epochs of the lister before it looks, and refuses older ones with `OldMap` (DESIGN §4.2.7). Answer:
+    /// [`DataReply::Listed`].
+    List(ListChunks),
+    /// From the metaserver that leads: confirm as a present member that the chunk is durable at that length and
+    /// CRC, fetching it first if need be (DESIGN §4.2.7, the law of publishing). Answer: [`DataReply::Written`]
+    /// with one word, of `epoch`.
+    Confirm {
+        /// The disk of the receiving server that this is for.
+        disk: DiskId,
+        /// The pool.
+        pool: PoolId,
+        /// The chunk.
+        chunk: ChunkId,
+        /// The epoch of its group's row now.
+        epoch: Epoch,
+        /// The length that is to be committed.
+        len: u32,
+        /// The CRC of those bytes.
+        crc: Crc,
+    },
+    /// From the metaserver that leads: a sign of life. Answer: [`DataReply::Pong`].
+    Ping,
+}
+
+/// Asks for the chunks of some groups on one disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListChunks {
+    /// The disk of the receiving server that this is for.
+    pub disk: DiskId,
+    /// The pool.
+    pub pool: PoolId,
+    /// The groups, ascending, each with the epoch of its row in the lister's map.
+    pub groups: Vec<(PgId, Epoch)>,
+    /// Where the page begins: the `next` of the page before.
+    pub from: Option<(PgId, ChunkId)>,
+}
+
+/// A chunk that a disk has, in any state: open ones with their durable length, set-aside ones too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedChunk {
+    /// The chunk.
+    pub chunk: ChunkId,
+    /// How it is there.
+    pub info: ReplicaInfo,
 }
 
 /// The longest [`DataRequest::Read`]; more goes on a bulk stream.
@@ -165,6 +210,15 @@ pub enum DataReply {
     /// How to get the file; `None`: not now, or not this chunk (small ones have no file of their own,
     /// open ones no final length): it is read over the network.
     FileTicket(Option<FileTicket>),
+    /// A page of chunks, ordered by group and chunk.
+    Listed {
+        /// The chunks.
+        chunks: Vec<(PgId, ListedChunk)>,
+        /// Where the next page begins, if there is one.
+        next: Option<(PgId, ChunkId)>,
+    },
+    /// To `Ping`.
+    Pong,
 }
 
 /// What a disk knows of a chunk.

@@ -18,7 +18,7 @@ pub use op::{
 };
 pub use read::{DirEntry, Extent, ExtentPage, ExtentSource, Page, Read, ReadReply, Resolved, View};
 
-use crate::ids::{Epoch, InodeId, RequestNumber, SessionId, ShardId, Version};
+use crate::ids::{Epoch, InodeId, RequestNumber, ServerId, SessionId, ShardId, Version};
 use serde::{Deserialize, Serialize};
 
 /// A request on a `MetaRequests` stream. The answer is a [`MetaAnswer`].
@@ -91,6 +91,49 @@ pub enum MetaBody {
         /// The chunks.
         chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
     },
+    /// From a dataserver that stops: its disks are down from now on, without waiting for silence. Reply:
+    /// `Noted`.
+    Goodbye,
+    /// From a client or dataserver: that dataserver does not answer it. The leader asks itself before
+    /// it believes it. Reply: `Noted`.
+    Suspect(ServerId),
+    /// From a dataserver: these filling members have everything (DESIGN §4.5). Reply: `Noted`; a report that
+    /// is too old is passed over.
+    ReportComplete(Vec<Complete>),
+    /// From a dataserver: what is referenced in a group, where no holder can tell. Reply: `GroupChunks`.
+    GroupChunks {
+        /// The pool.
+        pool: crate::ids::PoolId,
+        /// The group.
+        pg: crate::ids::PgId,
+        /// Where the page begins: the `next` of the page before.
+        from: Option<crate::ids::ChunkId>,
+    },
+}
+
+/// A filling member has everything that was sealed in its group before it joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Complete {
+    /// The member.
+    pub disk: crate::ids::DiskId,
+    /// The pool.
+    pub pool: crate::ids::PoolId,
+    /// The group.
+    pub pg: crate::ids::PgId,
+    /// The epoch of the group's row with which it listed: the report counts only if the member has not
+    /// joined anew since.
+    pub epoch: Epoch,
+}
+
+/// A chunk as it was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedChunk {
+    /// The chunk.
+    pub chunk: crate::ids::ChunkId,
+    /// Its committed length in bytes.
+    pub len: u32,
+    /// The CRC of those bytes.
+    pub crc: crate::checksum::Crc,
 }
 
 /// Keeps a session alive.
@@ -142,7 +185,7 @@ pub enum MetaReply {
     Registered(Registered),
     /// To `Heartbeat`.
     Heartbeat(HeartbeatReply),
-    /// To `Gone`.
+    /// To `Gone`, `Goodbye`, `Suspect` and `ReportComplete`.
     Noted,
     /// To `Due` and `Has`: what the disk is to delete.
     Due {
@@ -150,5 +193,12 @@ pub enum MetaReply {
         chunks: Vec<(crate::ids::PoolId, crate::ids::ChunkId)>,
         /// The next page comes after this one, if there is one.
         next: Option<(crate::ids::PoolId, crate::ids::ChunkId)>,
+    },
+    /// To `GroupChunks`: referenced chunks of the group, in the order of the state.
+    GroupChunks {
+        /// One page.
+        chunks: Vec<CommittedChunk>,
+        /// Where the next page begins, if there is one.
+        next: Option<crate::ids::ChunkId>,
     },
 }
