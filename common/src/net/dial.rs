@@ -1,8 +1,9 @@
 //! Peers by name and `host:port`.
 
-use quarry_common::identity::PeerName;
-use quarry_common::net::{Endpoint, Peer, Peers};
-use quarry_common::{Code, Error, Result};
+use super::endpoint::Endpoint;
+use super::peers::{Peer, Peers};
+use crate::error::{Code, Error, Result};
+use crate::identity::PeerName;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
