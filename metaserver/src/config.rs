@@ -23,10 +23,17 @@ pub struct MetaserverConfig {
     /// Memory for the state's block cache, in MiB.
     #[serde(default = "default_cache_mib")]
     pub cache_mib: u64,
+    /// A disk that was down for so many seconds is out: its data is rebuilt on others (DESIGN §4.1).
+    #[serde(default = "default_out_after_s")]
+    pub out_after_s: u64,
 }
 
 fn default_cache_mib() -> u64 {
     256
+}
+
+fn default_out_after_s() -> u64 {
+    600
 }
 
 /// What a new cluster begins with; used when the state is empty.

@@ -78,6 +78,8 @@ impl Metaserver {
             identity,
             authority,
             dataservers_wanted,
+            Duration::from_secs(config.out_after_s),
+            endpoint.clone(),
         )?);
         begin(&serving, seed, server, address).await?;
 

@@ -152,7 +152,8 @@ impl Init {
              dir = \"state\"\n\
              listen = \"{}\"\n\
              advertise = \"{}\"\n\
-             # cache_mib = 256\n",
+             # cache_mib = 256\n\
+             # out_after_s = 600\n",
             address.listen(),
             address.text()
         );

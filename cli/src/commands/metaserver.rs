@@ -19,6 +19,7 @@ pub const KEYS: &[&str] = &[
     "advertise",
     "dir",
     "cache_mib",
+    "out_after_s",
 ];
 
 /// Run a metaserver: it keeps the metadata
@@ -62,6 +63,9 @@ pub struct Run {
     /// Memory for the state's block cache, in MiB
     #[arg(long, value_name = "MIB", env = "QUARRY_CACHE_MIB")]
     cache_mib: Option<i64>,
+    /// A disk that was down for so many seconds is out: its data is rebuilt on others
+    #[arg(long, value_name = "SECONDS", env = "QUARRY_OUT_AFTER_S")]
+    out_after_s: Option<i64>,
 }
 
 /// Everything that a metaserver is started with.
@@ -111,6 +115,7 @@ impl Run {
         file.set("listen", self.listen.clone());
         file.set("advertise", self.advertise.clone());
         file.set("cache_mib", self.cache_mib);
+        file.set("out_after_s", self.out_after_s);
         let identity = server::path(&mut file, "identity", &self.identity)?;
         let authority = server::path(&mut file, "authority", &self.authority)?;
         let seed = server::path(&mut file, "seed", &self.seed)?;

@@ -23,4 +23,5 @@ pub use apply::Apply;
 pub use batcher::Clock;
 pub use consensus::{Consensus, Leader, Metrics};
 pub use group::{Raft, RaftOptions};
+pub(crate) use types::blocking;
 pub use types::{Fatal, Pending, end_process};

@@ -24,10 +24,11 @@ use crate::state::{map_state, session};
 use quarry_common::identity::{Authority, Identity};
 use quarry_common::ids::Version;
 use quarry_common::map::ClusterMap;
+use quarry_common::net::{Dial, Endpoint};
 use quarry_common::token::Key;
 use quarry_common::{Error, Result, codec};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// What all requests of a metaserver share.
@@ -43,6 +44,8 @@ pub struct Serving {
     capability_key: RwLock<Option<Key>>,
     leases: Mutex<Leases>,
     health: Mutex<Health>,
+    /// The way to dataservers, for the leader's own questions.
+    dial: Dial,
     /// Wakes the placement controller.
     map_changed: Notify,
 }
@@ -55,8 +58,11 @@ impl Serving {
         identity: Arc<Identity>,
         authority: Authority,
         dataservers_wanted: usize,
+        out_after: Duration,
+        endpoint: Endpoint,
     ) -> Result<Serving> {
         let sessions = session::all(&*kv)?;
+        let now = Instant::now();
         let serving = Serving {
             consensus,
             kv,
@@ -65,8 +71,9 @@ impl Serving {
             dataservers_wanted,
             map: RwLock::default(),
             capability_key: RwLock::default(),
-            leases: Mutex::new(Leases::new(sessions, Instant::now())),
-            health: Mutex::default(),
+            leases: Mutex::new(Leases::new(sessions, now)),
+            health: Mutex::new(Health::new(out_after, now)),
+            dial: Dial::new(endpoint),
             map_changed: Notify::new(),
         };
         serving.load_map()?;

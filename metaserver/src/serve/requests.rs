@@ -89,13 +89,12 @@ impl Serving {
             MetaBody::Admin(op) => self.admin(peer, op).await.map(MetaReply::Admin),
             MetaBody::Register(registration) => self.register(peer, registration).await,
             MetaBody::Heartbeat(heartbeat) => self.heartbeat(peer, heartbeat),
-            MetaBody::Goodbye
-            | MetaBody::Suspect(_)
-            | MetaBody::ReportComplete(_)
-            | MetaBody::GroupChunks { .. } => Err(Error::new(
-                Code::NotSupported,
-                "this metaserver does not repair yet",
-            )),
+            MetaBody::Goodbye => self.goodbye(peer),
+            MetaBody::Suspect(server) => self.suspect(peer, server),
+            MetaBody::ReportComplete(reports) => self.report_complete(peer, reports).await,
+            MetaBody::GroupChunks { pool, pg, from } => {
+                self.group_chunks(peer, pool, pg, from).await
+            }
         }
     }
 

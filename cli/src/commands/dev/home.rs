@@ -27,6 +27,9 @@ const METASERVER: ServerId = ServerId(1);
 /// Memory for the metaserver's block cache, in MiB: it shares the machine with everything else.
 const CACHE_MIB: u64 = 128;
 
+/// Who tries things out does not want to wait ten minutes for a rebuild (DESIGN §4.1).
+const OUT_AFTER_S: u64 = 20;
+
 /// The directory.
 ///
 /// ```text
@@ -283,6 +286,7 @@ impl Home {
             advertise: None,
             dir: self.metaserver_dir(),
             cache_mib: CACHE_MIB,
+            out_after_s: OUT_AFTER_S,
         };
         let identity = renewed(
             authority,
