@@ -9,6 +9,7 @@ mod connection;
 mod dataservers;
 mod housekeeping;
 mod lookup;
+mod publishing;
 mod requests;
 mod sessions;
 
