@@ -4,6 +4,8 @@ mod counts;
 mod health;
 mod life;
 mod plan;
+#[cfg(test)]
+mod simulation;
 
 pub use counts::count;
 pub use health::Health;
