@@ -36,6 +36,8 @@ pub struct State {
     /// The last reports of each server.
     pub reports: Mutex<BTreeMap<ServerId, Vec<DiskReport>>>,
     pub registrations: Mutex<Vec<Registration>>,
+    /// Who said goodbye.
+    pub goodbyes: Mutex<Vec<ServerId>>,
 }
 
 impl Meta {
@@ -158,6 +160,10 @@ fn answer(state: &State, server: ServerId, body: MetaBody) -> Result<MetaReply> 
                 map: map.update_since(heartbeat.epoch, None),
                 keys,
             }))
+        }
+        MetaBody::Goodbye => {
+            state.goodbyes.lock().unwrap().push(server);
+            Ok(MetaReply::Noted)
         }
         MetaBody::Map { since, from } => Ok(MetaReply::Map(map.update_since(since, from))),
         other => Err(Error::malformed(format!("{other:?}"))),
