@@ -1,6 +1,5 @@
-//! Committing what was written. A commit is refused while the members of a chunk's group change
-//! (an old receipt counts only after the present members confirmed the chunk, DESIGN §4.2.7), so
-//! it is asked again until they have.
+//! Committing what was written. A commit is refused while the group of a chunk has too few members (that present members
+//! confirm what former ones signed is the metaserver's part, DESIGN §4.2.7), so it is asked again for a while.
 
 use crate::backoff::Backoff;
 use crate::client::Client;
