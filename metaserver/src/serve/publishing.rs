@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 /// gives an attempt five seconds, sends the same request again.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(4);
 
-/// Confirmations of one request under way at a time: a few for every dataserver of a large cluster.
-const CONFIRMS_AT_ONCE: usize = 64;
+/// Confirmations of one request under way at a time: half of what one dataserver copies at once for all of them.
+const CONFIRMS_AT_ONCE: usize = 16;
 
 /// The members may change while they confirm: so often it is begun again before the client is told to.
 const ATTEMPTS: u32 = 4;
@@ -118,7 +118,7 @@ impl Serving {
             asked.extend(row.chain().map(|disk| (confirmed.len(), disk, durable)));
             confirmed.push(durable.receipt(Vec::new()));
         }
-        let mut under_way = JoinSet::new();
+        let (mut under_way, mut failed) = (JoinSet::new(), None);
         let mut rest = asked.into_iter();
         loop {
             while under_way.len() < CONFIRMS_AT_ONCE
@@ -133,13 +133,17 @@ impl Serving {
             match under_way.join_next().await {
                 None => break,
                 Some(Ok((at, _, Ok(word)))) => confirmed[at].macs.push(word),
+                // The others go on: what they fetch now need not be fetched the next time.
                 Some(Ok((at, disk, Err(error)))) => {
-                    return Err(refused(&confirmed[at], disk, error));
+                    let error = refused(&confirmed[at], disk, error);
+                    if error.code == Code::BadReceipt || failed.is_none() {
+                        failed = Some(error);
+                    }
                 }
                 Some(Err(error)) => return Err(Error::bug(format!("a task was lost: {error}"))),
             }
         }
-        Ok(confirmed)
+        failed.map_or(Ok(confirmed), Err)
     }
 
     /// One member's word that it has a chunk; it fetches the chunk if it must.
