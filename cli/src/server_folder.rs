@@ -56,7 +56,8 @@ impl MetaserverFiles<'_> {
              listen = \"{}\"\n\
              advertise = {}\n\
              # cache_mib = 256\n\
-             # doom_grace_seconds = 300     # data that nothing refers to is deleted after so long\n",
+             # doom_grace_seconds = 300     # data that nothing refers to is deleted after so long\n\
+             # out_after_seconds = 600      # what a disk held that was down for so long is rebuilt on others\n",
             self.address.listen(),
             quoted(&self.address.text())
         ));

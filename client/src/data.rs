@@ -11,8 +11,12 @@ use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{ChunkId, DiskId, Epoch, PoolId};
 use quarry_common::map::ClusterMap;
 use quarry_common::wire::data::WriteTarget;
+use quarry_common::wire::meta::MetaBody;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// A report that takes longer is of no more use.
+const REPORT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Settings of the data plane.
 #[derive(Clone, Debug)]
@@ -92,6 +96,26 @@ impl DataLink {
             deadline: options.deadline,
             pool: options.pool,
             host: options.host.unwrap_or_else(nodename),
+        }
+    }
+
+    /// A disk did not do its part: it is avoided, and if its server did not answer, the metaserver is told so, which asks it
+    /// and finds others for its groups sooner than its silence would make it.
+    pub(crate) fn handle_failure(&self, disk: DiskId, error: &Error) {
+        let now = Instant::now();
+        self.health.handle_failure(disk, now);
+        let Ok(peer) = peer_of(&self.map.get(), disk) else {
+            return;
+        };
+        let silent = matches!(error.code, Code::Unreachable | Code::Disconnected);
+        if silent && self.health.handle_silence(peer.server, now) {
+            let meta = Arc::clone(&self.meta);
+            tokio::spawn(async move {
+                let body = MetaBody::Suspect(peer.server);
+                if let Err(error) = meta.call(None, body, now + REPORT_WITHIN).await {
+                    tracing::debug!(%error, "a dataserver that does not answer was not reported");
+                }
+            });
         }
     }
 

@@ -14,6 +14,9 @@ const AVOID_LONGEST: Duration = Duration::from_secs(15);
 /// A full disk is asked again after this long.
 const FULL_FOR: Duration = Duration::from_secs(20);
 
+/// A server that does not answer is reported again after this long at the earliest.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
 /// Answers over which the 95th percentile is taken.
 const SAMPLES: usize = 128;
 
@@ -33,6 +36,7 @@ pub struct Health {
 struct State {
     disks: HashMap<DiskId, Disk>,
     servers: HashMap<ServerId, Duration>,
+    reported_at: HashMap<ServerId, Instant>,
     answers: VecDeque<Duration>,
     since_computed: usize,
     suspect_after: Option<Duration>,
@@ -57,6 +61,17 @@ impl Health {
         let pause = AVOID_FIRST * 2u32.saturating_pow(disk.failures.min(8));
         disk.failures += 1;
         disk.avoid_until = Some(now + pause.min(AVOID_LONGEST));
+    }
+
+    /// A server did not answer. Whether that is to be reported: not when it just was.
+    pub fn handle_silence(&self, server: ServerId, now: Instant) -> bool {
+        let mut state = self.state();
+        let before = state.reported_at.get(&server);
+        let due = before.is_none_or(|at| now.saturating_duration_since(*at) >= REPORT_EVERY);
+        if due {
+            state.reported_at.insert(server, now);
+        }
+        due
     }
 
     /// A disk said that it is full.
@@ -130,6 +145,16 @@ mod tests {
         assert!(health.is_avoided(disk, start + AVOID_FIRST));
         health.handle_success(disk);
         assert!(!health.is_avoided(disk, start));
+    }
+
+    #[test]
+    fn who_does_not_answer_is_reported_once_a_second() {
+        let health = Health::default();
+        let (one, start) = (ServerId(1), Instant::now());
+        assert!(health.handle_silence(one, start));
+        assert!(!health.handle_silence(one, start + REPORT_EVERY / 2));
+        assert!(health.handle_silence(ServerId(2), start));
+        assert!(health.handle_silence(one, start + REPORT_EVERY));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use quarry_client::{
     Client, OpenOptions, Place, Progress, PublishOptions, TreeOptions, get_tree, put_tree,
 };
 use quarry_common::Code;
-use quarry_common::ids::DiskId;
+use quarry_common::ids::{DiskId, ServerId};
 use std::io::SeekFrom;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -204,6 +204,13 @@ async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
         publish(&client, b"/small", &content(len)).await.unwrap();
         assert!(read(&client, b"/small").await.unwrap() == content(len));
     }
+    // The metaserver hears of it.
+    let suspects = fake.state().meta.suspects.clone();
+    let killed = |server: &ServerId| [1, 2].contains(&server.0);
+    assert!(
+        !suspects.is_empty() && suspects.iter().all(killed),
+        "{suspects:?}"
+    );
 }
 
 #[tokio::test]

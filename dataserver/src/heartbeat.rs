@@ -10,6 +10,7 @@ use quarry_common::wire::meta::{DiskReport, Heartbeat, HeartbeatReply, MetaBody,
 use quarry_common::{Code, Error, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// Heartbeats that writers ask for come at least so far apart: a client with an invented epoch must not
 /// make us busy.
@@ -25,13 +26,27 @@ const REPORT_WAIT: Duration = Duration::from_millis(500);
 /// How often silence is logged.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Sends heartbeats until it is dropped. Cancel-safe.
-pub async fn run(node: Arc<Node>, mut metaservers: Metaservers) {
+/// A goodbye that takes longer is left unsaid: then our silence says it.
+const GOODBYE_WAIT: Duration = Duration::from_millis(500);
+
+/// Sends heartbeats until all is to stop, and then says goodbye, so that others take our places at once.
+pub async fn run(node: Arc<Node>, mut metaservers: Metaservers, stop: CancellationToken) {
+    stop.run_until_cancelled(beats(&node, &mut metaservers))
+        .await;
+    let goodbye = metaservers.call(MetaBody::Goodbye, GOODBYE_WAIT);
+    match tokio::time::timeout(GOODBYE_WAIT, goodbye).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!("no goodbye: {error}"),
+        Err(_) => tracing::debug!("no metaserver heard our goodbye"),
+    }
+}
+
+async fn beats(node: &Arc<Node>, metaservers: &mut Metaservers) {
     let mut reports = Vec::new();
     let mut logged_at: Option<Instant> = None;
     loop {
         let began = Instant::now();
-        match beat(&node, &mut metaservers, &mut reports).await {
+        match beat(node, metaservers, &mut reports).await {
             Ok(()) => {
                 if logged_at.take().is_some() {
                     tracing::info!("the metaservers are reached again");

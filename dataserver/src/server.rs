@@ -19,6 +19,7 @@ use quarry_common::{Code, Error, Kind, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,7 @@ pub struct Dataserver {
     address: SocketAddr,
     cancel: CancellationToken,
     tasks: TaskTracker,
+    beats: JoinHandle<()>,
 }
 
 impl Dataserver {
@@ -91,9 +93,8 @@ impl Dataserver {
             let asked = metaservers.clone();
             tasks.spawn(collect::run(node, disk, asked, every, cancel.clone()));
         }
-        let beats = heartbeat::run(Arc::clone(&node), metaservers);
-        let ends = cancel.clone();
-        tasks.spawn(async move { ends.run_until_cancelled(beats).await });
+        let beats = heartbeat::run(Arc::clone(&node), metaservers, cancel.clone());
+        let beats = tasks.spawn(beats);
         if !node.membership.wait_for_lease(FIRST_BEAT_WAIT).await {
             tracing::warn!("no heartbeat was answered yet: writes are refused until one is");
         }
@@ -112,6 +113,7 @@ impl Dataserver {
             address,
             cancel,
             tasks,
+            beats,
         })
     }
 
@@ -125,13 +127,15 @@ impl Dataserver {
         &self.node
     }
 
-    /// Stops: no new connections and heartbeats, then the end of all streams, then the disks. What was
+    /// Stops: no new connections and heartbeats, a goodbye to the metaservers, then the end of all streams, then the disks. What was
     /// acknowledged is durable whether this runs or not.
     ///
     /// # Errors
     /// Those of the disks; all of them are stopped anyway.
     pub async fn stop(self) -> Result<()> {
         self.cancel.cancel();
+        // The goodbye takes a moment; no task of ours panics.
+        let _ = self.beats.await;
         self.endpoint.close("the dataserver is stopping").await;
         self.tasks.close();
         if tokio::time::timeout(STOP_WAIT, self.tasks.wait())

@@ -94,3 +94,14 @@ async fn a_foreign_directory_is_refused_and_left_alone() {
     assert_code(started.map(|_| ()), Code::Configuration);
     assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_says_goodbye_and_no_metaserver_keeps_it_from_stopping() {
+    let mut cluster = Cluster::start(2).await;
+    cluster.stop_server(1).await;
+    assert_eq!(*cluster.meta.state.goodbyes.lock().unwrap(), [ServerId(1)]);
+    cluster.meta.state.silent.store(true, Ordering::SeqCst);
+    let began = std::time::Instant::now();
+    cluster.stop_server(2).await;
+    assert!(began.elapsed() < Duration::from_secs(4));
+}

@@ -31,6 +31,9 @@ pub struct MetaserverConfig {
     /// as long to finish.
     #[serde(default = "default_doom_grace_seconds")]
     pub doom_grace_seconds: u64,
+    /// A disk that was down for so many seconds is out: its data is rebuilt on others (DESIGN §4.1).
+    #[serde(default = "default_out_after_seconds")]
+    pub out_after_seconds: u64,
 }
 
 fn default_doom_grace_seconds() -> u64 {
@@ -39,6 +42,10 @@ fn default_doom_grace_seconds() -> u64 {
 
 fn default_cache_mib() -> u64 {
     256
+}
+
+fn default_out_after_seconds() -> u64 {
+    600
 }
 
 /// What a new cluster begins with; used when the state is empty.

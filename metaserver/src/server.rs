@@ -3,7 +3,7 @@
 use crate::config::{ClusterSeed, MetaserverConfig};
 use crate::kv::{Kv, Rocks, RocksOptions};
 use crate::raft::{Consensus, Network, Raft, RaftOptions};
-use crate::serve::{Founding, Lead, Serving, accept_loop, lead};
+use crate::serve::{Founding, Lead, Serving, Settings, accept_loop, lead};
 use crate::state::apply::Machine;
 use quarry_common::identity::{Authority, Identity, Role};
 use quarry_common::ids::{ServerId, ShardId};
@@ -64,7 +64,11 @@ impl Metaserver {
         };
         let told_of = options.told_of.len();
         let raft = Arc::new(Raft::start(options, Arc::clone(&kv), Arc::new(Machine::new())).await?);
-        let dataservers_wanted = seed.as_ref().map_or(0, |seed| seed.dataservers as usize);
+        let settings = Settings {
+            dataservers_wanted: seed.as_ref().map_or(0, |seed| seed.dataservers as usize),
+            doom_grace: Duration::from_secs(config.doom_grace_seconds),
+            out_after: Duration::from_secs(config.out_after_seconds),
+        };
         if !raft.is_initialised().await? {
             match &seed {
                 Some(seed) => found(&raft, server, &address, seed).await?,
@@ -79,8 +83,8 @@ impl Metaserver {
             kv,
             identity,
             authority,
-            dataservers_wanted,
-            Duration::from_secs(config.doom_grace_seconds),
+            endpoint.clone(),
+            settings,
         ));
         let stop = Stop::new();
         let (leads, mut led) = watch::channel(Lead::No);

@@ -337,7 +337,7 @@ fn files() -> Result<Vec<Decoder>> {
         "cluster = '{cluster}'\nuser = 'anna'\nidentity = '''{}'''\n[[metaservers]]\nid = 1\naddress = 'm:7410'\n",
         user.to_pem()
     );
-    let metaserver = "listen = '[::]:7410'\nadvertise = 'm:7410'\ndir = 'state'\ncache_mib = 9\n";
+    let metaserver = "listen = '[::]:7410'\nadvertise = 'm:7410'\ndir = 'state'\ncache_mib = 9\nout_after_seconds = 9\n";
     let dataserver = "listen = '[::]:7420'\nmetaservers = [[1, 'm:7410']]\nhost = 'h'\nrack = 'r'\n\
         direct_io = true\nreplace_disk = ['d']\n[[disks]]\npath = 'd'\n";
     let seed = ClusterSeed {

@@ -6,6 +6,7 @@ use crate::size::{grouped, human};
 use crate::table::Table;
 use anyhow::Result;
 use clap::Subcommand;
+use quarry_common::map::DiskState;
 use quarry_common::wire::meta::{DiskStatus, ServerStatus, Status};
 use serde_json::{Value, json};
 
@@ -54,6 +55,21 @@ pub fn used(disk: &DiskStatus) -> (u64, u64) {
     (used, share.unwrap_or(0) as u64)
 }
 
+/// A disk's state in a word or two.
+pub fn state(disk: &DiskStatus) -> String {
+    let serves = match (&disk.report.failed, disk.up, disk.returns_in_ms) {
+        (Some(_), ..) => "failed".to_owned(),
+        (None, true, _) => "up".to_owned(),
+        (None, false, Some(ms)) => format!("up in {} s", ms.div_ceil(1000)),
+        (None, false, None) => "down".to_owned(),
+    };
+    match disk.state {
+        DiskState::In => serves,
+        DiskState::Draining => format!("{serves}, draining"),
+        DiskState::Out => format!("{serves}, out"),
+    }
+}
+
 fn text(status: &Status) -> String {
     let head = [
         "disk",
@@ -70,14 +86,9 @@ fn text(status: &Status) -> String {
     let mut table = Table::new(&head, &[0, 2, 4, 5, 6, 7, 8]);
     for (server, disk) in disks(status) {
         let (bytes, share) = used(disk);
-        let state = match (&disk.report.failed, disk.up) {
-            (Some(_), _) => "failed",
-            (None, true) => "up",
-            (None, false) => "down",
-        };
         table.row(vec![
             disk.disk.to_string(),
-            state.into(),
+            state(disk),
             server.server.to_string(),
             server.host.clone(),
             human(bytes),
@@ -105,6 +116,8 @@ fn json(status: &Status) -> Value {
             "host": server.host,
             "address": server.address,
             "up": disk.up,
+            "state": state(disk),
+            "returns_in_ms": disk.returns_in_ms,
             "failed": disk.report.failed,
             "total": disk.report.total,
             "free": disk.report.free,

@@ -5,7 +5,7 @@ use crate::table::Table;
 use anyhow::Result;
 use clap::Subcommand;
 use quarry_common::ids::{DiskId, PoolId};
-use quarry_common::map::MemberState;
+use quarry_common::map::{EpochRange, Holder, MemberState};
 use quarry_common::wire::meta::PgStatus;
 use serde_json::{Value, json};
 
@@ -58,6 +58,12 @@ impl Pg {
     }
 }
 
+fn holder_text(holder: &Holder) -> String {
+    let range = |range: &EpochRange| format!("{}-{}", range.first, range.last);
+    let covers: Vec<String> = holder.covers.iter().map(range).collect();
+    format!("{} ({})", holder.disk, covers.join(" "))
+}
+
 type Position = Option<(DiskId, MemberState)>;
 
 fn word(state: MemberState) -> &'static str {
@@ -76,7 +82,14 @@ fn member_text(position: &Position) -> String {
 }
 
 fn text(found: &[(PoolId, PgStatus)]) -> String {
-    let mut table = Table::new(&["group", "state", "epoch", "disks, head first"], &[0, 2]);
+    let head = [
+        "group",
+        "state",
+        "epoch",
+        "disks, head first",
+        "holders (epochs)",
+    ];
+    let mut table = Table::new(&head, &[0, 2]);
     for (pool, group) in found {
         let members: Vec<String> = group.members.iter().map(member_text).collect();
         table.row(vec![
@@ -84,6 +97,12 @@ fn text(found: &[(PoolId, PgStatus)]) -> String {
             if group.clean { "clean" } else { "unclean" }.into(),
             group.epoch.to_string(),
             members.join(" "),
+            group
+                .holders
+                .iter()
+                .map(holder_text)
+                .collect::<Vec<_>>()
+                .join(" "),
         ]);
     }
     table.text()
@@ -94,12 +113,20 @@ fn json((pool, group): &(PoolId, PgStatus)) -> Value {
         None => Value::Null,
         Some((disk, state)) => json!({ "disk": disk, "state": word(*state) }),
     };
+    let range = |range: &EpochRange| json!([range.first, range.last]);
+    let holder = |holder: &Holder| {
+        json!({
+            "disk": holder.disk,
+            "covers": holder.covers.iter().map(range).collect::<Vec<_>>(),
+        })
+    };
     json!({
         "pool": pool,
         "pg": group.pg,
         "epoch": group.epoch,
         "clean": group.clean,
         "members": group.members.iter().map(member).collect::<Vec<_>>(),
+        "holders": group.holders.iter().map(holder).collect::<Vec<_>>(),
     })
 }
 
@@ -109,7 +136,7 @@ mod tests {
     use quarry_common::ids::{Epoch, PgId};
 
     #[test]
-    fn empty_positions_and_filling_members_are_named() {
+    fn empty_positions_filling_members_and_holders_are_named() {
         let group = PgStatus {
             pg: PgId(7),
             epoch: Epoch(3),
@@ -119,11 +146,26 @@ mod tests {
                 Some((DiskId(2), MemberState::Filling)),
             ],
             clean: false,
+            holders: vec![Holder {
+                disk: DiskId(9),
+                covers: vec![
+                    EpochRange {
+                        first: Epoch(0),
+                        last: Epoch(4),
+                    },
+                    EpochRange {
+                        first: Epoch(6),
+                        last: Epoch(6),
+                    },
+                ],
+            }],
         };
         let found = (PoolId(1), group);
         assert!(text(std::slice::from_ref(&found)).contains("1 empty 2 (filling)"));
+        assert!(text(std::slice::from_ref(&found)).contains("9 (0-4 6-6)"));
         let value = json(&found);
         assert_eq!(value["members"][1], Value::Null);
         assert_eq!(value["members"][2]["state"], "filling");
+        assert_eq!(value["holders"][0]["covers"][1], json!([6, 6]));
     }
 }

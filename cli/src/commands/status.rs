@@ -6,8 +6,8 @@ use crate::size::{counted, grouped, human};
 use crate::table::Table;
 use anyhow::Result;
 use quarry_common::limits::DOWN_AFTER;
-use quarry_common::map::Redundancy;
-use quarry_common::wire::meta::{ServerStatus, Status as Report};
+use quarry_common::map::{DiskState, Redundancy};
+use quarry_common::wire::meta::{DiskStatus, ServerStatus, Status as Report};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -40,7 +40,12 @@ pub fn problems(report: &Report) -> Vec<String> {
     if report.servers.is_empty() {
         found.push("no dataserver has registered: start them ('quarry dataserver run')".to_owned());
     }
-    for server in report.servers.iter().filter(|server| !is_up(server)) {
+    // What is out was rebuilt elsewhere, or is being: that shows in the groups.
+    let counts_on = |disk: &DiskStatus| disk.state != DiskState::Out;
+    let missed = |server: &&ServerStatus| {
+        !is_up(server) && (server.disks.is_empty() || server.disks.iter().any(counts_on))
+    };
+    for server in report.servers.iter().filter(missed) {
         found.push(format!(
             "dataserver {} ({}, {}) is down, {}: start it, or look into its log",
             server.server,
@@ -49,13 +54,18 @@ pub fn problems(report: &Report) -> Vec<String> {
             heard(server)
         ));
     }
-    for (server, disk) in disks(report) {
+    for (server, disk) in disks(report).filter(|(_, disk)| counts_on(disk)) {
         let name = format!(
             "disk {} ({} on {})",
             disk.disk, disk.report.path, server.host
         );
         if let Some(why) = &disk.report.failed {
             found.push(format!("{name} does not serve: {why}"));
+        } else if let Some(ms) = disk.returns_in_ms {
+            found.push(format!(
+                "{name} went down more than once lately and takes part again in {} s: look into the server's log",
+                ms.div_ceil(1000)
+            ));
         } else if !disk.up && is_up(server) {
             found.push(format!(
                 "{name} is down although its server is up: look into the server's log"
@@ -83,6 +93,15 @@ pub fn problems(report: &Report) -> Vec<String> {
                 "take no writes: too few of their disks are up",
             ));
         }
+        if counts.copies[0] > 0 {
+            found.push(groups(
+                counts.copies[0],
+                "have chunks of which no copy is on a disk that is up: start what is down",
+            ));
+        }
+        if counts.copies[1] > 0 && pool.redundancy.members() > 1 {
+            found.push(groups(counts.copies[1], "have chunks with one copy left"));
+        }
         if counts.degraded > 0 {
             found.push(groups(
                 counts.degraded,
@@ -103,6 +122,36 @@ fn heard(server: &ServerStatus) -> String {
         None => "not heard since the metaserver started".to_owned(),
         Some(ms) => format!("last heard {:.1} s ago", ms as f64 / 1000.0),
     }
+}
+
+/// How much is to be copied until every group is whole, if anything is.
+fn rebuilding(report: &Report) -> Option<String> {
+    let (mut groups, mut by_copies) = (0u64, String::new());
+    for (_, pool, counts) in &report.pools {
+        groups += u64::from(counts.filling);
+        let few = (0..pool.redundancy.members()).filter(|copies| counts.copies[*copies] > 0);
+        for copies in few {
+            let words = format!(
+                "; {} with {copies} of {} copies up",
+                grouped(counts.copies[copies].into()),
+                pool.redundancy.members()
+            );
+            by_copies.push_str(&words);
+        }
+    }
+    if groups == 0 && by_copies.is_empty() {
+        return None;
+    }
+    // Each disk says how many chunks it has, in how many groups: a group has about the mean.
+    let up = || disks(report).filter(|(_, disk)| disk.up);
+    let chunks: u64 = up().map(|(_, disk)| disk.report.chunks).sum();
+    let positions: u64 = up().map(|(_, disk)| u64::from(disk.groups)).sum();
+    let about = (u128::from(groups) * u128::from(chunks)).checked_div(u128::from(positions));
+    Some(format!(
+        "rebuilding: {} filling, about {} to check or copy{by_copies}",
+        counted(groups, "group", "groups"),
+        counted(about.unwrap_or(0) as u64, "chunk", "chunks"),
+    ))
 }
 
 /// The screen.
@@ -171,11 +220,12 @@ pub fn text(report: &Report) -> String {
             "copies",
             "groups",
             "clean",
+            "filling",
             "crowded",
             "lacking",
             "unwritable",
         ],
-        &[0, 3, 4, 5, 6, 7],
+        &[0, 3, 4, 5, 6, 7, 8],
     );
     for (id, pool, counts) in &report.pools {
         let Redundancy::Replicated {
@@ -188,12 +238,16 @@ pub fn text(report: &Report) -> String {
             format!("{replicas} (writes with {min_members})"),
             pool.pg_count.to_string(),
             counts.clean.to_string(),
+            counts.filling.to_string(),
             counts.crowded.to_string(),
             counts.degraded.to_string(),
             counts.unwritable.to_string(),
         ]);
     }
     line(pools.text());
+    if let Some(words) = rebuilding(report) {
+        line(words);
+    }
     line(format!(
         "holds {} in {} and {}; {} open",
         human(report.bytes),
@@ -244,6 +298,8 @@ fn json(report: &Report) -> Value {
             "pg_count": pool.pg_count,
             "in_use": pool.in_use,
             "clean": counts.clean,
+            "filling": counts.filling,
+            "copies": &counts.copies[..=pool.redundancy.members()],
             "crowded": counts.crowded,
             "degraded": counts.degraded,
             "unwritable": counts.unwritable,
@@ -275,8 +331,8 @@ pub mod tests {
     use super::*;
     use quarry_common::ids::{ClusterId, DiskId, Epoch, OpenNumber, PoolId, ServerId};
     use quarry_common::map::{FailureDomain, Pool};
+    use quarry_common::wire::meta::DiskReport;
     use quarry_common::wire::meta::admin::PgCounts;
-    use quarry_common::wire::meta::{DiskReport, DiskStatus};
     use std::collections::BTreeMap;
 
     /// One server with one disk, all well.
@@ -303,6 +359,8 @@ pub mod tests {
                 up: true,
                 groups: 64,
                 report,
+                state: DiskState::In,
+                returns_in_ms: None,
             }],
         };
         let redundancy = Redundancy::Replicated {
@@ -318,8 +376,11 @@ pub mod tests {
             in_use: true,
             exceptions: BTreeMap::new(),
         };
+        let mut copies = [0; 9];
+        copies[1] = 64;
         let counts = PgCounts {
             clean: 64,
+            copies,
             ..PgCounts::default()
         };
         Report {
@@ -374,5 +435,31 @@ pub mod tests {
         let mut full = healthy();
         full.servers[0].disks[0].report.free = 1 << 30;
         assert!(problems(&full)[0].contains("99% full"));
+    }
+
+    #[test]
+    fn a_rebuild_shows_what_is_left_and_what_is_out_is_no_problem_any_more() {
+        let mut report = healthy();
+        assert_eq!(rebuilding(&report), None);
+        let counts = &mut report.pools[0].2;
+        (counts.filling, counts.clean) = (16, 48);
+        counts.copies = [0; 9];
+        (counts.copies[0], counts.copies[1]) = (8, 56);
+        let words = rebuilding(&report).unwrap();
+        assert!(
+            words.contains("16 groups filling, about 3 chunks") && words.contains("8 with 0 of 1"),
+            "{words}"
+        );
+        assert!(text(&report).contains("no copy is on a disk that is up"));
+        let mut gone = healthy();
+        gone.servers[0].heard_ms_ago = Some(60_000);
+        gone.servers[0].disks[0].up = false;
+        assert!(!problems(&gone).is_empty());
+        gone.servers[0].disks[0].state = DiskState::Out;
+        assert_eq!(problems(&gone), Vec::<String>::new());
+        let mut flapping = healthy();
+        flapping.servers[0].disks[0].up = false;
+        flapping.servers[0].disks[0].returns_in_ms = Some(9_500);
+        assert!(problems(&flapping)[0].contains("in 10 s"));
     }
 }

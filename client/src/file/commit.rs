@@ -1,6 +1,7 @@
 //! Committing what was written. A commit is refused while a chunk's group has too few members, so it is
-//! asked again until it has enough. A receipt of an older epoch is another thing: no waiting makes it
-//! count, and only who has the bytes can write them again.
+//! asked again until it has enough. That present members confirm what former ones signed is the metaserver's part
+//! (DESIGN §4.2.7); a receipt that it says is too old for that fails at once: no waiting makes it count, and only who
+//! has the bytes can write them again.
 
 use crate::backoff::Backoff;
 use crate::client::Client;

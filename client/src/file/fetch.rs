@@ -90,7 +90,7 @@ impl DataLink {
                     return Err(error);
                 }
                 if !matches!(error.code, Code::NotYet | Code::NotMember | Code::OldMap) {
-                    self.health.handle_failure(disk, Instant::now());
+                    self.handle_failure(disk, &error);
                 }
                 let bad = error.kind() == Kind::Corrupt || error.code == Code::DamagedOnTheWay;
                 let known = faults.entry(disk).or_insert((0, error.clone()));

@@ -19,6 +19,8 @@ pub struct Meta {
     /// Mutations that were carried out, by kind of interest.
     pub appends: u32,
     pub closed: u32,
+    /// Dataservers that were reported.
+    pub suspects: Vec<ServerId>,
 }
 
 struct Node {
@@ -96,6 +98,10 @@ impl State {
                     self.meta.answers.insert((session, number), done.clone());
                     done.map(MetaReply::Done)
                 }
+            }
+            MetaBody::Suspect(server) => {
+                self.meta.suspects.push(server);
+                Ok(MetaReply::Noted)
             }
             other => Err(Error::bug(format!("the fake does not know {other:?}"))),
         };

@@ -7,6 +7,7 @@
 
 mod bulk;
 mod connection;
+mod dial;
 mod endpoint;
 mod frames;
 mod message;
@@ -22,6 +23,7 @@ mod tests;
 
 pub use bulk::{BulkReader, BulkWriter, refuse_stream};
 pub use connection::{Connection, StreamType};
+pub use dial::Dial;
 pub use endpoint::{CONNECT_TIMEOUT, Endpoint};
 pub use peers::{Peer, Peers};
 pub use profile::{BUFFER_LEN, LinkProfile};

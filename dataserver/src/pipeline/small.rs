@@ -93,8 +93,6 @@ async fn pass_on(
         | DataReply::Chunk(_)
         | DataReply::FileTicket(_)
         | DataReply::Listed { .. }
-        | DataReply::Pong => {
-            Err(named(Error::malformed("an answer to another question")))
-        }
+        | DataReply::Pong => Err(named(Error::malformed("an answer to another question"))),
     }
 }

@@ -42,6 +42,8 @@ pub struct State {
     /// What disks told that they have; of that they are to delete these.
     pub told: Mutex<BTreeSet<(DiskId, ChunkId)>>,
     pub unwanted: Mutex<BTreeSet<ChunkId>>,
+    /// Who said goodbye.
+    pub goodbyes: Mutex<Vec<ServerId>>,
 }
 
 impl Meta {
@@ -191,6 +193,10 @@ fn answer(state: &State, server: ServerId, body: MetaBody) -> Result<MetaReply> 
                     .collect(),
                 next: None,
             })
+        }
+        MetaBody::Goodbye => {
+            state.goodbyes.lock().unwrap().push(server);
+            Ok(MetaReply::Noted)
         }
         MetaBody::Map { since, from } => Ok(MetaReply::Map(map.update_since(since, from))),
         other => Err(Error::malformed(format!("{other:?}"))),

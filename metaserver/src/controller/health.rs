@@ -1,51 +1,278 @@
-//! Which dataservers the leader has heard of lately, and what they said: soft state.
+//! Which dataservers the leader has heard of lately, what they said, and what follows for their disks: soft state.
 
+use super::life::{Event, Life};
 use quarry_common::ids::{DiskId, ServerId};
 use quarry_common::limits::DOWN_AFTER;
-use quarry_common::map::ClusterMap;
+use quarry_common::map::{ClusterMap, Disk, DiskState, Server};
 use quarry_common::wire::meta::{DiskReport, DiskStatus, ServerStatus};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-/// What each dataserver last said, and when.
-#[derive(Debug, Default)]
+/// Who was reported is asked by the leader itself once it has been silent for this long: about one heartbeat is missing.
+const SUSPECT_AFTER: Duration = Duration::from_secs(1);
+
+/// A disk that came back waits so long the second time, and twice as long each time more, up to the most.
+const FLAP_WAIT: Duration = Duration::from_secs(10);
+const FLAP_WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// After so long without going down it is forgotten that a disk did.
+const FLAPS_FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+
+/// What each dataserver last said, and how its disks are.
+#[derive(Debug)]
 pub struct Health {
-    heard: HashMap<ServerId, (Instant, Vec<DiskReport>)>,
+    /// When this leader began: silence counts from here at the earliest.
+    began_at: Instant,
+    /// A disk that was down for this long is out.
+    out_after: Duration,
+    heard: HashMap<ServerId, Heard>,
+    lives: HashMap<DiskId, Lived>,
+    /// Who was reported not to answer, and whether it is being asked.
+    suspects: HashMap<ServerId, bool>,
+    /// Whether a life has changed since [`Health::advance`] last said so.
+    changed: bool,
+}
+
+#[derive(Debug)]
+struct Heard {
+    at: Instant,
+    disks: Vec<DiskReport>,
+}
+
+#[derive(Debug)]
+struct Lived {
+    life: Life,
+    /// Since when it is so.
+    since: Instant,
+    /// How often it went down lately, and when last.
+    downs: u32,
+    down_at: Option<Instant>,
+}
+
+impl Lived {
+    fn new(since: Instant) -> Lived {
+        Lived {
+            life: Life::Unheard,
+            since,
+            downs: 0,
+            down_at: None,
+        }
+    }
+
+    /// How long it must be well before it counts as up.
+    fn wait(&self) -> Duration {
+        match self.downs.checked_sub(2) {
+            None => Duration::ZERO,
+            Some(more) => FLAP_WAIT
+                .saturating_mul(1 << more.min(16))
+                .min(FLAP_WAIT_MAX),
+        }
+    }
+
+    /// Whether its life changed.
+    fn handle(&mut self, event: Event, now: Instant) -> bool {
+        let before = self.life;
+        let after = before.after(event);
+        if after == before {
+            return false;
+        }
+        if after == Life::Down {
+            let lately = |at: Instant| now.saturating_duration_since(at) < FLAPS_FORGOTTEN_AFTER;
+            let again = self.down_at.is_some_and(lately);
+            self.downs = if again {
+                self.downs.saturating_add(1)
+            } else {
+                1
+            };
+            self.down_at = Some(now);
+        }
+        (self.life, self.since) = (after, now);
+        if after == Life::Returning && self.wait().is_zero() {
+            self.handle(Event::Steady, now);
+        }
+        true
+    }
 }
 
 impl Health {
-    /// A dataserver gave a sign of life.
-    pub fn handle_heartbeat(&mut self, server: ServerId, disks: Vec<DiskReport>, now: Instant) {
-        self.heard.insert(server, (now, disks));
+    /// That of a leader that begins now.
+    pub fn new(out_after: Duration, now: Instant) -> Health {
+        Health {
+            began_at: now,
+            out_after,
+            heard: HashMap::new(),
+            lives: HashMap::new(),
+            suspects: HashMap::new(),
+            changed: true,
+        }
     }
 
-    /// How long ago it was heard.
-    pub fn silence(&self, server: ServerId, now: Instant) -> Option<Duration> {
-        self.heard
-            .get(&server)
-            .map(|(at, _)| now.saturating_duration_since(*at))
+    /// This metaserver begins to lead: nothing that was heard before counts.
+    pub fn reset(&mut self, now: Instant) {
+        *self = Health::new(self.out_after, now);
     }
 
-    /// Whether a disk serves: its server was heard lately and reported it healthy.
-    pub fn is_up(&self, map: &ClusterMap, disk: DiskId, now: Instant) -> bool {
-        let Some(server) = map.topology.disks.get(&disk).map(|disk| disk.server) else {
-            return false;
+    /// A dataserver gave a sign of life. It speaks for its own disks alone.
+    pub fn handle_heartbeat(
+        &mut self,
+        map: &ClusterMap,
+        server: ServerId,
+        disks: Vec<DiskReport>,
+        now: Instant,
+    ) {
+        self.suspects.remove(&server);
+        for report in &disks {
+            let event = match report.failed {
+                None => Event::Well,
+                Some(_) => Event::Failed,
+            };
+            let known = |disk: &DiskId| map.topology.disks.get(disk);
+            let own = |disk: &DiskId| known(disk).is_some_and(|disk| disk.server == server);
+            if let Some(disk) = report.disk.filter(own) {
+                self.handle(disk, event, now);
+            }
+        }
+        self.heard.insert(server, Heard { at: now, disks });
+    }
+
+    /// A dataserver stops: its disks are down at once.
+    pub fn handle_goodbye(&mut self, map: &ClusterMap, server: ServerId, now: Instant) {
+        for (disk, _) in map.disks_of(server) {
+            self.handle(disk, Event::Gone, now);
+        }
+    }
+
+    /// Somebody got no answer from a dataserver. It is asked by the leader before that is believed: see
+    /// [`Health::due_pings`].
+    pub fn handle_suspect(&mut self, map: &ClusterMap, server: ServerId) {
+        if map.topology.servers.contains_key(&server) {
+            self.suspects.entry(server).or_insert(false);
+        }
+    }
+
+    /// The dataservers that the leader is to ask now; the answer goes to [`Health::handle_ping`].
+    pub fn due_pings(&mut self, now: Instant) -> Vec<ServerId> {
+        let due = |server: &ServerId| self.silence(*server, now) >= SUSPECT_AFTER;
+        let waiting = self.suspects.iter().filter(|(_, asked)| !**asked);
+        let due: Vec<ServerId> = waiting.map(|(server, _)| *server).filter(due).collect();
+        for server in &due {
+            self.suspects.insert(*server, true);
+        }
+        due
+    }
+
+    /// A dataserver that was reported has answered the leader, or has not.
+    pub fn handle_ping(
+        &mut self,
+        map: &ClusterMap,
+        server: ServerId,
+        answered: bool,
+        now: Instant,
+    ) {
+        // Else it was heard meanwhile.
+        let asked = self.suspects.remove(&server) == Some(true);
+        if asked && !answered && self.silence(server, now) >= SUSPECT_AFTER {
+            tracing::warn!(%server, "a dataserver that was reported does not answer: it is down");
+            for (disk, _) in map.disks_of(server) {
+                self.handle(disk, Event::Gone, now);
+            }
+        }
+    }
+
+    /// What follows from time having passed. Whether any disk's life has changed since the last call.
+    pub fn advance(&mut self, map: &ClusterMap, now: Instant) -> bool {
+        self.lives
+            .retain(|disk, _| map.topology.disks.contains_key(disk));
+        for (disk, in_map) in &map.topology.disks {
+            let named = self.heard.get(&in_map.server).map(|heard| {
+                let reports = heard.disks.iter();
+                reports
+                    .filter_map(|report| report.disk)
+                    .any(|id| id == *disk)
+            });
+            let lived = self.lives.get(disk);
+            let waited = lived.is_some_and(|lived| {
+                lived.life == Life::Returning
+                    && now.saturating_duration_since(lived.since) >= lived.wait()
+            });
+            if self.silence(in_map.server, now) >= DOWN_AFTER {
+                self.handle(*disk, Event::Silent, now);
+            } else if named == Some(false) {
+                self.handle(*disk, Event::Failed, now);
+            } else if waited {
+                self.handle(*disk, Event::Steady, now);
+            }
+        }
+        std::mem::take(&mut self.changed)
+    }
+
+    fn handle(&mut self, disk: DiskId, event: Event, now: Instant) {
+        let began_at = self.began_at;
+        let lived = self.lives.entry(disk);
+        let lived = lived.or_insert_with(|| Lived::new(began_at));
+        let before = lived.life;
+        if lived.handle(event, now) {
+            tracing::info!(%disk, ?before, after = ?lived.life, "a disk changed");
+            self.changed = true;
+        }
+    }
+
+    /// How a disk is.
+    pub fn life(&self, disk: DiskId) -> Life {
+        self.lives
+            .get(&disk)
+            .map_or(Life::Unheard, |lived| lived.life)
+    }
+
+    /// The disks that are to go out or to come back in, all at once.
+    pub fn states(&self, map: &ClusterMap, now: Instant) -> Vec<(DiskId, DiskState)> {
+        let many = self.many_are_down(map);
+        let state = |(id, disk): (&DiskId, &Disk)| {
+            let lived = self.lives.get(id)?;
+            let long = now.saturating_duration_since(lived.since) >= self.out_after;
+            Some((*id, lived.life.state(disk.state, long && !many)?))
         };
-        let lately = self
-            .silence(server, now)
-            .is_some_and(|silence| silence < DOWN_AFTER);
-        lately
-            && self
-                .report(server, disk)
-                .is_some_and(|report| report.failed.is_none())
+        map.topology.disks.iter().filter_map(state).collect()
+    }
+
+    /// Whether this looks like one failure of many: more than a fifth of the disks, in more than one host, or a whole
+    /// rack of several hosts where there are several racks. Rebuilding all that elsewhere would take longer than mending
+    /// it, and may not even fit (DESIGN §4.1).
+    fn many_are_down(&self, map: &ClusterMap) -> bool {
+        let (mut all, mut down) = (0u32, 0u32);
+        let mut hosts_down: BTreeSet<&str> = BTreeSet::new();
+        // Of each rack its hosts, and whether any disk in it is not down.
+        let mut racks: BTreeMap<&str, (BTreeSet<&str>, bool)> = BTreeMap::new();
+        for (id, disk) in &map.topology.disks {
+            let server = map.topology.servers.get(&disk.server);
+            let (Some(server), DiskState::In) = (server, disk.state) else {
+                continue;
+            };
+            let (hosts, serves) = racks.entry(&server.rack).or_default();
+            hosts.insert(&server.host);
+            all += 1;
+            if self.life(*id) == Life::Down {
+                down += 1;
+                hosts_down.insert(&server.host);
+            } else {
+                *serves = true;
+            }
+        }
+        let rack_down = racks
+            .values()
+            .any(|(hosts, serves)| !serves && hosts.len() > 1);
+        hosts_down.len() > 1 && down * 5 > all || racks.len() > 1 && rack_down
+    }
+
+    /// How long a dataserver has been silent while this leader listened.
+    fn silence(&self, server: ServerId, now: Instant) -> Duration {
+        let heard = self.heard.get(&server).map(|heard| heard.at);
+        now.saturating_duration_since(heard.unwrap_or(self.began_at))
     }
 
     fn report(&self, server: ServerId, disk: DiskId) -> Option<&DiskReport> {
-        self.heard
-            .get(&server)?
-            .1
-            .iter()
-            .find(|report| report.disk == Some(disk))
+        let mut reports = self.heard.get(&server)?.disks.iter();
+        reports.find(|report| report.disk == Some(disk))
     }
 
     /// All servers of the map and their disks, for status pages.
@@ -55,74 +282,48 @@ impl Health {
             row.chain()
                 .for_each(|disk| *groups.entry(disk).or_default() += 1);
         }
-        let status = |(id, server): (&ServerId, &quarry_common::map::Server)| ServerStatus {
+        let disk_status = |server: ServerId, disk: DiskId, known: &Disk| DiskStatus {
+            disk,
+            up: self.life(disk) == Life::Up,
+            groups: groups.get(&disk).copied().unwrap_or_default(),
+            report: self.report(server, disk).cloned().unwrap_or(DiskReport {
+                disk: Some(disk),
+                path: known.path.clone(),
+                replaces_lost: false,
+                previous_open: known.open_number,
+                open_number: known.open_number,
+                total: 0,
+                free: 0,
+                chunks: 0,
+                failed: None,
+                trash: 0,
+            }),
+            state: known.state,
+            returns_in_ms: self.returns_in(disk, now),
+        };
+        let status = |(id, server): (&ServerId, &Server)| ServerStatus {
             server: *id,
             address: server.address.clone(),
             host: server.host.clone(),
             heard_ms_ago: self
-                .silence(*id, now)
-                .map(|silence| silence.as_millis() as u64),
+                .heard
+                .get(id)
+                .map(|heard| now.saturating_duration_since(heard.at).as_millis() as u64),
             disks: map
                 .disks_of(*id)
-                .map(|(disk, known)| DiskStatus {
-                    disk,
-                    up: self.is_up(map, disk, now),
-                    groups: groups.get(&disk).copied().unwrap_or_default(),
-                    report: self
-                        .report(*id, disk)
-                        .cloned()
-                        .unwrap_or_else(|| DiskReport {
-                            disk: Some(disk),
-                            path: known.path.clone(),
-                            replaces_lost: false,
-                            previous_open: known.open_number,
-                            open_number: known.open_number,
-                            total: 0,
-                            free: 0,
-                            chunks: 0,
-                            failed: None,
-                            trash: 0,
-                        }),
-                })
+                .map(|(disk, known)| disk_status(*id, disk, known))
                 .collect(),
         };
         map.topology.servers.iter().map(status).collect()
     }
+
+    fn returns_in(&self, disk: DiskId, now: Instant) -> Option<u64> {
+        let lived = self.lives.get(&disk)?;
+        let waited = now.saturating_duration_since(lived.since);
+        (lived.life == Life::Returning)
+            .then(|| lived.wait().saturating_sub(waited).as_millis() as u64)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::controller::counts::tests::cluster;
-    use quarry_common::ids::OpenNumber;
-
-    #[test]
-    fn a_disk_is_up_while_its_server_is_heard_and_says_it_is_well() {
-        let map = cluster(3);
-        let now = Instant::now();
-        let mut health = Health::default();
-        assert!(
-            !health.is_up(&map, DiskId(1), now),
-            "a new leader has heard nobody"
-        );
-        let mut report = DiskReport {
-            disk: Some(DiskId(1)),
-            path: "/d1".into(),
-            replaces_lost: false,
-            previous_open: OpenNumber(0),
-            open_number: OpenNumber(1),
-            total: 100,
-            free: 50,
-            chunks: 0,
-            failed: None,
-            trash: 0,
-        };
-        health.handle_heartbeat(ServerId(1), vec![report.clone()], now);
-        assert!(health.is_up(&map, DiskId(1), now));
-        assert!(!health.is_up(&map, DiskId(1), now + DOWN_AFTER));
-        report.failed = Some("fsync: EIO".into());
-        health.handle_heartbeat(ServerId(1), vec![report], now);
-        assert!(!health.is_up(&map, DiskId(1), now));
-        assert_eq!(health.servers(&map, now)[0].disks[0].groups, 16);
-    }
-}
+mod tests;

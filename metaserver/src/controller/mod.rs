@@ -1,9 +1,13 @@
-//! The placement controller on the leader: compares the table of members with the targets.
+//! The placement controller on the leader: which disks serve, and which disks hold which groups.
 
 mod counts;
 mod health;
+mod life;
 mod plan;
+#[cfg(test)]
+mod simulation;
 
-pub use counts::{count, is_clean};
+pub use counts::count;
 pub use health::Health;
-pub use plan::{Placement, plan};
+pub use life::Life;
+pub use plan::{Placement, Planner};

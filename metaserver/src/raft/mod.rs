@@ -34,4 +34,5 @@ pub use batcher::Clock;
 pub use consensus::{Consensus, GroupMember, Leader, Metrics, not_leader};
 pub use group::{Raft, RaftOptions};
 pub use network::Network;
+pub(crate) use types::blocking;
 pub use types::{Fatal, Pending, end_process};

@@ -2,8 +2,9 @@
 
 use super::Serving;
 use super::caller::Peer;
-use crate::controller::{count, is_clean};
+use crate::controller::{Life, count};
 use crate::state::command::Action;
+use crate::state::map_state::place::is_clean;
 use crate::state::map_state::users;
 use crate::state::read::usage::totals;
 use quarry_common::identity::{PeerName, USER_VALID};
@@ -80,7 +81,9 @@ impl Serving {
             (
                 *id,
                 pool.clone(),
-                count(&map, *id, pool, |disk| health.is_up(&map, disk, now)),
+                count(&map, *id, pool, |disk| {
+                    matches!(health.life(disk), Life::Up | Life::Returning)
+                }),
             )
         });
         Ok(Status {
@@ -124,7 +127,8 @@ impl Serving {
                     .iter()
                     .map(|m| m.map(|m| (m.disk, m.state)))
                     .collect(),
-                clean: is_clean(&map, id, pool, pg),
+                clean: is_clean(&map.topology, id, pool, pg, row),
+                holders: row.holders.clone(),
             }
         };
         Ok(table

@@ -125,7 +125,7 @@ impl Serving {
     ) -> Result<MetaReply> {
         self.check_disk(peer, disk, 0)?;
         self.consensus.read_barrier().await?;
-        let grace = u64::try_from(self.doom_grace.as_micros()).unwrap_or(u64::MAX);
+        let grace = u64::try_from(self.settings.doom_grace.as_micros()).unwrap_or(u64::MAX);
         let until = Version(Nanos::now().micros().saturating_sub(grace));
         let page = collect::due(&*self.kv.view(), &self.map(), disk, until, from)?;
         Ok(reply(page))

@@ -1,12 +1,19 @@
-//! Registration and heartbeats of dataservers.
+//! What dataservers tell: registration, heartbeats, goodbyes, reports; and what they ask.
 
-use super::Serving;
 use super::caller::Peer;
+use super::{Serving, lookup};
+use crate::raft::blocking;
 use crate::state::command::{Action, Reply};
 use crate::state::map_state::keys::keys_of;
-use quarry_common::wire::meta::{Heartbeat, HeartbeatReply, MetaReply, Registered, Registration};
-use quarry_common::{Error, Result};
+use quarry_common::ids::{ChunkId, PgId, PoolId, ServerId};
+use quarry_common::wire::meta::{
+    Complete, Heartbeat, HeartbeatReply, MetaReply, Registered, Registration,
+};
+use quarry_common::{Code, Error, Result};
 use std::time::Instant;
+
+/// Groups in one report of completeness: one command of some 100 KiB.
+const REPORTS_MAX: usize = 4_096;
 
 impl Serving {
     pub(super) async fn register(
@@ -33,12 +40,13 @@ impl Serving {
         for (report, disk) in reports.iter_mut().zip(&disks) {
             report.disk = Some(*disk);
         }
+        let map = self.map();
         self.health()
-            .handle_heartbeat(server, reports, Instant::now());
+            .handle_heartbeat(&map, server, reports, Instant::now());
         tracing::info!(%server, ?disks, "a dataserver registered");
         let keys = keys_of(&*self.kv, server)?;
         Ok(MetaReply::Registered(Registered {
-            cluster: self.map().topology.cluster,
+            cluster: map.topology.cluster,
             disks,
             keys,
         }))
@@ -46,12 +54,81 @@ impl Serving {
 
     pub(super) async fn heartbeat(&self, peer: &Peer, heartbeat: Heartbeat) -> Result<MetaReply> {
         let server = peer.dataserver()?;
+        let disks = heartbeat.disks;
+        self.health()
+            .handle_heartbeat(&self.map(), server, disks, Instant::now());
         // The answer is a lease for writing: only a majority gives it (DESIGN §4.2.7).
         self.consensus.read_barrier().await?;
-        self.health()
-            .handle_heartbeat(server, heartbeat.disks, Instant::now());
+        let map = self.map();
         let keys = keys_of(&*self.kv, server)?;
-        let map = self.map().update_since(heartbeat.epoch, None);
+        let map = map.update_since(heartbeat.epoch, None);
         Ok(MetaReply::Heartbeat(HeartbeatReply { map, keys }))
+    }
+
+    /// A dataserver stops: what it was a member of gets substitutes at once.
+    pub(super) fn goodbye(&self, peer: &Peer) -> Result<MetaReply> {
+        let server = peer.dataserver()?;
+        tracing::info!(%server, "a dataserver says goodbye");
+        let now = Instant::now();
+        self.health().handle_goodbye(&self.map(), server, now);
+        self.map_changed.notify_one();
+        Ok(MetaReply::Noted)
+    }
+
+    /// Somebody got no answer from a dataserver.
+    pub(super) fn suspect(&self, peer: &Peer, server: ServerId) -> Result<MetaReply> {
+        peer.user()
+            .map(|_| ())
+            .or_else(|_| peer.dataserver().map(|_| ()))?;
+        tracing::debug!(%server, by = %peer.name, "a dataserver was reported");
+        self.health().handle_suspect(&self.map(), server);
+        Ok(MetaReply::Noted)
+    }
+
+    /// Filling members have everything. A dataserver speaks for its own disks alone.
+    pub(super) async fn report_complete(
+        &self,
+        peer: &Peer,
+        reports: Vec<Complete>,
+    ) -> Result<MetaReply> {
+        let server = peer.dataserver()?;
+        if reports.len() > REPORTS_MAX {
+            let count = reports.len();
+            let text = format!("{count} groups in one report, {REPORTS_MAX} are the most");
+            return Err(Error::malformed(text));
+        }
+        let map = self.map();
+        let own = |report: &Complete| {
+            let disk = map.topology.disks.get(&report.disk);
+            disk.is_some_and(|disk| disk.server == server)
+        };
+        if let Some(other) = reports.iter().find(|report| !own(report)) {
+            let text = format!("disk {} is not of dataserver {server}", other.disk);
+            return Err(Error::new(Code::WrongRole, text));
+        }
+        let groups = reports.len();
+        self.change_map(Action::Complete(reports)).await?;
+        tracing::info!(%server, groups, "members have everything");
+        Ok(MetaReply::Noted)
+    }
+
+    /// What is referenced in a group, as of now.
+    pub(super) async fn group_chunks(
+        &self,
+        peer: &Peer,
+        pool: PoolId,
+        pg: PgId,
+        from: Option<ChunkId>,
+    ) -> Result<MetaReply> {
+        peer.dataserver()?;
+        self.consensus.read_barrier().await?;
+        let map = self.map();
+        let pg_count = map.pool(pool)?.pg_count;
+        if pg.0 >= pg_count {
+            return Err(Error::malformed(format!("there is no group {pool}.{pg}")));
+        }
+        let view = self.kv.view();
+        let (chunks, next) = blocking(|| lookup::group_chunks(&*view, pool, (pg, pg_count), from))?;
+        Ok(MetaReply::GroupChunks { chunks, next })
     }
 }

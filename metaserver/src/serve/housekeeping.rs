@@ -1,16 +1,28 @@
 //! What the leader does by itself: ends sessions, purges orphans, places groups.
 
 use super::{Serving, lookup};
-use crate::controller::{Placement, plan};
+use crate::controller::{Life, Placement, Planner};
+use crate::raft::blocking;
 use crate::state::command::{Action, Reply};
+use quarry_common::identity::PeerName;
+use quarry_common::ids::{DiskId, Epoch, ServerId};
 use quarry_common::limits::SESSION_LEASE;
 use quarry_common::time::Nanos;
-use quarry_common::{Code, Result};
+use quarry_common::wire::data::DataRequest;
+use quarry_common::{Code, Result, codec};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 /// How often leases are looked at.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// How often disks are looked at when nothing was heard: a fraction of the second after which silence matters.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A dataserver that is well answers the leader within a millisecond or two; with a silence of a second before, this is long.
+const PING_WITHIN: Duration = Duration::from_millis(500);
 
 /// Orphans looked at in one pass, and records removed by one command: a few milliseconds of applying.
 const ORPHANS_PER_PASS: usize = 256;
@@ -76,24 +88,99 @@ fn purgeable(serving: &Serving) -> Result<Vec<quarry_common::ids::InodeId>> {
     Ok(old.filter(|inode| leases.may_purge(*inode, now)).collect())
 }
 
-/// Places groups whenever the map has changed, for ever.
+/// Moves disks out and back in and places groups, whenever the map or the life of a disk has changed, for ever.
 pub async fn place(serving: Arc<Serving>) {
+    let mut planner = Planner::default();
+    let mut planned = None;
     loop {
-        serving.map_changed.notified().await;
-        while let Some(Placement { epoch, pool, rows }) = plan(&serving.map()) {
-            let groups = rows.len();
-            match serving
-                .change_map(Action::Place { epoch, pool, rows })
-                .await
-            {
-                Ok(_) => tracing::info!(%pool, groups, "placed groups"),
-                // The map moved on meanwhile: plan again.
-                Err(error) if error.code == Code::OldMap => {}
-                Err(error) => {
-                    tracing::warn!(%error, "groups were not placed");
-                    break;
-                }
-            }
+        // Time passes for disks too: who is silent, who has waited.
+        let _ = tokio::time::timeout(LOOK_EVERY, serving.map_changed.notified()).await;
+        ping_suspects(&serving).await;
+        if let Err(error) = control(&serving, &mut planner, &mut planned).await {
+            tracing::warn!(%error, "groups were not placed");
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+}
+
+/// Asks the dataservers that were reported whether they live.
+async fn ping_suspects(serving: &Arc<Serving>) {
+    let due = serving.health().due_pings(Instant::now());
+    let mut asked = JoinSet::new();
+    for server in due {
+        let serving = Arc::clone(serving);
+        asked.spawn(async move { (server, ping(&serving, server).await) });
+    }
+    while let Some(answer) = asked.join_next().await {
+        // A panic ends the process.
+        if let Ok((server, answered)) = answer {
+            let (map, now) = (serving.map(), Instant::now());
+            serving.health().handle_ping(&map, server, answered, now);
+        }
+    }
+}
+
+/// Whether a dataserver answers, be it with an error.
+async fn ping(serving: &Serving, server: ServerId) -> bool {
+    let map = serving.map();
+    let Some(known) = map.topology.servers.get(&server) else {
+        return false;
+    };
+    let name = PeerName::dataserver(map.topology.cluster, server);
+    let ask = async {
+        let peer = serving.dial.get(&name, &known.address).await?;
+        let payload = codec::encode(&DataRequest::Ping);
+        peer.requests.call(payload.into(), PING_WITHIN).await
+    };
+    matches!(tokio::time::timeout(PING_WITHIN, ask).await, Ok(Ok(_)))
+}
+
+/// Carries out what follows from the map and the lives of its disks. `planned` is the map for which nothing was left to do.
+async fn control(
+    serving: &Serving,
+    planner: &mut Planner,
+    planned: &mut Option<Epoch>,
+) -> Result<()> {
+    let now = Instant::now();
+    let map = serving.map();
+    let (changed, states) = {
+        let mut health = serving.health();
+        (health.advance(&map, now), health.states(&map, now))
+    };
+    if changed {
+        *planned = None;
+    }
+    if !states.is_empty() {
+        for (disk, state) in &states {
+            tracing::warn!(%disk, ?state, "a disk changes its part");
+        }
+        serving.change_map(Action::SetDisks(states)).await?;
+    }
+    loop {
+        let map = serving.map();
+        if *planned == Some(map.epoch) {
+            return Ok(());
+        }
+        let lives: HashMap<DiskId, Life> = {
+            let health = serving.health();
+            let disks = map.topology.disks.keys();
+            disks.map(|disk| (*disk, health.life(*disk))).collect()
+        };
+        let life = |disk: DiskId| lives.get(&disk).copied().unwrap_or(Life::Unheard);
+        let Some(placement) = blocking(|| planner.plan(&map, &life)) else {
+            *planned = Some(map.epoch);
+            return Ok(());
+        };
+        let Placement { epoch, pool, rows } = placement;
+        let groups = rows.len();
+        match serving
+            .change_map(Action::Place { epoch, pool, rows })
+            .await
+        {
+            Ok(_) => tracing::info!(%pool, groups, "placed groups"),
+            // The map moved on meanwhile: plan again.
+            Err(error) if error.code == Code::OldMap => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -3,7 +3,6 @@
 
 use super::{Serving, collect, keep_house, keep_members, place};
 use crate::config::ClusterSeed;
-use crate::controller::Health;
 use crate::raft::not_leader;
 use crate::session::Leases;
 use crate::state::command::{Action, Bootstrap};
@@ -95,15 +94,16 @@ impl Serving {
         let now = Instant::now();
         // A full lease for everybody; and the silence of dataservers counts from now.
         *self.leases() = Leases::new(session::all(&*self.kv)?, now);
-        *self.health() = Health::default();
+        self.health().reset(now);
         self.serves(true);
         Ok(())
     }
 
     fn end_leading(&self) {
         self.serves(false);
-        *self.leases() = Leases::new([], Instant::now());
-        *self.health() = Health::default();
+        let now = Instant::now();
+        *self.leases() = Leases::new([], now);
+        self.health().reset(now);
     }
 
     /// Refuses what only the leader may answer.

@@ -2,10 +2,11 @@
 
 use crate::kv::{Family, KvRead, after_prefix};
 use crate::state::keys::{self, SystemKey};
-use crate::state::records::NumberRecord;
+use crate::state::records::{ChunkRecord, NumberRecord, Record};
 use crate::state::txn::{HIDDEN_DIRECTORY, load};
-use quarry_common::Result;
-use quarry_common::ids::{InodeId, Version};
+use quarry_common::ids::{ChunkId, InodeId, PgId, PoolId, Version};
+use quarry_common::wire::meta::CommittedChunk;
+use quarry_common::{Code, Error, Result};
 use std::ops::ControlFlow;
 
 /// Calls `visit` for each entry from `from` to `to` until it fails or breaks.
@@ -54,6 +55,53 @@ pub fn orphans(state: &dyn KvRead, max: usize) -> Result<Vec<(Version, InodeId)>
     Ok(orphans)
 }
 
+/// Referenced chunks of a group in one page, and records looked at for it: some milliseconds.
+const GROUP_PAGE: usize = 8_192;
+
+/// What is referenced in a group, from `from` on in the order of the state, and where the next page begins.
+///
+/// # Errors
+/// `Invalid` for a chunk of another group.
+pub fn group_chunks(
+    state: &dyn KvRead,
+    pool: PoolId,
+    (pg, pg_count): (PgId, u32),
+    from: Option<ChunkId>,
+) -> Result<(Vec<CommittedChunk>, Option<ChunkId>)> {
+    let (first, end) = keys::chunks_of_pg(pool, pg, pg_count);
+    let start = from.map_or(first.clone(), |chunk| keys::chunk(pool, chunk));
+    if start < first || end.as_ref().is_some_and(|end| start >= *end) {
+        let text = format!("a page of group {pool}.{pg} can not begin with a chunk of another");
+        return Err(Error::new(Code::Invalid, text));
+    }
+    let (mut chunks, mut seen, mut next) = (Vec::new(), 0, None);
+    scan(
+        state,
+        Family::Chunks,
+        &start,
+        end.as_deref(),
+        |key, value| {
+            let (_, chunk) = keys::parse_chunk(key)?;
+            if seen == GROUP_PAGE {
+                next = Some(chunk);
+                return Ok(ControlFlow::Break(()));
+            }
+            seen += 1;
+            let ChunkRecord {
+                references,
+                len,
+                crc,
+                ..
+            } = ChunkRecord::from_bytes(value)?;
+            if references > 0 {
+                chunks.push(CommittedChunk { chunk, len, crc });
+            }
+            Ok(ControlFlow::Continue(()))
+        },
+    )?;
+    Ok((chunks, next))
+}
+
 /// A counter of the state.
 pub fn number(state: &dyn KvRead, key: SystemKey) -> Result<u64> {
     let record = load::<NumberRecord>(state, Family::System, &keys::system(key))?;
@@ -79,4 +127,63 @@ pub fn leftovers_wait(state: &dyn KvRead) -> Result<bool> {
         )?;
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::data_testing::{POOL, commit};
+    use crate::state::testing::{World, root};
+    use quarry_common::map::pg_of;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_group_lists_its_referenced_chunks_alone() {
+        let world = &mut World::in_memory();
+        world.add_disks(3);
+        let range = world.grant(400);
+        let mut kept = BTreeSet::new();
+        for sequence in 0..400 {
+            let chunk = ChunkId(range.first.0 + sequence);
+            let file = world.put(InodeId::ROOT, &format!("f{sequence}"), b"");
+            let receipt = world.receipt(chunk, 5);
+            world
+                .op(&root(), commit(file.inode, 0, 5, receipt))
+                .unwrap();
+            if sequence % 3 == 0 {
+                // Its record stays, without references.
+                let cut = quarry_common::wire::meta::SetAttr {
+                    size: Some(0),
+                    ..Default::default()
+                };
+                let op = quarry_common::wire::meta::Op::SetAttr {
+                    inode: file.inode,
+                    set: cut,
+                };
+                world.op(&root(), op).unwrap();
+            } else {
+                kept.insert(chunk);
+            }
+        }
+        let mut found = BTreeSet::new();
+        for pg in (0..64).map(PgId) {
+            let (chunks, next) = group_chunks(&*world.kv, POOL, (pg, 64), None).unwrap();
+            assert_eq!(next, None);
+            assert!(
+                chunks
+                    .iter()
+                    .all(|known| pg_of(known.chunk, 64) == pg && known.len == 5)
+            );
+            if let [_, second, ..] = chunks[..] {
+                let (rest, _) =
+                    group_chunks(&*world.kv, POOL, (pg, 64), Some(second.chunk)).unwrap();
+                assert_eq!(rest, chunks[1..]);
+                let other = (PgId(pg.0 ^ 1), 64);
+                let refused = group_chunks(&*world.kv, POOL, other, Some(second.chunk));
+                assert_eq!(refused.unwrap_err().code, Code::Invalid);
+            }
+            found.extend(chunks.iter().map(|known| known.chunk));
+        }
+        assert_eq!(found, kept);
+    }
 }

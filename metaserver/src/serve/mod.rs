@@ -12,6 +12,7 @@ mod housekeeping;
 mod leadership;
 mod lookup;
 mod members;
+mod publishing;
 mod requests;
 mod sessions;
 
@@ -30,6 +31,7 @@ use crate::state::map_state;
 use quarry_common::identity::{Authority, Identity};
 use quarry_common::ids::Version;
 use quarry_common::map::ClusterMap;
+use quarry_common::net::{Dial, Endpoint};
 use quarry_common::token::Key;
 use quarry_common::{Error, Result, codec};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,23 +39,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// What the admin decides about a leader.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The first chunk ids are given out after so many dataservers have registered.
+    pub dataservers_wanted: usize,
+    /// Disks delete a doomed chunk after this long.
+    pub doom_grace: Duration,
+    /// A disk that was down for this long is out.
+    pub out_after: Duration,
+}
+
 /// What all requests of a metaserver share.
 pub struct Serving {
     consensus: Arc<dyn Consensus>,
     kv: Arc<dyn Kv>,
     identity: Arc<Identity>,
     authority: Authority,
-    /// The first chunk ids are given out after so many dataservers have registered.
-    dataservers_wanted: usize,
+    settings: Settings,
     /// Whether what follows is there: only while this metaserver leads.
     serving: AtomicBool,
-    /// Disks delete a doomed chunk after this long.
-    doom_grace: Duration,
     /// The map in the state, and the newest key of capabilities; loaded after each change.
     map: RwLock<Arc<ClusterMap>>,
     capability_key: RwLock<Option<Key>>,
     leases: Mutex<Leases>,
     health: Mutex<Health>,
+    /// The way to dataservers, for the leader's own questions.
+    dial: Dial,
     /// Wakes the placement controller.
     map_changed: Notify,
 }
@@ -65,21 +77,22 @@ impl Serving {
         kv: Arc<dyn Kv>,
         identity: Arc<Identity>,
         authority: Authority,
-        dataservers_wanted: usize,
-        doom_grace: Duration,
+        endpoint: Endpoint,
+        settings: Settings,
     ) -> Serving {
+        let now = Instant::now();
         Serving {
             consensus,
             kv,
             identity,
             authority,
-            dataservers_wanted,
+            settings,
             serving: AtomicBool::new(false),
-            doom_grace,
             map: RwLock::default(),
             capability_key: RwLock::default(),
-            leases: Mutex::new(Leases::new([], Instant::now())),
-            health: Mutex::default(),
+            leases: Mutex::new(Leases::new([], now)),
+            health: Mutex::new(Health::new(settings.out_after, now)),
+            dial: Dial::new(endpoint),
             map_changed: Notify::new(),
         }
     }

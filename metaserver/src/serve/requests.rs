@@ -1,8 +1,9 @@
 //! One request: from bytes to bytes.
 
 use super::caller::Peer;
+use super::publishing::Mutation;
 use super::{Serving, lookup};
-use crate::state::command::{Action, Reply};
+use crate::state::command::Reply;
 use crate::state::keys::SystemKey;
 use crate::state::read;
 use bytes::Bytes;
@@ -14,10 +15,11 @@ use quarry_common::wire::meta::{
     MetaAnswer, MetaBody, MetaReply, MetaRequest, Op, OpReply, RangeGrant, Read,
 };
 use quarry_common::{Code, Error, Result, codec};
+use std::sync::Arc;
 
 impl Serving {
     /// Answers one request of a peer.
-    pub(super) async fn handle(&self, peer: &Peer, bytes: Bytes) -> Bytes {
+    pub(super) async fn handle(self: &Arc<Self>, peer: &Peer, bytes: Bytes) -> Bytes {
         let result = match codec::decode::<MetaRequest>("a request", &bytes) {
             Ok(request) => self.answer(peer, request).await,
             Err(error) => Err(error),
@@ -35,7 +37,7 @@ impl Serving {
         .into()
     }
 
-    async fn answer(&self, peer: &Peer, request: MetaRequest) -> Result<MetaReply> {
+    async fn answer(self: &Arc<Self>, peer: &Peer, request: MetaRequest) -> Result<MetaReply> {
         if request.shard != ShardId::FIRST {
             return Err(Error::new(
                 Code::OldMap,
@@ -61,19 +63,20 @@ impl Serving {
                     self.check_first_grant(pool)?;
                 }
                 let grants = matches!(op, Op::GrantRange { .. });
-                let action = Action::Mutate {
+                let mutation = Mutation {
+                    seen: request.seen,
                     session,
                     number,
                     answered_below,
                     caller,
                     op,
                 };
-                let reply = if grants {
+                let reply = self.mutate(mutation).await;
+                if grants {
                     // The first one puts the pool in use.
-                    self.change_map(action).await?
-                } else {
-                    self.propose(request.seen, action).await?
-                };
+                    self.load_map()?;
+                }
+                let reply = reply?;
                 match reply {
                     Reply::Op(reply) => Ok(MetaReply::Done(self.complete(peer, reply)?)),
                     other => Err(Error::bug(format!(
@@ -94,13 +97,12 @@ impl Serving {
             MetaBody::Due { disk, from } => self.due(peer, disk, from).await,
             MetaBody::Gone { disk, chunks } => self.note_gone(peer, disk, chunks).await,
             MetaBody::Has { disk, chunks } => self.handle_has(peer, disk, chunks).await,
-            MetaBody::Goodbye
-            | MetaBody::Suspect(_)
-            | MetaBody::ReportComplete(_)
-            | MetaBody::GroupChunks { .. } => Err(Error::new(
-                Code::NotSupported,
-                "this metaserver does not repair yet",
-            )),
+            MetaBody::Goodbye => self.goodbye(peer),
+            MetaBody::Suspect(server) => self.suspect(peer, server),
+            MetaBody::ReportComplete(reports) => self.report_complete(peer, reports).await,
+            MetaBody::GroupChunks { pool, pg, from } => {
+                self.group_chunks(peer, pool, pg, from).await
+            }
         }
     }
 
@@ -156,12 +158,12 @@ impl Serving {
     fn check_first_grant(&self, pool: PoolId) -> Result<()> {
         let map = self.map();
         let here = map.topology.servers.len();
-        if map.pool(pool)?.in_use || here >= self.dataservers_wanted {
+        if map.pool(pool)?.in_use || here >= self.settings.dataservers_wanted {
             return Ok(());
         }
         let text = format!(
             "{here} of {} dataservers have registered: start the others, then the first file can be written",
-            self.dataservers_wanted
+            self.settings.dataservers_wanted
         );
         Err(Error::new(Code::TooFewDisks, text))
     }

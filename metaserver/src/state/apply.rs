@@ -14,6 +14,7 @@ use crate::raft::Apply;
 use crate::raft::entry::{Entry, encode_answers};
 use bytes::Bytes;
 use quarry_common::ids::{RequestNumber, SessionId, Version};
+use quarry_common::token::Receipt;
 use quarry_common::wire::meta::{Caller, Op};
 use quarry_common::{Code, Error, Result, codec};
 
@@ -81,7 +82,22 @@ fn run(txn: &mut Txn<'_>, action: Action) -> Result<Bytes> {
                 number,
                 answered_below,
             };
-            mutate(txn, request, &caller, &op)
+            mutate(txn, request, &caller, &op, Ok(Vec::new()))
+        }
+        Action::MutateConfirmed {
+            session,
+            number,
+            answered_below,
+            caller,
+            op,
+            confirmed,
+        } => {
+            let request = Request {
+                session,
+                number,
+                answered_below,
+            };
+            mutate(txn, request, &caller, &op, confirmed)
         }
         action => {
             let result = whole(txn, |txn| act(txn, action))?;
@@ -98,7 +114,13 @@ struct Request {
 }
 
 /// A mutation is run once; the same request again gets the answer that was recorded.
-fn mutate(txn: &mut Txn<'_>, request: Request, caller: &Caller, op: &Op) -> Result<Bytes> {
+fn mutate(
+    txn: &mut Txn<'_>,
+    request: Request,
+    caller: &Caller,
+    op: &Op,
+    confirmed: Result<Vec<Receipt>>,
+) -> Result<Bytes> {
     let Request {
         session,
         number,
@@ -110,12 +132,23 @@ fn mutate(txn: &mut Txn<'_>, request: Request, caller: &Caller, op: &Op) -> Resu
         Admission::Answered(answer) => return Ok(answer),
         Admission::Refused(error) => return Ok(encode_answer(&Err(error))),
     }
-    let who = Who { caller, session };
-    let result = whole(txn, |txn| Ok(Reply::Op(ops::run(txn, &who, op)?)))?;
+    let result = match &confirmed {
+        Ok(confirmed) => {
+            let who = Who {
+                caller,
+                session,
+                confirmed,
+            };
+            whole(txn, |txn| Ok(Reply::Op(ops::run(txn, &who, op)?)))?
+        }
+        Err(error) => Err(error.clone()),
+    };
     let answer = encode_answer(&result);
-    // `Overloaded` is what a client answers by sending the same request again: recorded, it would be the
-    // answer for ever, though room was made. It changed nothing, so the request is still to be run once.
-    if !matches!(&result, Err(error) if error.code == Code::Overloaded) {
+    // Recorded, `Overloaded` would be the answer for ever, though a client answers it by sending the same request again and
+    // room was made; and so would `OldReceipt`, though the leader then asks the present members and proposes it again. They
+    // changed nothing, so the request is still to be run once.
+    let passing = |error: &Error| matches!(error.code, Code::Overloaded | Code::OldReceipt);
+    if !result.as_ref().is_err_and(passing) {
         session::record(txn, session, number, body_hash, &answer)?;
     }
     Ok(answer)
@@ -141,7 +174,7 @@ fn whole<T>(
 /// Everything but mutations.
 fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
     match action {
-        Action::Mutate { .. } => Err(Stop::Broken(Error::bug(
+        Action::Mutate { .. } | Action::MutateConfirmed { .. } => Err(Stop::Broken(Error::bug(
             "a mutation is run by its own function",
         ))),
         Action::OpenSession { user, certificate } => {
@@ -183,6 +216,8 @@ fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
         Action::NumberMetaserver => map_state::number_metaserver(txn),
         Action::Doom(chunks) => collect::doom(txn, &chunks),
         Action::Gone { disk, chunks } => collect::gone(txn, disk, &chunks),
+        Action::Complete(reports) => map_state::complete(txn, &reports),
+        Action::SetDisks(disks) => map_state::set_disks(txn, &disks),
     }
 }
 

@@ -7,9 +7,9 @@ use quarry_common::ids::{
     ChunkId, ClusterId, DiskId, Epoch, InodeId, PgId, PoolId, RequestNumber, ServerId, SessionId,
     Version,
 };
-use quarry_common::map::Pool;
-use quarry_common::token::Key;
-use quarry_common::wire::meta::{Caller, Op, OpReply, Registration, User};
+use quarry_common::map::{DiskState, Pool};
+use quarry_common::token::{Key, Receipt};
+use quarry_common::wire::meta::{Caller, Complete, Op, OpReply, Registration, User};
 use serde::{Deserialize, Serialize};
 
 /// One command of a log entry. The entry has the time.
@@ -75,7 +75,8 @@ pub enum Action {
         secret: [u8; 32],
     },
     /// The controller's decision about members: positions of some groups, valid only if the map
-    /// is still at `epoch`. Members of a pool in use join as *filling*. → `Nothing`
+    /// is still at `epoch`. Members of a pool in use join as *filling*; holders of a group that is clean are forgotten.
+    /// → `Nothing`
     Place {
         /// The map that it was computed from.
         epoch: Epoch,
@@ -113,6 +114,27 @@ pub enum Action {
         disk: Option<DiskId>,
         /// The chunks.
         chunks: Vec<(PoolId, ChunkId)>,
+    },
+    /// Members report that they have everything: each counts only if the member has not joined anew since (DESIGN
+    /// §4.5). → `Nothing`
+    Complete(Vec<Complete>),
+    /// The controller's decision about disks, in one epoch. → `Nothing`
+    SetDisks(Vec<(DiskId, DiskState)>),
+    /// A client's change with receipts of former members, applied exactly once (DESIGN §4.2.7). → `Op`
+    MutateConfirmed {
+        /// The session.
+        session: SessionId,
+        /// Its number within the session.
+        number: RequestNumber,
+        /// Answers below this number may be forgotten.
+        answered_below: RequestNumber,
+        /// As whom permissions are checked.
+        caller: Caller,
+        /// The change, as the client sent it: what the number is bound to.
+        op: Op,
+        /// What the present members said of those chunks, in words of their own; or why they can not, which is then the
+        /// answer.
+        confirmed: Result<Vec<Receipt>, Error>,
     },
 }
 

@@ -5,20 +5,27 @@ use super::keys;
 use super::map_state::{self, keys::receipt_key};
 use super::session;
 use super::stop::{OpResult, Stop};
-use super::txn::Txn;
-use crate::kv::Family;
-use quarry_common::ids::{DiskId, KeyNumber, ServerId, SessionId};
-use quarry_common::map::pg_of;
+use super::txn::{Txn, Who};
+use crate::kv::{Family, KvRead};
+use quarry_common::ids::{DiskId, KeyNumber, ServerId};
+use quarry_common::map::{Topology, pg_of};
+use quarry_common::token::receipt::Durable;
 use quarry_common::token::{Key, Receipt};
 use quarry_common::{Code, Error, Result};
 
-/// Takes over that a chunk is durable, at the commit of `session`.
+/// Takes over that a chunk is durable, at the commit of `who`.
+///
+/// **The law of publishing** (DESIGN §4.2.7): a receipt counts if its epoch is its group's present one, compared here, where
+/// the command is applied. One of an older epoch counts only after every present member has confirmed, in words of the present
+/// epoch, that it has the chunk at that length and CRC. This alone keeps what is committed on the members, whatever dataservers
+/// with old maps acknowledge.
 ///
 /// # Errors
 /// `BadReceipt`: the chunk is not the session's to commit, waits for its deletion, is too long, was
 /// committed with other bytes, or a member did not give its word. `OldReceipt`: the group has other
-/// members by now. `TooFewDisks`: the group has fewer members than the pool asks for. `SessionLost`.
-pub fn accept(txn: &mut Txn<'_>, session: SessionId, receipt: &Receipt) -> OpResult<()> {
+/// members by now, who have not confirmed the chunk. `TooFewDisks`: the group has fewer members than the pool asks for.
+/// `SessionLost`.
+pub fn accept(txn: &mut Txn<'_>, who: &Who<'_>, receipt: &Receipt) -> OpResult<()> {
     let Receipt {
         pool,
         chunk,
@@ -36,7 +43,7 @@ pub fn accept(txn: &mut Txn<'_>, session: SessionId, receipt: &Receipt) -> OpRes
     let Some(in_pool) = topology.pools.get(&pool) else {
         return refuse("is of a pool that does not exist");
     };
-    session::check_own(txn, session, pool, chunk)?;
+    session::check_own(txn, who.session, pool, chunk)?;
     if txn
         .get_bytes(Family::Doomed, &keys::doomed(pool, chunk))?
         .is_some()
@@ -48,13 +55,23 @@ pub fn accept(txn: &mut Txn<'_>, session: SessionId, receipt: &Receipt) -> OpRes
     }
     let pg = pg_of(chunk, in_pool.pg_count);
     let row = map_state::row(txn, pool, pg)?;
-    if epoch != row.epoch {
+    let of_now = if epoch == row.epoch {
+        Some(receipt)
+    } else {
+        let same = Durable {
+            epoch: row.epoch,
+            ..receipt.durable()
+        };
+        let mut confirmed = who.confirmed.iter();
+        confirmed.find(|confirmed| confirmed.durable() == same)
+    };
+    let Some(receipt) = of_now else {
         let text = format!(
-            "the receipt for chunk {chunk} is of epoch {epoch}, group {pool}.{pg} has other members since epoch {}: fetch the map, and write the bytes again to a new chunk",
+            "the receipt for chunk {chunk} is of epoch {epoch}, group {pool}.{pg} has other members since epoch {}, and they have not confirmed it: try again",
             row.epoch
         );
         return Err(Error::new(Code::OldReceipt, text).into());
-    }
+    };
     let (present, min) = (row.present(), in_pool.redundancy.min_members());
     if present < min {
         let text = format!(
@@ -63,34 +80,38 @@ pub fn accept(txn: &mut Txn<'_>, session: SessionId, receipt: &Receipt) -> OpRes
         );
         return Err(Error::new(Code::TooFewDisks, text).into());
     }
-    let server_of = |disk: DiskId| topology.disks.get(&disk).map(|disk| disk.server);
-    let mut members = Vec::with_capacity(present);
-    for disk in row.chain() {
-        let number = receipt
-            .macs
-            .iter()
-            .find(|word| word.disk == disk)
-            .map(|word| word.key);
-        members.push((disk, find_key(txn, server_of(disk), number)?));
-    }
-    let key_of = |disk: DiskId, number: KeyNumber| {
-        let (_, key) = members.iter().find(|(member, _)| *member == disk)?;
-        key.clone().filter(|key| key.number == number)
-    };
-    let checked: Result<()> = receipt.check(row.chain(), key_of);
-    checked?;
+    let members: Vec<DiskId> = row.chain().collect();
+    check_words(txn.state(), &topology, receipt, &members).map_err(Stop::Broken)??;
     chunks::commit(txn, pool, chunk, len, crc)
 }
 
+/// Checks that a receipt has the word of each of `disks`. The outer error is that of the state.
+pub fn check_words(
+    state: &dyn KvRead,
+    topology: &Topology,
+    receipt: &Receipt,
+    disks: &[DiskId],
+) -> Result<Result<()>> {
+    let mut keys = Vec::with_capacity(disks.len());
+    for disk in disks.iter().copied() {
+        let word = receipt.macs.iter().find(|word| word.disk == disk);
+        let server = topology.disks.get(&disk).map(|disk| disk.server);
+        keys.push((disk, find_key(state, server, word.map(|word| word.key))?));
+    }
+    let key_of = |disk: DiskId, number: KeyNumber| {
+        let (_, key) = keys.iter().find(|(member, _)| *member == disk)?;
+        key.clone().filter(|key| key.number == number)
+    };
+    Ok(receipt.check(disks.iter().copied(), key_of))
+}
+
 fn find_key(
-    txn: &Txn<'_>,
+    state: &dyn KvRead,
     server: Option<ServerId>,
     number: Option<KeyNumber>,
-) -> OpResult<Option<Key>> {
+) -> Result<Option<Key>> {
     match (server, number) {
-        (Some(server), Some(number)) => {
-            receipt_key(txn.state(), server, number).map_err(Stop::Broken)
-        }
+        (Some(server), Some(number)) => receipt_key(state, server, number),
         _ => Ok(None),
     }
 }
@@ -376,5 +397,130 @@ mod tests {
         world
             .op(&root(), commit(inode, i64::MAX as u64 - 100, 100, receipt))
             .unwrap();
+    }
+
+    /// Three of four disks are the members of a chunk's group, and are rotated so that its epoch is newer.
+    fn moved(world: &mut World) -> (InodeId, Receipt, Receipt) {
+        world.add_disks(4);
+        let chunk = world.grant(10).first;
+        let inode = world.put(InodeId::ROOT, "f", b"").inode;
+        let old = world.receipt(chunk, 5);
+        turn(world, chunk);
+        let confirmed = world.receipt(chunk, 5);
+        assert!(confirmed.epoch > old.epoch);
+        (inode, old, confirmed)
+    }
+
+    /// The group of a chunk gets other members.
+    fn turn(world: &mut World, chunk: ChunkId) {
+        let map = world.map();
+        let pg = pg_of(chunk, 64);
+        let mut members: Vec<_> = map.rows[&POOL][pg.0 as usize].chain().map(Some).collect();
+        members.rotate_left(1);
+        world
+            .act(Action::Place {
+                epoch: map.epoch,
+                pool: POOL,
+                rows: vec![(pg, members)],
+            })
+            .unwrap();
+    }
+
+    /// The request with what the members confirmed.
+    fn confirmed(request: &Action, confirmed: Result<Vec<Receipt>>) -> Action {
+        let Action::Mutate {
+            session,
+            number,
+            answered_below,
+            caller,
+            op,
+        } = request.clone()
+        else {
+            panic!("{request:?}");
+        };
+        Action::MutateConfirmed {
+            session,
+            number,
+            answered_below,
+            caller,
+            op,
+            confirmed,
+        }
+    }
+
+    #[test]
+    fn an_old_receipt_counts_with_the_word_of_every_present_member_for_the_same_bytes() {
+        on_both(|world| {
+            let (inode, old, good) = moved(world);
+            let request = world.mutation(&root(), commit(inode, 0, 5, old.clone()));
+            let chunk = good.chunk;
+            let bad = [
+                vec![],
+                // Their own receipt is nobody's confirmation.
+                vec![old],
+                vec![world.receipt(chunk, 6)],
+                vec![world.receipt(ChunkId(chunk.0 + 1), 5)],
+                vec![Receipt {
+                    crc: Crc(good.crc.0 ^ 1),
+                    ..good.clone()
+                }],
+                vec![Receipt {
+                    epoch: Epoch(good.epoch.0 + 1),
+                    ..good.clone()
+                }],
+            ];
+            for words in bad {
+                let shown = format!("{words:?}");
+                let refused = world.act(confirmed(&request, Ok(words))).unwrap_err();
+                assert_eq!(refused.code, Code::OldReceipt, "{shown}");
+                assert!(world.extents(inode).extents.is_empty());
+            }
+            // None of that was the answer for ever.
+            let done = world.act(confirmed(&request, Ok(vec![good.clone()])));
+            assert!(done.is_ok(), "{done:?}");
+            assert_eq!(world.extents(inode).extents.len(), 1);
+            // And this is, however it comes again: the number is bound to the client's operation alone.
+            assert_eq!(world.act(request.clone()), done);
+            assert_eq!(world.act(confirmed(&request, Ok(vec![good]))), done);
+        });
+    }
+
+    #[test]
+    fn a_confirmation_without_the_word_of_one_member_is_refused() {
+        let world = &mut World::in_memory();
+        let (inode, old, good) = moved(world);
+        let mut short = good;
+        short.macs.pop();
+        let request = world.mutation(&root(), commit(inode, 0, 5, old));
+        let refused = world.act(confirmed(&request, Ok(vec![short]))).unwrap_err();
+        assert_eq!(refused.code, Code::BadReceipt);
+        assert!(world.extents(inode).extents.is_empty());
+    }
+
+    #[test]
+    fn the_epoch_is_compared_when_the_command_is_applied() {
+        let world = &mut World::in_memory();
+        let (inode, old, good) = moved(world);
+        let request = world.mutation(&root(), commit(inode, 0, 5, old));
+        // The members change once more, after they confirmed.
+        turn(world, good.chunk);
+        let refused = world.act(confirmed(&request, Ok(vec![good.clone()])));
+        assert_eq!(refused.unwrap_err().code, Code::OldReceipt);
+        let again = world.receipt(good.chunk, 5);
+        world
+            .act(confirmed(&request, Ok(vec![good, again])))
+            .unwrap();
+    }
+
+    #[test]
+    fn what_can_not_be_confirmed_is_answered_so_for_ever() {
+        let world = &mut World::in_memory();
+        let (inode, old, good) = moved(world);
+        let request = world.mutation(&root(), commit(inode, 0, 5, old));
+        let why = Error::new(Code::BadReceipt, "nobody has it");
+        let first = world.act(confirmed(&request, Err(why.clone())));
+        assert_eq!(first, Err(why));
+        assert_eq!(world.act(confirmed(&request, Ok(vec![good]))), first);
+        assert!(world.extents(inode).extents.is_empty());
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use quarry_common::ids::{ChunkId, InodeId, SessionId, Slot, Version};
 use quarry_common::map::Topology;
 use quarry_common::time::Nanos;
+use quarry_common::token::Receipt;
 use quarry_common::wire::meta::{Attr, Caller};
 use quarry_common::{Code, Error, Result};
 use std::ops::{Bound, ControlFlow};
@@ -30,6 +31,8 @@ pub struct Who<'a> {
     pub caller: &'a Caller,
     /// The session of the request.
     pub session: SessionId,
+    /// What the present members confirmed of chunks whose receipts are of former ones.
+    pub confirmed: &'a [Receipt],
 }
 
 /// The state under the operations of one entry. Every operation has its version and time.

@@ -32,6 +32,9 @@ const CACHE_MIB: u64 = 128;
 /// Its disks are small: they look often for what nobody committed.
 const COLLECT_EVERY_SECONDS: u64 = 60;
 
+/// Who tries things out does not want to wait ten minutes for a rebuild (DESIGN §4.1).
+const OUT_AFTER_SECONDS: u64 = 20;
+
 /// The directory.
 ///
 /// ```text
@@ -336,6 +339,7 @@ impl Home {
             metaservers: Vec::new(),
             cache_mib: CACHE_MIB,
             doom_grace_seconds: DOOM_GRACE.as_secs(),
+            out_after_seconds: OUT_AFTER_SECONDS,
         };
         Ok((config, identity))
     }

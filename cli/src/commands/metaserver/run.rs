@@ -19,6 +19,7 @@ pub const KEYS: &[&str] = &[
     "metaservers",
     "cache_mib",
     "doom_grace_seconds",
+    "out_after_seconds",
 ];
 
 /// A flag wins over its environment variable, and that over the file. Relative paths in the file
@@ -55,6 +56,9 @@ pub struct Run {
     /// After how many seconds data is deleted that nothing refers to any more
     #[arg(long, value_name = "SECONDS", env = "QUARRY_DOOM_GRACE_SECONDS")]
     doom_grace_seconds: Option<i64>,
+    /// A disk that was down for so many seconds is out: its data is rebuilt on others
+    #[arg(long, value_name = "SECONDS", env = "QUARRY_OUT_AFTER_SECONDS")]
+    out_after_seconds: Option<i64>,
 }
 
 /// Everything that a metaserver is started with.
@@ -103,6 +107,7 @@ impl Run {
         file.set("cache_mib", self.cache_mib);
         server::set_metaservers(&mut file, &self.metaservers);
         file.set("doom_grace_seconds", self.doom_grace_seconds);
+        file.set("out_after_seconds", self.out_after_seconds);
         let identity = server::path(&mut file, "identity", &self.identity)?;
         let authority = server::path(&mut file, "authority", &self.authority)?;
         let seed = server::path(&mut file, "seed", &self.seed)?;

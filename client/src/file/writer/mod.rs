@@ -399,13 +399,13 @@ impl Trouble {
                 self.nonsense += 1;
             }
             Kind::Malformed | Kind::Bug => {
-                disk.inspect(|disk| self.link.health.handle_failure(*disk, now));
+                disk.inspect(|disk| self.link.handle_failure(*disk, &error));
                 self.nonsense += 1;
             }
             Kind::Posix(_) => return Err(error),
             Kind::Retry | Kind::Refresh | Kind::Fenced | Kind::Corrupt | Kind::Unavailable => {
                 if error.code != Code::OldMap {
-                    disk.inspect(|disk| self.link.health.handle_failure(*disk, now));
+                    disk.inspect(|disk| self.link.handle_failure(*disk, &error));
                 }
                 self.link.refresh().await;
             }

@@ -1,7 +1,8 @@
 //! Between admins or dataservers and the metaserver.
 
 use crate::ids::{ClusterId, DiskId, Epoch, Gid, OpenNumber, PgId, PoolId, ServerId, Uid};
-use crate::map::{MapUpdate, MemberState, Pool};
+use crate::limits::REPLICAS_MAX;
+use crate::map::{DiskState, Holder, MapUpdate, MemberState, Pool};
 use crate::token::Key;
 use serde::{Deserialize, Serialize};
 
@@ -240,6 +241,10 @@ pub struct PgCounts {
     pub degraded: u32,
     /// Fewer members up than `min_members`: no writes now.
     pub unwritable: u32,
+    /// A member is filling.
+    pub filling: u32,
+    /// By on how many disks that are up each of their chunks is at least: none, one, …
+    pub copies: [u32; REPLICAS_MAX + 1],
 }
 
 /// A dataserver as the leader sees it.
@@ -268,6 +273,10 @@ pub struct DiskStatus {
     pub groups: u32,
     /// The last report.
     pub report: DiskReport,
+    /// Whether it takes part in placement.
+    pub state: DiskState,
+    /// It serves again, and takes part in so many milliseconds: it went down more than once lately.
+    pub returns_in_ms: Option<u64>,
 }
 
 /// A placement group.
@@ -281,4 +290,6 @@ pub struct PgStatus {
     pub members: Vec<Option<(DiskId, MemberState)>>,
     /// Whether members are the target and all complete.
     pub clean: bool,
+    /// Disks beside the members that cover epochs of it.
+    pub holders: Vec<Holder>,
 }

@@ -20,8 +20,8 @@ use super::stop::{OpResult, Stop};
 use super::txn::{Txn, load as load_record};
 use crate::kv::{Family, KvRead};
 use quarry_common::ids::{DiskId, Epoch, PgId, PoolId, ServerId};
-use quarry_common::map::{ClusterMap, Row, Topology};
-use quarry_common::wire::meta::Registration;
+use quarry_common::map::{ClusterMap, DiskState, Row, Topology};
+use quarry_common::wire::meta::{Complete, Registration};
 use quarry_common::{Code, Error, Result};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -224,13 +224,59 @@ pub fn place(
     let mut changed = false;
     for (pg, members) in rows {
         place::check(&topology, pool_id, pool, *pg, members)?;
-        if let Some(new) = place::place(&row(txn, pool_id, *pg)?, members, pool.in_use, epoch) {
-            put_row(txn, pool_id, *pg, new);
+        let before = row(txn, pool_id, *pg)?;
+        let mut after =
+            place::place(&before, members, pool.in_use, epoch).unwrap_or_else(|| before.clone());
+        place::forget_holders(&topology, pool_id, pool, *pg, &mut after, epoch);
+        if after != before {
+            put_row(txn, pool_id, *pg, after);
             changed = true;
         }
     }
     if changed {
         txn.set_number(SystemKey::Epoch, epoch.0);
+    }
+    Ok(Reply::Nothing)
+}
+
+/// `Complete`: what does not count is passed over; all that does has one epoch.
+pub fn complete(txn: &mut Txn<'_>, reports: &[Complete]) -> OpResult<Reply> {
+    check_begun(txn)?;
+    let topology = topology(txn)?;
+    let epoch = current_epoch(txn)?.next();
+    let mut changed = false;
+    for report in reports {
+        let Complete { disk, pool, pg, .. } = *report;
+        let in_pool = topology.pools.get(&pool);
+        let Some(in_pool) = in_pool.filter(|in_pool| pg.0 < in_pool.pg_count) else {
+            continue;
+        };
+        let before = row(txn, pool, pg)?;
+        if let Some(mut after) = place::complete(&before, disk, report.epoch, epoch) {
+            place::forget_holders(&topology, pool, in_pool, pg, &mut after, epoch);
+            put_row(txn, pool, pg, after);
+            changed = true;
+        }
+    }
+    if changed {
+        txn.set_number(SystemKey::Epoch, epoch.0);
+    }
+    Ok(Reply::Nothing)
+}
+
+/// `SetDisks`: all of them in one epoch. A disk that does not exist is passed over.
+pub fn set_disks(txn: &mut Txn<'_>, disks: &[(DiskId, DiskState)]) -> OpResult<Reply> {
+    check_begun(txn)?;
+    let before = topology(txn)?;
+    let mut after = Topology::clone(&*before);
+    for (disk, state) in disks {
+        if let Some(disk) = after.disks.get_mut(disk) {
+            disk.state = *state;
+        }
+    }
+    if after != *before {
+        let epoch = next_epoch(txn)?;
+        put_topology(txn, after, epoch);
     }
     Ok(Reply::Nothing)
 }

@@ -1,7 +1,10 @@
 //! The controller's decision becomes the rows of the map.
 
 use quarry_common::ids::{DiskId, Epoch, PgId, PoolId};
-use quarry_common::map::{DiskState, EpochRange, Holder, Member, MemberState, Pool, Row, Topology};
+use quarry_common::map::fill::merged;
+use quarry_common::map::{
+    DiskState, EpochRange, Holder, Member, MemberState, Pool, Row, Topology, placement,
+};
 use quarry_common::{Code, Error, Result};
 use std::collections::BTreeSet;
 
@@ -110,31 +113,69 @@ pub fn place(row: &Row, members: &[Option<DiskId>], in_use: bool, epoch: Epoch) 
     })
 }
 
-/// Adds a range to what a disk covers; ranges that touch or overlap become one.
+/// Adds a range to what a disk covers.
 fn cover(holders: &mut Vec<Holder>, disk: DiskId, range: EpochRange) {
-    let at = holders
-        .iter()
-        .position(|holder| holder.disk == disk)
-        .unwrap_or_else(|| {
-            holders.push(Holder {
-                disk,
-                covers: Vec::new(),
-            });
-            holders.len() - 1
-        });
-    let covers = &mut holders[at].covers;
-    covers.push(range);
-    covers.sort_by_key(|range| range.first);
-    let mut merged: Vec<EpochRange> = Vec::with_capacity(covers.len());
-    for range in covers.drain(..) {
-        match merged.last_mut() {
-            Some(last) if range.first.0 <= last.last.0.saturating_add(1) => {
-                last.last = last.last.max(range.last)
-            }
-            _ => merged.push(range),
+    match holders.iter_mut().find(|holder| holder.disk == disk) {
+        Some(holder) => {
+            holder.covers.push(range);
+            holder.covers = merged(std::mem::take(&mut holder.covers));
         }
+        None => holders.push(Holder {
+            disk,
+            covers: vec![range],
+        }),
     }
-    *covers = merged;
+}
+
+/// The row after a member reported that it has everything; `None` if that changes nothing.
+///
+/// `listed` is the epoch of the row with which it listed. A report counts only if the member has not joined anew
+/// since: one from before knows nothing of what was sealed while it was away. Its epoch stays: its members are the same.
+pub fn complete(row: &Row, disk: DiskId, listed: Epoch, epoch: Epoch) -> Option<Row> {
+    let mut after = row.clone();
+    let member = after
+        .members
+        .iter_mut()
+        .flatten()
+        .find(|member| member.disk == disk)?;
+    if member.state == MemberState::Complete || !(member.since..=row.epoch).contains(&listed) {
+        return None;
+    }
+    member.state = MemberState::Complete;
+    // It covers all epochs from now on.
+    after.holders.retain(|holder| holder.disk != disk);
+    after.changed_at = epoch;
+    Some(after)
+}
+
+/// Whether a group's members are its target and all complete.
+pub fn is_clean(topology: &Topology, id: PoolId, pool: &Pool, pg: PgId, row: &Row) -> bool {
+    are_whole(row, &placement::target(topology, id, pool, pg))
+}
+
+/// Whether the members of a row are `target` and all complete. Positions do not matter: a substitute that stays keeps the
+/// one that it took.
+pub fn are_whole(row: &Row, target: &[Option<DiskId>]) -> bool {
+    let complete = |member: &Member| member.state == MemberState::Complete;
+    let target: BTreeSet<DiskId> = target.iter().copied().flatten().collect();
+    row.present() > 0
+        && row.members.iter().flatten().all(complete)
+        && row.chain().collect::<BTreeSet<DiskId>>() == target
+}
+
+/// Forgets the holders of a group that is clean: its members have everything, and who left may delete.
+pub fn forget_holders(
+    topology: &Topology,
+    id: PoolId,
+    pool: &Pool,
+    pg: PgId,
+    row: &mut Row,
+    epoch: Epoch,
+) {
+    if !row.holders.is_empty() && is_clean(topology, id, pool, pg, row) {
+        row.holders.clear();
+        row.changed_at = epoch;
+    }
 }
 
 #[cfg(test)]
@@ -224,5 +265,39 @@ mod tests {
             },
         ];
         assert_eq!(fourth.holders[0].covers, parts, "away at 8");
+    }
+
+    #[test]
+    fn a_report_counts_once_and_only_since_the_member_joined() {
+        let row = place(&Row::default(), &disks(&[1, 2, 3]), false, Epoch(5)).unwrap();
+        let away = place(&row, &disks(&[1, 4, 3]), true, Epoch(8)).unwrap();
+        let back = place(&away, &disks(&[1, 2, 3]), true, Epoch(9)).unwrap();
+        let two = DiskId(2);
+        for (disk, listed) in [
+            (two, Epoch(8)),
+            (two, Epoch(10)),
+            (DiskId(4), Epoch(9)),
+            (DiskId(1), Epoch(9)),
+        ] {
+            assert_eq!(complete(&back, disk, listed, Epoch(12)), None, "{disk}");
+        }
+        let after = complete(&back, two, Epoch(9), Epoch(12)).unwrap();
+        assert_eq!(after.members[1].unwrap().state, MemberState::Complete);
+        assert_eq!(after.members[1].unwrap().since, Epoch(9));
+        assert_eq!((after.epoch, after.changed_at), (Epoch(9), Epoch(12)));
+        let holders: Vec<DiskId> = after.holders.iter().map(|holder| holder.disk).collect();
+        assert_eq!(holders, [DiskId(4)], "2 covers everything as a member");
+        assert_eq!(complete(&after, two, Epoch(9), Epoch(13)), None);
+    }
+
+    #[test]
+    fn a_member_that_joined_before_others_changed_reports_with_any_epoch_since() {
+        let row = place(&Row::default(), &disks(&[1, 2, 3]), false, Epoch(5)).unwrap();
+        let joined = place(&row, &disks(&[1, 4, 3]), true, Epoch(8)).unwrap();
+        let later = place(&joined, &disks(&[5, 4, 3]), true, Epoch(11)).unwrap();
+        for listed in [8, 9, 11] {
+            let after = complete(&later, DiskId(4), Epoch(listed), Epoch(12));
+            assert!(after.is_some(), "{listed}");
+        }
     }
 }

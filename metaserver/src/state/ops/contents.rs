@@ -120,7 +120,7 @@ pub fn accept(
     for (receipt, used) in receipts.iter().zip(used) {
         // What nothing refers to needs no record.
         if used {
-            receipts::accept(txn, who.session, receipt)?;
+            receipts::accept(txn, who, receipt)?;
         }
     }
     Ok(pieces

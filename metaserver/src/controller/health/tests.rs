@@ -1,0 +1,243 @@
+//! What the leader concludes from heartbeats, goodbyes, reports and silence.
+
+use super::*;
+use crate::controller::counts::tests::cluster;
+use quarry_common::ids::OpenNumber;
+
+const OUT_AFTER: Duration = Duration::from_secs(600);
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn report(disk: u32, failed: Option<&str>) -> DiskReport {
+    DiskReport {
+        disk: Some(DiskId(disk)),
+        path: format!("/d{disk}"),
+        replaces_lost: false,
+        previous_open: OpenNumber(0),
+        open_number: OpenNumber(1),
+        total: 100,
+        free: 50,
+        chunks: 0,
+        failed: failed.map(str::to_owned),
+        trash: 0,
+    }
+}
+
+/// A leader of `servers` servers with a disk each, and its clock.
+struct Leader {
+    map: ClusterMap,
+    health: Health,
+    now: Instant,
+}
+
+impl Leader {
+    fn new(servers: u32) -> Leader {
+        let now = Instant::now();
+        Leader {
+            map: cluster(servers),
+            health: Health::new(OUT_AFTER, now),
+            now,
+        }
+    }
+
+    /// A second passes in which these are heard.
+    fn second(&mut self, heard: impl IntoIterator<Item = u32>) {
+        self.now += secs(1);
+        for server in heard {
+            let reports = vec![report(server, None)];
+            self.health
+                .handle_heartbeat(&self.map, ServerId(server), reports, self.now);
+        }
+        self.health.advance(&self.map, self.now);
+    }
+
+    fn lives(&self) -> Vec<Life> {
+        let disks = self.map.topology.disks.keys();
+        disks.map(|disk| self.health.life(*disk)).collect()
+    }
+
+    fn states(&self) -> Vec<(DiskId, DiskState)> {
+        self.health.states(&self.map, self.now)
+    }
+}
+
+use Life::{Down, Returning, Unheard, Up};
+
+#[test]
+fn a_disk_is_up_while_its_server_is_heard_and_says_it_is_well() {
+    let mut leader = Leader::new(3);
+    leader.second([1]);
+    assert_eq!(leader.lives(), [Up, Unheard, Unheard]);
+    assert_eq!(
+        leader.health.servers(&leader.map, leader.now)[0].disks[0].groups,
+        16
+    );
+    let failed = vec![report(1, Some("fsync: EIO"))];
+    leader
+        .health
+        .handle_heartbeat(&leader.map, ServerId(1), failed, leader.now);
+    assert_eq!(leader.lives()[0], Down);
+    let other = vec![report(9, None), report(3, Some("not mine to say"))];
+    leader.second([1, 2]);
+    leader
+        .health
+        .handle_heartbeat(&leader.map, ServerId(2), other, leader.now);
+    leader.health.advance(&leader.map, leader.now);
+    let lives = leader.lives();
+    assert_eq!(lives[1], Down, "its server does not name it");
+    assert_eq!(lives[2], Unheard, "another's word does not count");
+}
+
+#[test]
+fn silence_counts_from_the_leaders_own_start() {
+    let mut leader = Leader::new(3);
+    for _ in 0..4 {
+        leader.second([1]);
+    }
+    assert_eq!(leader.lives(), [Up, Unheard, Unheard]);
+    leader.second([1, 3]);
+    assert_eq!(leader.lives(), [Up, Down, Up]);
+    for _ in 0..4 {
+        leader.second([1]);
+    }
+    assert_eq!(leader.lives(), [Up, Down, Up], "4 s since 3 was heard");
+    leader.second([1]);
+    assert_eq!(leader.lives(), [Up, Down, Down]);
+    leader.health.reset(leader.now);
+    assert_eq!(
+        leader.lives(),
+        [Unheard; 3],
+        "a new leader has heard nobody"
+    );
+    leader.second([2]);
+    assert_eq!(leader.lives(), [Unheard, Up, Unheard]);
+}
+
+#[test]
+fn who_says_goodbye_is_down_at_once() {
+    let mut leader = Leader::new(3);
+    leader.second([1, 2, 3]);
+    leader
+        .health
+        .handle_goodbye(&leader.map, ServerId(2), leader.now);
+    assert_eq!(leader.lives(), [Up, Down, Up]);
+    leader.second([1, 2, 3]);
+    assert_eq!(leader.lives(), [Up; 3], "the first time it need not wait");
+}
+
+#[test]
+fn who_is_reported_is_asked_after_a_second_and_believed_if_it_answers_or_is_heard() {
+    let mut leader = Leader::new(3);
+    leader.second([1, 2, 3]);
+    leader.health.handle_suspect(&leader.map, ServerId(2));
+    leader.health.handle_suspect(&leader.map, ServerId(99));
+    assert_eq!(leader.health.due_pings(leader.now), [], "heard just now");
+    leader.second([1, 3]);
+    assert_eq!(leader.health.due_pings(leader.now), [ServerId(2)]);
+    assert_eq!(leader.health.due_pings(leader.now), [], "it is being asked");
+    let (map, now) = (leader.map.clone(), leader.now);
+    leader.health.handle_ping(&map, ServerId(2), true, now);
+    assert_eq!(leader.lives(), [Up; 3]);
+    // Reported again, no answer: down long before 5 s.
+    leader.health.handle_suspect(&leader.map, ServerId(2));
+    assert_eq!(leader.health.due_pings(leader.now), [ServerId(2)]);
+    leader.health.handle_ping(&map, ServerId(2), false, now);
+    assert_eq!(leader.lives(), [Up, Down, Up]);
+    // No answer, but a heartbeat meanwhile.
+    leader.health.handle_suspect(&leader.map, ServerId(3));
+    leader.second([1]);
+    assert_eq!(leader.health.due_pings(leader.now), [ServerId(3)]);
+    leader.second([1, 3]);
+    leader
+        .health
+        .handle_ping(&map, ServerId(3), false, leader.now);
+    assert_eq!(leader.lives(), [Up, Down, Up]);
+}
+
+#[test]
+fn a_disk_that_flaps_waits_longer_each_time_and_is_forgiven_in_the_end() {
+    let mut leader = Leader::new(3);
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        leader.second([1, 2, 3]);
+        leader
+            .health
+            .handle_goodbye(&leader.map, ServerId(2), leader.now);
+        let mut waited = 0;
+        leader.second([1, 2, 3]);
+        while leader.lives()[1] != Up {
+            assert_eq!(leader.lives()[1], Returning);
+            leader.second([1, 2, 3]);
+            waited += 1;
+        }
+        waits.push(waited);
+    }
+    assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
+    for _ in 0..3600 {
+        leader.second([1, 2, 3]);
+    }
+    leader
+        .health
+        .handle_goodbye(&leader.map, ServerId(2), leader.now);
+    leader.second([1, 2, 3]);
+    assert_eq!(leader.lives()[1], Up);
+}
+
+#[test]
+fn who_is_down_for_long_goes_out_and_comes_back_in_when_it_is_up() {
+    let mut leader = Leader::new(3);
+    leader.second([1, 2, 3]);
+    for _ in 0..5 {
+        leader.second([1, 3]);
+    }
+    assert_eq!(leader.lives()[1], Down);
+    for _ in 0..599 {
+        leader.second([1, 3]);
+        assert_eq!(leader.states(), []);
+    }
+    leader.second([1, 3]);
+    assert_eq!(leader.states(), [(DiskId(2), DiskState::Out)]);
+    let disk = leader.map.topology.disks.get_mut(&DiskId(2)).unwrap();
+    disk.state = DiskState::Out;
+    assert_eq!(leader.states(), []);
+    leader.second([1, 2, 3]);
+    assert_eq!(leader.states(), [(DiskId(2), DiskState::In)]);
+}
+
+/// Who is out, of ten servers, when these are silent for ever.
+fn out(racks: u32, silent: &[u32]) -> Vec<u32> {
+    let mut leader = Leader::new(10);
+    for (id, server) in &mut leader.map.topology.servers {
+        server.rack = format!("r{}", id.0 % racks);
+    }
+    leader.second(1..=10);
+    for _ in 0..606 {
+        leader.second((1..=10).filter(|server| !silent.contains(server)));
+    }
+    let states = leader.states();
+    assert!(states.iter().all(|(_, state)| *state == DiskState::Out));
+    states.iter().map(|(disk, _)| disk.0).collect()
+}
+
+#[test]
+fn nobody_goes_out_by_itself_while_many_or_a_whole_rack_are_down() {
+    assert_eq!(out(1, &[3]), [3]);
+    assert_eq!(out(1, &[3, 4]), [3, 4], "a fifth");
+    assert_eq!(out(1, &[3, 4, 5]), [0u32; 0]);
+    assert_eq!(out(5, &[3]), [3]);
+    assert_eq!(out(5, &[3, 8]), [0u32; 0], "a rack of two hosts");
+    assert_eq!(out(5, &[3, 4]), [3, 4], "of two racks one host each");
+    assert_eq!(out(10, &[3]), [3], "a host that is alone in its rack");
+}
+
+#[test]
+fn one_host_may_go_out_though_it_is_a_third_of_the_disks() {
+    let mut leader = Leader::new(3);
+    leader.second([1, 2, 3]);
+    for _ in 0..606 {
+        leader.second([1, 2]);
+    }
+    assert_eq!(leader.states(), [(DiskId(3), DiskState::Out)]);
+}
