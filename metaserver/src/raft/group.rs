@@ -34,6 +34,9 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// asks for votes: 1 to 1.4 s after a leader died, so that a failover takes less than 3 s (DESIGN §8).
 const ELECTION: (Duration, Duration) = (Duration::from_millis(350), Duration::from_millis(600));
 
+/// A leader that was heard within this time is not voted out.
+pub(super) const LEASE: Duration = ELECTION.1;
+
 /// A leader that a majority has not answered for so long does not believe that it leads: sooner than the others
 /// may have elected another one.
 const LOST_AFTER: Duration = Duration::from_millis(800);
@@ -101,6 +104,8 @@ pub struct Raft {
     pub(super) told_of: BTreeMap<ServerId, String>,
     pub(super) fitness: Arc<Fitness>,
     pub(super) vouched: Vouched,
+    /// When a leader spoke last.
+    pub(super) heard_leader_at: Mutex<Option<Instant>>,
     /// Held while a snapshot arrives; a queue for nobody, so that it is only ever tried.
     pub(super) receiving: tokio::sync::Mutex<()>,
     /// The term in which this metaserver leads, while it does.
@@ -223,6 +228,7 @@ impl Raft {
             told_of: options.told_of,
             fitness,
             vouched: Vouched::default(),
+            heard_leader_at: Mutex::default(),
             receiving: tokio::sync::Mutex::default(),
             leading,
             end_at_start,

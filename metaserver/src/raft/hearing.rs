@@ -5,10 +5,11 @@
 //! metaserver was away: then a member that is known vouches for it. What breaks the rules of Raft is refused before
 //! it comes near the log.
 
+use super::group::LEASE;
 use super::transfer::Arriving;
 use super::types::{LogId, NodeId, SnapshotMeta, Types, node_id, server_id};
 use super::wire::{RaftCall, RaftReply, RaftRequest, SnapshotAnswer};
-use super::{Raft, fitness::Appended};
+use super::{Consensus, Raft, fitness::Appended};
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Snapshot, Vote};
@@ -17,7 +18,7 @@ use quarry_common::ids::{ServerId, ShardId};
 use quarry_common::net::{self, RecvStream, SendStream};
 use quarry_common::{Code, Error, Result, codec};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A term this far beyond ours is no term: with an election each second that is 136 years ahead.
@@ -32,19 +33,23 @@ const VOUCHED_FOR: Duration = Duration::from_secs(2);
 /// How long somebody who is asked for that word has.
 const VOUCH_WAIT: Duration = Duration::from_millis(500);
 
+/// How often and how long one that was asked in vain asks for votes itself.
+const STANDS: u32 = 3;
+const STAND_WAIT: Duration = Duration::from_millis(100);
+
 /// Words about metaservers that are not known here: whether they are members, and when that was asked.
 #[derive(Default)]
 pub(super) struct Vouched(Mutex<HashMap<ServerId, (bool, Instant)>>);
 
 impl Vouched {
     fn get(&self, peer: ServerId) -> Option<bool> {
-        let words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let words = lock(&self.0);
         let (word, at) = words.get(&peer)?;
         (at.elapsed() < VOUCHED_FOR).then_some(*word)
     }
 
     fn set(&self, peer: ServerId, word: bool) {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = lock(&self.0);
         // Certificates of this cluster are few.
         words.insert(peer, (word, Instant::now()));
     }
@@ -116,7 +121,11 @@ impl Raft {
                 self.check_member(peer)?;
                 check_vote(node_id(peer), self.metrics_now().current_term, &request)?;
                 self.fitness.check_vote(&request)?;
+                let theirs = request.last_log_id;
                 let reply = self.inner.vote(request).await.map_err(raft_failed)?;
+                if !reply.vote_granted && reply.last_log_id > theirs && self.is_leader_silent() {
+                    self.stand();
+                }
                 Ok(RaftReply::Vote(reply))
             }
             // Whom it is asked about is what the asker does not know: no more than names are told.
@@ -150,11 +159,37 @@ impl Raft {
         let appended = Appended::of(&request);
         let reply = self.inner.append_entries(request).await;
         let reply = reply.map_err(raft_failed)?;
+        if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+            *lock(&self.heard_leader_at) = Some(Instant::now());
+        }
         if reply == AppendEntriesResponse::Success && self.fitness.handle_appended(&appended)? {
             tracing::info!("the log has caught up: this metaserver votes from now on");
             self.inner.runtime_config().elect(true);
         }
         Ok(RaftReply::Append(reply))
+    }
+
+    fn is_leader_silent(&self) -> bool {
+        let heard_at = *lock(&self.heard_leader_at);
+        heard_at.is_none_or(|at| at.elapsed() > LEASE) && !self.is_leader()
+    }
+
+    /// Asks for votes at once: somebody whose log is shorter has asked in vain. Left to itself that one would wait for
+    /// seconds, and this one for its own turn. (Measured: one failover in five took up to 3.8 s.)
+    fn stand(&self) {
+        let inner = self.inner.clone();
+        tokio::spawn(async move {
+            // The other one's term may be ahead of ours: the first attempt may only tell us so.
+            for _ in 0..STANDS {
+                if inner.trigger().elect().await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(STAND_WAIT).await;
+                if inner.metrics().borrow().current_leader.is_some() {
+                    return;
+                }
+            }
+        });
     }
 
     async fn receive(&self, peer: ServerId, arriving: &mut Arriving) -> Result<Vote<NodeId>> {
@@ -264,6 +299,10 @@ impl Raft {
         }
         false
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn metaserver(peer: &PeerName) -> Result<ServerId> {

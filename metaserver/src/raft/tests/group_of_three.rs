@@ -304,6 +304,24 @@ async fn a_leaders_death_is_overcome_within_three_seconds_and_loses_nothing_that
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_asked_in_vain_for_a_vote_stands_itself_at_once() {
+    let mut group = Group::of_three(|options| options).await;
+    let leader = group.leader().await;
+    let [ahead, behind] = group.followers(leader)[..] else {
+        panic!("three members");
+    };
+    group.wires.cut_off(behind);
+    assert_eq!(propose(&group.raft(leader), "x").await, 1);
+    // Its own turn never comes.
+    group.raft(ahead).inner.runtime_config().elect(false);
+    group.kill(leader).await;
+    group.wires.mend(behind);
+    assert_eq!(group.leader().await, ahead);
+    assert_eq!(propose(&group.raft(ahead), "x").await, 2);
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_cut_off_answers_no_read_and_confirms_no_command() {
     let group = Group::of_three(|options| options).await;
     let old = group.leader().await;
