@@ -1,7 +1,8 @@
 //! Chunks that were set aside: bad copies, kept for a person to look at, never served again.
 //!
 //! A mark is a file in `aside/` named after the chunk, with the reason as text. The bytes of the chunk stay
-//! where they are. Marks are few: each is a damage that was found and is repaired from another holder.
+//! where they are until a good copy takes their place or the chunk is deleted. Marks are few: each is a damage
+//! that was found and is repaired from another holder.
 
 use super::data_file::sync_directory;
 use super::health::{Health, io_error};
@@ -60,6 +61,24 @@ impl Aside {
         sync_directory(&self.folder, health)?;
         tracing::warn!("{name} was set aside: {reason}");
         marks.insert(name, reason.to_owned());
+        Ok(())
+    }
+
+    /// Forgets the mark of a chunk whose bad copy is gone, durably; durable when it returns. What took its
+    /// place is durable before: without the mark, the bad copy would be served again.
+    pub fn remove(&self, name: ChunkName, health: &Health) -> Result<()> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        if !marks.contains_key(&name) {
+            return Ok(());
+        }
+        let path = self.folder.join(name.file_name());
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(health.write_error("remove", &path, error));
+            }
+            _ => sync_directory(&self.folder, health)?,
+        }
+        marks.remove(&name);
         Ok(())
     }
 

@@ -39,6 +39,20 @@ impl Claims {
         })
     }
 
+    /// Takes a chunk that the disk has, or had, for whoever deletes or replaces it: a given-up id as well. `None`
+    /// while it is another's. Until the claim ends the chunk counts as `durable`.
+    pub fn claim_again(self: &Arc<Self>, name: ChunkName, durable: Option<Entry>) -> Option<Claim> {
+        let mut state = self.state();
+        if state.open.contains_key(&name) {
+            return None;
+        }
+        state.open.insert(name, durable.map(Arc::new));
+        Some(Claim {
+            claims: Arc::clone(self),
+            name,
+        })
+    }
+
     /// The durable state of an open chunk: `None` if it is not open, `Some(None)` before its first flush.
     pub fn get(&self, name: ChunkName) -> Option<Option<Arc<Entry>>> {
         self.state().open.get(&name).cloned()

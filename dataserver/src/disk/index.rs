@@ -9,16 +9,21 @@
 //! | `n` | counts of chunks and bytes |
 //! | `f` folder (1) pool (2) chunk (8), big-endian | [`Entry::File`] |
 //! | `s` folder (1) pool (2) chunk (8) | [`Entry::Small`] |
+//! | `g` pool (2) order (8) chunk (8) | length, CRC and kind of each of them: [`Brief`] |
 //! | `p` segment (4) | up to where the segment has been read, 8 bytes; written with its entries |
 //!
-//! Files are ordered by folder so that a start compares them with a listing, folder by folder.
+//! Files are ordered by folder so that a start compares them with a listing, folder by folder. The order in
+//! `g` is that of the metaserver's `chunks`, the bits of the chunk's hash in reverse: a placement group is one
+//! range of it, however many groups there are.
 
 use super::entry::Entry;
 use super::health::io_error;
 use super::identity::DiskIdentity;
-use super::name::ChunkName;
+use super::name::{ChunkName, orders_of};
 use super::segment_format::SegmentId;
-use quarry_common::ids::{ChunkId, PoolId};
+use quarry_common::checksum::Crc;
+use quarry_common::ids::{ChunkId, PgId, PoolId};
+use quarry_common::map::pg_of;
 use quarry_common::{Code, Error, Result, codec};
 use rocksdb::{
     BlockBasedOptions, Cache, DB, Direction, IteratorMode, LogLevel, Options, WriteBatch,
@@ -26,16 +31,18 @@ use rocksdb::{
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// The format of keys and values together; another one means: rebuild.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 const IDENTITY: &[u8] = b"i";
 const COUNTS: &[u8] = b"n";
 const FILE: u8 = b'f';
 const SMALL: u8 = b's';
+const GROUP: u8 = b'g';
 const POSITION: u8 = b'p';
 
 /// Entries in memory before they are written out: what a crash takes away and a start reads again, so
@@ -82,10 +89,55 @@ fn parse_key(key: &[u8]) -> Option<ChunkName> {
     })
 }
 
+/// What is listed of a sealed chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brief {
+    /// Length in bytes.
+    pub len: u32,
+    /// CRC of those bytes.
+    pub crc: Crc,
+    /// Whether it is a record of a segment.
+    pub small: bool,
+}
+
+impl Brief {
+    /// That of an entry.
+    pub fn of(entry: &Entry) -> Brief {
+        Brief {
+            len: entry.len(),
+            crc: entry.crc(),
+            small: matches!(entry, Entry::Small { .. }),
+        }
+    }
+}
+
+fn group_key(pool: PoolId, order: u64, chunk: ChunkId) -> [u8; 19] {
+    let mut key = [0; 19];
+    key[0] = GROUP;
+    key[1..3].copy_from_slice(&pool.0.to_be_bytes());
+    key[3..11].copy_from_slice(&order.to_be_bytes());
+    key[11..].copy_from_slice(&chunk.0.to_be_bytes());
+    key
+}
+
+fn parse_group_key(key: &[u8]) -> Option<ChunkName> {
+    let [GROUP, p0, p1, _, _, _, _, _, _, _, _, chunk @ ..] = key.first_chunk::<19>()? else {
+        return None;
+    };
+    Some(ChunkName {
+        pool: PoolId(u16::from_be_bytes([*p0, *p1])),
+        chunk: ChunkId(u64::from_be_bytes(*chunk)),
+    })
+}
+
 fn position_key(segment: SegmentId) -> [u8; 5] {
     let mut key = [POSITION; 5];
     key[1..].copy_from_slice(&segment.0.to_be_bytes());
     key
+}
+
+fn brief_key(name: ChunkName) -> [u8; 19] {
+    group_key(name.pool, name.order(), name.chunk)
 }
 
 fn kind_of(entry: &Entry) -> u8 {
@@ -241,6 +293,7 @@ impl Index {
             }
             changed.len += u64::from(entry.len());
             batch.put(key(kind_of(entry), *name), entry.encode());
+            batch.put(brief_key(*name), codec::encode(&Brief::of(entry)));
         }
         if let Some((segment, read_until)) = position {
             batch.put(position_key(segment), read_until.to_be_bytes());
@@ -267,6 +320,7 @@ impl Index {
         changed.len = changed.len.saturating_sub(u64::from(entry.len()));
         let mut batch = WriteBatch::default();
         batch.delete(key(kind_of(&entry), name));
+        batch.delete(brief_key(name));
         batch.put(COUNTS, codec::encode(&changed));
         self.db
             .write_opt(batch, &self.write_options)
@@ -336,6 +390,53 @@ impl Index {
         })
     }
 
+    /// The sealed chunks of a placement group in their order, from the one whose order and id are `from` on.
+    pub fn group(
+        &self,
+        pool: PoolId,
+        orders: RangeInclusive<u64>,
+        from: (u64, ChunkId),
+    ) -> impl Iterator<Item = Result<(ChunkName, Brief)>> {
+        let first =
+            group_key(pool, from.0, from.1).max(group_key(pool, *orders.start(), ChunkId(0)));
+        let last = group_key(pool, *orders.end(), ChunkId(u64::MAX));
+        self.db
+            .iterator(IteratorMode::From(&first, Direction::Forward))
+            .map(|item| item.map_err(|error| self.damaged(error)))
+            .take_while(move |item| item.as_ref().map_or(true, |(key, _)| **key <= last[..]))
+            .map(|item| {
+                let (key, value) = item?;
+                let name =
+                    parse_group_key(&key).ok_or_else(|| self.damaged("a key is malformed"))?;
+                let brief = codec::decode("what a disk's index lists of a chunk", &value);
+                Ok((name, brief.map_err(|error| self.damaged(error))?))
+            })
+    }
+
+    /// The placement groups of a pool that have sealed chunks. Costs a seek for each of them.
+    pub fn groups(&self, pool: PoolId, pg_count: u32) -> Result<Vec<PgId>> {
+        let mut groups = Vec::new();
+        let mut next = Some(0);
+        while let Some(order) = next {
+            let from = group_key(pool, order, ChunkId(0));
+            let mut rest = self
+                .db
+                .iterator(IteratorMode::From(&from, Direction::Forward));
+            let Some(item) = rest.next() else {
+                break;
+            };
+            let (key, _) = item.map_err(|error| self.damaged(error))?;
+            if !key.starts_with(&from[..3]) {
+                break;
+            }
+            let name = parse_group_key(&key).ok_or_else(|| self.damaged("a key is malformed"))?;
+            let pg = pg_of(name.chunk, pg_count);
+            groups.push(pg);
+            next = orders_of(pg, pg_count).end().checked_add(1);
+        }
+        Ok(groups)
+    }
+
     /// How much there is.
     pub fn counts(&self) -> Counts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
@@ -350,7 +451,6 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_common::checksum::Crc;
     use quarry_common::ids::{ClusterId, DiskId};
 
     const IDENTITY_1: DiskIdentity = DiskIdentity {
@@ -432,6 +532,44 @@ mod tests {
                 }
             )
             .is_err()
+        );
+    }
+
+    #[test]
+    fn a_group_is_listed_in_its_order_from_any_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        let all: Vec<(ChunkName, Entry)> = (0..500).map(|i| (name(i), file(i as u32))).collect();
+        index.put(&all).unwrap();
+        let other_pool = ChunkName {
+            pool: PoolId(2),
+            ..name(1)
+        };
+        index.put(&[(other_pool, file(1))]).unwrap();
+        index.remove(name(77)).unwrap();
+        for pg_count in [1, 8] {
+            let mut found = 0;
+            let groups = index.groups(PoolId(1), pg_count).unwrap();
+            assert_eq!(groups.len(), pg_count as usize);
+            for pg in groups {
+                let orders = || orders_of(pg, pg_count);
+                let listed: Vec<_> = index
+                    .group(PoolId(1), orders(), (0, ChunkId(0)))
+                    .map(Result::unwrap)
+                    .collect();
+                for (at, (name, brief)) in listed.iter().enumerate() {
+                    assert_eq!(pg_of(name.chunk, pg_count), pg);
+                    assert_eq!((brief.len, brief.small), (name.chunk.0 as u32, false));
+                    let rest = index.group(PoolId(1), orders(), (name.order(), name.chunk));
+                    assert_eq!(rest.count(), listed.len() - at);
+                }
+                found += listed.len();
+            }
+            assert_eq!(found, 499, "{pg_count}");
+        }
+        assert_eq!(
+            index.groups(PoolId(2), 1 << 16).unwrap(),
+            [pg_of(ChunkId(1), 1 << 16)]
         );
     }
 

@@ -8,7 +8,7 @@
 //! segments/   many small chunks in one file                 segment_format, segment
 //! index/      where each chunk is; derived                  index, entry, recovery
 //! aside/      marks of bad copies                           aside
-//! trash/      nobody's files                                trash
+//! trash/      nobody's files                                trash, delete
 //! ```
 //!
 //! Writes go through threads of their own and are acknowledged when they are durable. A failed write or
@@ -19,6 +19,7 @@ mod chunk_file;
 mod chunk_format;
 mod claims;
 mod data_file;
+mod delete;
 mod entry;
 mod frame;
 mod health;
@@ -421,6 +422,21 @@ impl Disk {
             ));
         }
         shared.aside.put(name, reason, &shared.health)
+    }
+
+    /// Deletes a chunk in whatever state it is: moves its file to the trash or takes its record out of the
+    /// index, and forgets the mark of a bad copy. `allowed` is asked last, when nobody else can begin to
+    /// write, replace or confirm the chunk; `false` if it says no, or if nothing is there. After a crash the
+    /// chunk may be there again, whole: who wants it gone finds it again. Blocks.
+    ///
+    /// Errors: `Busy` while it is being written or replaced; `DiskFailed`, IO errors.
+    pub fn delete(
+        &self,
+        pool: PoolId,
+        chunk: ChunkId,
+        allowed: impl FnOnce() -> bool,
+    ) -> Result<bool> {
+        delete::delete(&self.0.shared, ChunkName { pool, chunk }, allowed)
     }
 
     /// Which disk of which cluster this is.

@@ -1,7 +1,9 @@
 //! The name of a chunk on a disk: its pool and its id, and how they are spelled in file names and keys.
 
-use quarry_common::ids::{ChunkId, PoolId};
+use quarry_common::ids::{ChunkId, PgId, PoolId};
+use quarry_common::map::hash_of;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// A chunk of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +35,20 @@ impl ChunkName {
     pub fn folder(self) -> u8 {
         self.chunk.0 as u8
     }
+
+    /// The chunk's place in the order in which groups are listed: the bits of its hash in reverse, so that a
+    /// placement group is one run ([`orders_of`]).
+    pub fn order(self) -> u64 {
+        hash_of(self.chunk).reverse_bits()
+    }
+}
+
+/// The orders of the chunks of a placement group; `pg_count` is a power of two, and `pg` below it.
+pub fn orders_of(pg: PgId, pg_count: u32) -> RangeInclusive<u64> {
+    let first = u64::from(pg.0).reverse_bits();
+    // Those of one group share the bits above the others.
+    let others = u64::MAX.checked_shr(pg_count.trailing_zeros());
+    first..=first | others.unwrap_or(0)
 }
 
 impl fmt::Display for ChunkName {

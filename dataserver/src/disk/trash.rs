@@ -1,7 +1,7 @@
-//! Files that are nobody's: chunk files that were never flushed, a damaged index.
+//! Files that are nobody's: chunk files that were never flushed or were deleted, a damaged index.
 //!
 //! They are kept for a person to look at while there is room, the newest [`TRASH_LEN_MAX`] bytes, and
-//! count as free space. Nothing that was ever acknowledged comes here.
+//! count as free space.
 
 use super::health::io_error;
 use quarry_common::Result;

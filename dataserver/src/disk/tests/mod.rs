@@ -1,6 +1,7 @@
 //! Promises of a disk, each named by a test.
 
 mod chunks;
+mod delete;
 mod model;
 mod opening;
 mod power;

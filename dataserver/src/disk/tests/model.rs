@@ -8,6 +8,16 @@ use std::collections::BTreeMap;
 /// What must be there: the bytes of each chunk, `None` for a chunk that was set aside.
 type Model = BTreeMap<u64, Option<Bytes>>;
 
+/// What was deleted may be back after a crash, whole, and is deleted again.
+fn delete_again(disk: &Disk, deleted: &BTreeMap<u64, Bytes>) {
+    for (chunk, data) in deleted {
+        if disk.stat(POOL, ChunkId(*chunk)).unwrap().is_some() {
+            same(read(disk, *chunk).unwrap(), data);
+            assert!(disk.delete(POOL, ChunkId(*chunk), || true).unwrap());
+        }
+    }
+}
+
 fn check_all(disk: &Disk, model: &Model, seed: u64) {
     for (chunk, data) in model {
         match data {
@@ -49,12 +59,13 @@ async fn run(seed: u64) {
     let mut dir = formatted();
     let mut disk = open(&dir);
     let mut model = Model::new();
+    let mut deleted = BTreeMap::new();
     let mut next = 0;
     for _ in 0..40 {
         next += random.random_range(1..300u64);
         let len = random.random_range(1..400_000usize);
         let data = bytes(next ^ seed, len);
-        match random.random_range(0..10) {
+        match random.random_range(0..11) {
             0..4 => {
                 let data = data.slice(..len.min(random.random_range(0..65_536)));
                 write_small(&disk, next, &data).await.unwrap();
@@ -90,6 +101,7 @@ async fn run(seed: u64) {
                     drop(disk);
                     dir = copy;
                     disk = open(&dir);
+                    delete_again(&disk, &deleted);
                 } else {
                     drop(writer);
                     settled(&disk).await;
@@ -108,6 +120,16 @@ async fn run(seed: u64) {
                     model.insert(chunk, None);
                 }
             }
+            9 => {
+                let chosen = random.random_range(0..model.len().max(1));
+                if let Some(chunk) = model.keys().nth(chosen).copied() {
+                    assert!(disk.delete(POOL, ChunkId(chunk), || true).unwrap());
+                    // A bad copy goes durably, with its mark.
+                    if let Some(data) = model.remove(&chunk).unwrap() {
+                        deleted.insert(chunk, data);
+                    }
+                }
+            }
             _ => {
                 let clean = random.random_bool(0.5);
                 if clean {
@@ -120,6 +142,7 @@ async fn run(seed: u64) {
                     remove_index(&dir);
                 }
                 disk = open(&dir);
+                delete_again(&disk, &deleted);
                 check_all(&disk, &model, seed);
             }
         }
