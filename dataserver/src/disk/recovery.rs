@@ -18,7 +18,7 @@ use super::index::Index;
 use super::layout::{self, SECTOR_LEN};
 use super::name::ChunkName;
 use super::segment_format::{BATCHES_AT, RecordHead, SegmentHeader, SegmentId};
-use super::shared::{chunk_path, owner, parse_segment, segment_path};
+use super::shared::{COPY_SUFFIX, chunk_path, owner, parse_segment, segment_path};
 use super::trash::Trash;
 use quarry_common::checksum::{self, Crc};
 use quarry_common::limits::{BLOCK_LEN, FLUSHES_MAX};
@@ -173,20 +173,33 @@ impl Recovery<'_> {
         let from = from.max(BATCHES_AT);
         let mut bytes = vec![0; len.saturating_sub(from) as usize];
         file.read_exact_at(&mut bytes, from).map_err(failed)?;
-        let scan = scan(&bytes, header.nonce, from);
-        let mut entries = Vec::with_capacity(scan.len());
-        let mut seen = BTreeSet::new();
-        for Found { head, verifies } in scan {
-            let name = ChunkName {
-                pool: head.pool,
-                chunk: head.chunk,
-            };
-            if !seen.insert(name) || index.contains(name)? {
+        // A good copy may have taken the place of a bad one: then it stands further on.
+        let mut found: BTreeMap<ChunkName, Found> = BTreeMap::new();
+        for record in scan(&bytes, header.nonce, from) {
+            let name = record.name();
+            let known = found.entry(name).or_insert(record);
+            if !known.verifies && record.verifies {
+                *known = record;
+            } else if *known != record {
                 tracing::warn!(
-                    "{name} is in segment {:08x} and elsewhere: the first one counts",
+                    "{name} is twice in segment {:08x}: the first one counts",
                     segment.0
                 );
-                continue;
+            }
+        }
+        let (mut entries, mut healed) = (Vec::with_capacity(found.len()), Vec::new());
+        for (name, Found { head, verifies }) in found {
+            let is_marked = self.aside.reason(name).is_some();
+            if index.contains(name)? {
+                if !is_marked || !verifies {
+                    tracing::warn!(
+                        "{name} is in segment {:08x} and elsewhere: the other one counts",
+                        segment.0
+                    );
+                    continue;
+                }
+                index.remove(name)?;
+                healed.push(name);
             }
             entries.push((
                 name,
@@ -198,14 +211,20 @@ impl Recovery<'_> {
                 },
             ));
             report.small_found += 1;
-            if !verifies && self.aside.reason(name).is_none() {
+            if !verifies && !is_marked {
                 self.aside
                     .put(name, "its record in a segment does not verify", self.health)?;
                 report.set_aside += 1;
             }
         }
         // The whole file: nothing is ever added to a segment of an earlier start.
-        index.put_segment(&entries, segment, len)
+        index.put_segment(&entries, segment, len)?;
+        if !healed.is_empty() {
+            index.flush()?;
+        }
+        healed
+            .into_iter()
+            .try_for_each(|name| self.aside.remove(name, self.health))
     }
 
     fn compare_folder(&self, index: &Index, folder: u8, report: &mut Report) -> Result<()> {
@@ -215,6 +234,7 @@ impl Recovery<'_> {
             let item = item.map_err(|error| io_error("list", &path, error))?;
             match item.file_name().to_str().and_then(ChunkName::parse) {
                 Some(name) if name.folder() == folder => drop(files.insert(name)),
+                None if is_copy(&item.file_name()) => self.trash.put(&item.path())?,
                 _ => tracing::warn!("{} is no chunk file and is ignored", item.path().display()),
             }
         }
@@ -228,7 +248,7 @@ impl Recovery<'_> {
         }
         for name in files {
             if let Some(entry) = self.recover(name, report)? {
-                index.put(&[(name, entry)])?;
+                index.replace(name, entry)?;
             }
         }
         Ok(())
@@ -279,6 +299,14 @@ impl Recovery<'_> {
             }
         }
     }
+}
+
+/// Whether it is a copy that a crash left unfinished.
+fn is_copy(file_name: &std::ffi::OsStr) -> bool {
+    let stem = file_name
+        .to_str()
+        .and_then(|name| name.strip_suffix(COPY_SUFFIX));
+    stem.and_then(ChunkName::parse).is_some()
 }
 
 /// What a chunk file turned out to be.
@@ -410,6 +438,15 @@ struct Found {
     head: RecordHead,
     /// Whether the data has the head's CRC.
     verifies: bool,
+}
+
+impl Found {
+    fn name(&self) -> ChunkName {
+        ChunkName {
+            pool: self.head.pool,
+            chunk: self.head.chunk,
+        }
+    }
 }
 
 /// The records in `bytes`, those of a segment from the batch at `from` on.

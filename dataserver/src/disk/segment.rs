@@ -32,6 +32,8 @@ pub struct SmallWrite {
     pub data: Bytes,
     /// Their CRC.
     pub crc: Crc,
+    /// Whether it may take the place of what the disk has of the chunk.
+    pub replaces: bool,
     /// Where the outcome goes.
     pub reply: oneshot::Sender<Result<()>>,
 }
@@ -120,7 +122,8 @@ impl SegmentWriter {
     fn write(&mut self, batch: &[SmallWrite]) -> Result<()> {
         let health = &self.shared.health;
         health.check()?;
-        self.shared.check_space(BUFFER_LEN as u64)?;
+        // Clients' writes were checked when they came.
+        self.shared.check_repair_space(BUFFER_LEN as u64)?;
         let active = match &mut self.active {
             Some(active) if active.at + BUFFER_LEN as u64 <= SEGMENT_LEN_MAX => active,
             _ => {
@@ -164,9 +167,12 @@ impl SegmentWriter {
             return Err(error);
         }
         active.at = end;
-        self.shared
-            .index
-            .put_segment(&entries, active.segment, end)
+        let index = &self.shared.index;
+        let replaced = batch.iter().filter(|write| write.replaces);
+        let removed = replaced.map(|write| index.remove(write.claim.name()));
+        removed
+            .collect::<Result<()>>()
+            .and_then(|()| index.put_segment(&entries, active.segment, end))
             .map_err(|error| self.shared.index_failed(&error))
     }
 }

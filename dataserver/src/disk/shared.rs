@@ -10,7 +10,7 @@ use super::identity::{DiskIdentity, Opens, Rooms};
 use super::index::Index;
 use super::name::ChunkName;
 use super::segment_format::SegmentId;
-use super::space::Space;
+use super::space::{REPAIR_FREE_PERCENT, Space};
 use super::trash::Trash;
 use quarry_common::{Error, Result};
 use std::fs::File;
@@ -49,6 +49,14 @@ impl Shared {
         segment_path(&self.rooms, segment)
     }
 
+    /// Where the bytes of a chunk are.
+    pub fn path_of(&self, name: ChunkName, entry: &Entry) -> PathBuf {
+        match entry {
+            Entry::File { .. } => self.chunk_path(name),
+            Entry::Small { segment, .. } => self.segment_path(*segment),
+        }
+    }
+
     /// What the records of a chunk must say.
     pub fn owner(&self, name: ChunkName) -> Owner {
         owner(self.identity, name)
@@ -78,15 +86,21 @@ impl Shared {
 
     /// `DiskFull` if a client may not write `len` bytes more.
     pub fn check_space(&self, len: u64) -> Result<()> {
+        self.check_free(self.free_percent, len)
+    }
+
+    /// `DiskFull` if repair may not write `len` bytes more.
+    pub fn check_repair_space(&self, len: u64) -> Result<()> {
+        self.check_free(self.free_percent.min(REPAIR_FREE_PERCENT), len)
+    }
+
+    fn check_free(&self, percent: u8, len: u64) -> Result<()> {
         let space = Space::of(&self.rooms.root)?;
-        if space
-            .check(self.free_percent, len, &self.rooms.root)
-            .is_ok()
-        {
+        if space.check(percent, len, &self.rooms.root).is_ok() {
             return Ok(());
         }
         self.trash.empty()?;
-        Space::of(&self.rooms.root)?.check(self.free_percent, len, &self.rooms.root)
+        Space::of(&self.rooms.root)?.check(percent, len, &self.rooms.root)
     }
 }
 
@@ -94,6 +108,15 @@ impl Shared {
 pub fn chunk_path(rooms: &Rooms, name: ChunkName) -> PathBuf {
     rooms.folder(name.folder()).join(name.file_name())
 }
+
+/// Where the file of a copy is until it is whole: beside the chunk file whose place it takes.
+pub fn copy_path(rooms: &Rooms, name: ChunkName) -> PathBuf {
+    let file_name = name.file_name() + COPY_SUFFIX;
+    rooms.folder(name.folder()).join(file_name)
+}
+
+/// Ends the file name of a copy that is not whole.
+pub const COPY_SUFFIX: &str = ".copy";
 
 /// Where a segment is.
 pub fn segment_path(rooms: &Rooms, segment: SegmentId) -> PathBuf {
