@@ -77,6 +77,7 @@ pub fn report_of(disk: &Disk) -> DiskReport {
         free: space.map_or(0, |space| space.free),
         chunks: disk.counts().files + disk.counts().small,
         failed,
+        lost: 0,
     }
 }
 

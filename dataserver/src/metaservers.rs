@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Requests to whichever metaserver leads: stays with the one that answered last.
+#[derive(Clone)]
 pub struct Metaservers {
     dial: Dial,
     cluster: ClusterId,

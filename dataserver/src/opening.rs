@@ -98,6 +98,7 @@ impl Directories {
             free: space.map_or(0, |space| space.free),
             chunks: 0,
             failed: None,
+            lost: 0,
         }
     }
 
@@ -191,6 +192,7 @@ fn look(
                 free: 0,
                 chunks: 0,
                 failed: Some(error.text),
+                lost: 0,
             }))
         }
         Err(error) => Err(error),

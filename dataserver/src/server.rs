@@ -8,6 +8,7 @@ use crate::membership::Membership;
 use crate::metaservers::Metaservers;
 use crate::node::Node;
 use crate::opening::Directories;
+use crate::repair;
 use crate::serve;
 use quarry_common::identity::{Identity, PeerName, Role};
 use quarry_common::ids::DiskId;
@@ -74,6 +75,11 @@ impl Dataserver {
         let node = Arc::new(Node::new(name.cluster, membership, disks, dial));
 
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        for disk in node.disks.all() {
+            let repair = repair::run(Arc::clone(&node), disk.clone(), metaservers.clone());
+            let ends = cancel.clone();
+            tasks.spawn(async move { ends.run_until_cancelled(repair).await });
+        }
         let beats = heartbeat::run(Arc::clone(&node), metaservers);
         let ends = cancel.clone();
         tasks.spawn(async move { ends.run_until_cancelled(beats).await });

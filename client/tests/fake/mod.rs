@@ -52,6 +52,8 @@ pub struct State {
     pub small_writes: u32,
     /// Reads, by disk.
     pub reads: BTreeMap<DiskId, u32>,
+    /// Bad copies that readers told of.
+    pub reported: BTreeSet<(DiskId, ChunkId)>,
 }
 
 #[derive(Clone)]

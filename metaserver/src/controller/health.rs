@@ -81,6 +81,7 @@ impl Health {
                             free: 0,
                             chunks: 0,
                             failed: None,
+                            lost: 0,
                         }),
                 })
                 .collect(),
@@ -114,6 +115,7 @@ mod tests {
             free: 50,
             chunks: 0,
             failed: None,
+            lost: 0,
         };
         health.handle_heartbeat(ServerId(1), vec![report.clone()], now);
         assert!(health.is_up(&map, DiskId(1), now));

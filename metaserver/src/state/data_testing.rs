@@ -30,6 +30,7 @@ pub(crate) fn new_disk(path: &str) -> DiskReport {
         free: 1 << 40,
         chunks: 0,
         failed: None,
+        lost: 0,
     }
 }
 

@@ -143,6 +143,18 @@ pub enum DataRequest {
     },
     /// From the metaserver that leads: a sign of life. Answer: [`DataReply::Pong`].
     Ping,
+    /// From a reader to whom the disk gave wrong bytes: it looks at its copy, and replaces it if it is bad.
+    /// Answer: [`DataReply::Pong`], before it has looked.
+    Verify {
+        /// The disk.
+        disk: DiskId,
+        /// The pool.
+        pool: PoolId,
+        /// The chunk.
+        chunk: ChunkId,
+        /// The right to read it.
+        capability: Capability,
+    },
 }
 
 /// Asks for the chunks of some groups on one disk.
@@ -194,14 +206,14 @@ pub enum DataReply {
     },
     /// What the disk knows of the chunk; `None`: nothing.
     Chunk(Option<ReplicaInfo>),
-    /// A page of chunks, ordered by group and chunk.
+    /// A page of chunks, ordered by group, and in it by the bits of the chunk's hash in reverse.
     Listed {
         /// The chunks.
         chunks: Vec<(PgId, ListedChunk)>,
         /// Where the next page begins, if there is one.
         next: Option<(PgId, ChunkId)>,
     },
-    /// To `Ping`.
+    /// To `Ping` and `Verify`.
     Pong,
 }
 

@@ -90,6 +90,8 @@ pub struct DiskReport {
     pub chunks: u64,
     /// Why it does not serve, if it does not.
     pub failed: Option<String>,
+    /// Chunks that are referenced, should be on it, and are on no disk.
+    pub lost: u64,
 }
 
 /// The reply to a registration.

@@ -257,6 +257,7 @@ mod tests {
             free: 0,
             chunks: 0,
             failed: None,
+            lost: 0,
         }
     }
 
