@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use quarry_common::checksum::Crc;
 use quarry_common::ids::{ChunkId, PoolId};
 use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
-use quarry_common::{Code, Error, Result};
+use quarry_common::{Code, Error, Kind as ErrorKind, Result};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -113,6 +113,9 @@ impl CopyWriter {
             return Err(Error::malformed(format!("the copy of {name} is not it")));
         }
         let claim = disk.claim_copy(name)?;
+        if is_superfluous(&disk.0.shared, name, len, crc)? {
+            return Ok(());
+        }
         if disk.0.shared.chunk_path(name).exists() {
             let text = format!("{name} has a file by now");
             return Err(Error::new(Code::Busy, text));
@@ -147,12 +150,32 @@ fn settle_small(shared: &Shared, name: ChunkName) -> Result<()> {
     unmark(shared, name)
 }
 
+/// Whether the disk has these bytes in a good copy, which may be longer: then that one stays. The caller holds the
+/// claim, so nothing changes. It may have been written since somebody found that it was missing.
+fn is_superfluous(shared: &Shared, name: ChunkName, len: u32, crc: Crc) -> Result<bool> {
+    if shared.aside.reason(name).is_some() {
+        return Ok(false);
+    }
+    let entry = shared.index.get(name)?;
+    let Some(entry) = entry.filter(|entry| entry.len() >= len) else {
+        return Ok(false);
+    };
+    match reading::prefix_crc(&shared.path_of(name, &entry), name, &entry, len) {
+        Ok(found) => Ok(found == crc),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Lets the whole, durable and verified copy at `path` take the place of what the disk has of the chunk, whose
 /// claim the caller holds.
 ///
 /// A crash at any moment leaves one of the two, with an entry that is its own or none, so that the next start
 /// finds out which: so the old entry goes durably before the file changes.
 pub fn take_place(shared: &Shared, name: ChunkName, path: &Path, entry: Entry) -> Result<()> {
+    if is_superfluous(shared, name, entry.len(), entry.crc())? {
+        return shared.trash.put(path);
+    }
     let index_failed = |error: Error| shared.index_failed(&error);
     if shared.index.contains(name)? {
         shared.index.remove(name).map_err(index_failed)?;

@@ -1,7 +1,7 @@
 //! The word of a present member for a chunk that was written under former ones: the law of publishing
 //! (DESIGN §4.2.7).
 
-use super::fetch::{self, Haste, Outcome, Wanted};
+use super::fetch::{self, Haste, Outcome, Wanted, is_held};
 use crate::caller::Caller;
 use crate::disk::{ChunkState, Disk};
 use crate::membership::check_epoch;
@@ -88,24 +88,6 @@ pub async fn answer(
     // These bytes are on stable storage here; the epoch and the lease are checked again.
     let key = node.membership.standing(pool, chunk, epoch)?;
     Ok(durable.sign(&key, disk))
-}
-
-/// Whether the first bytes of a chunk are durable on a disk, with that CRC. A longer tail is nobody's.
-///
-/// # Errors
-/// Those of the index.
-pub async fn is_held(disk: &Disk, wanted: Wanted) -> Result<bool> {
-    let disk = disk.clone();
-    let look = move || match disk.prefix_crc(wanted.pool, wanted.chunk, wanted.len) {
-        Ok(crc) => Ok(crc == Some(wanted.crc)),
-        // The block that is cut is bad: the rest may be as well.
-        Err(error) if error.kind() == quarry_common::Kind::Corrupt => {
-            disk.verify(wanted.pool, wanted.chunk).map(|_| false)
-        }
-        Err(error) => Err(error),
-    };
-    let look = tokio::task::spawn_blocking(look).await;
-    look.unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))
 }
 
 /// Waits until nobody writes the chunk here.

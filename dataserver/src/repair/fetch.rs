@@ -13,13 +13,13 @@ use quarry_common::wire::data::frame::{self, Head};
 use quarry_common::wire::data::{
     DataReply, DataRequest, ReadChunk, ReadReply, ReplicaInfo, SMALL_READ_LEN_MAX,
 };
-use quarry_common::{Code, Error, Result};
+use quarry_common::{Code, Error, Kind, Result};
 use std::time::{Duration, Instant};
 
 /// A source that gives nothing for so long is left.
 const SOURCE_WAIT: Duration = Duration::from_secs(20);
 
-/// How long somebody else may take who has the chunk on our disk.
+/// How long the end of an attempt may take.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 /// A chunk as it is to be had.
@@ -73,13 +73,24 @@ pub async fn fetch(
     sources: &[DiskId],
     haste: Haste,
 ) -> Outcome {
+    // It may have been written or copied meanwhile.
+    match is_held(disk, wanted).await {
+        Ok(true) => return Outcome::Stored,
+        Ok(false) => {}
+        Err(error) => return Outcome::Later(error),
+    }
     let map = node.membership.map();
     let mut later = None;
-    for source in sources {
-        if *source == disk.identity().disk {
-            continue;
-        }
-        match copy(node, &map, disk, wanted, *source, haste).await {
+    let own = disk.identity().disk;
+    let others = sources.iter().filter(|source| **source != own);
+    for (attempt, source) in others.enumerate() {
+        // The copy of the attempt before has just been given up; who else has the chunk may take long.
+        let patience = if attempt == 0 {
+            Duration::ZERO
+        } else {
+            BUSY_WAIT
+        };
+        match copy(node, &map, disk, wanted, *source, (haste, patience)).await {
             Ok(()) => return Outcome::Stored,
             Err(Failure::Own(error)) => return Outcome::Later(error),
             Err(Failure::CanNot(error)) => {
@@ -93,6 +104,24 @@ pub async fn fetch(
         }
     }
     later.map_or(Outcome::Nobody, Outcome::Later)
+}
+
+/// Whether the first bytes of a chunk are durable on a disk, with that CRC. A longer tail is nobody's.
+///
+/// # Errors
+/// Those of the index.
+pub async fn is_held(disk: &Disk, wanted: Wanted) -> Result<bool> {
+    let disk = disk.clone();
+    let look = move || match disk.prefix_crc(wanted.pool, wanted.chunk, wanted.len) {
+        Ok(crc) => Ok(crc == Some(wanted.crc)),
+        // The block that is cut is bad: the rest may be as well.
+        Err(error) if error.kind() == Kind::Corrupt => {
+            disk.verify(wanted.pool, wanted.chunk).map(|_| false)
+        }
+        Err(error) => Err(error),
+    };
+    let look = tokio::task::spawn_blocking(look).await;
+    look.unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))
 }
 
 /// Whether a disk takes no part in placement, or is not there any more.
@@ -154,10 +183,10 @@ async fn copy(
     disk: &Disk,
     wanted: Wanted,
     source: DiskId,
-    haste: Haste,
+    (haste, patience): (Haste, Duration),
 ) -> Result<(), Failure> {
     let mut feed = open(node, map, wanted, source).await.map_err(of_source)?;
-    let mut writer = create(disk, wanted).await.map_err(Failure::Own)?;
+    let mut writer = create(disk, wanted, patience).await.map_err(Failure::Own)?;
     let copied = take_all(node, &mut feed, wanted, &mut writer, haste).await;
     if let Err(Failure::CanNot(error)) = &copied
         && matches!(error.code, Code::DamagedOnTheWay | Code::ChecksumMismatch)
@@ -170,13 +199,12 @@ async fn copy(
     sealed.map_err(Failure::Own)
 }
 
-/// Begins a copy, once whoever else writes, copies or deletes the chunk has ended: the copy from the source before
-/// has just been given up.
-async fn create(disk: &Disk, wanted: Wanted) -> Result<CopyWriter> {
+/// Begins a copy, once whoever else writes, copies or deletes the chunk has ended.
+async fn create(disk: &Disk, wanted: Wanted, patience: Duration) -> Result<CopyWriter> {
     let began = Instant::now();
     loop {
         match disk.create_copy(wanted.pool, wanted.chunk, wanted.len) {
-            Err(error) if error.code == Code::Busy && began.elapsed() < BUSY_WAIT => {
+            Err(error) if error.code == Code::Busy && began.elapsed() < patience => {
                 tokio::time::sleep(BUSY_WAIT / 100).await;
             }
             settled => return settled,

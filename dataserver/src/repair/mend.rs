@@ -3,8 +3,7 @@
 //! A read that finds damage, a reader that reports it, and the marks of bad copies wake it. A copy is verified before
 //! it is set aside, and stays until a good one was read back.
 
-use super::confirm::is_held;
-use super::fetch::{self, Haste, Outcome, Wanted};
+use super::fetch::{self, Haste, Outcome, Wanted, is_held};
 use super::worker::referenced;
 use crate::disk::{ChunkName, Disk};
 use crate::metaservers::Metaservers;

@@ -1,8 +1,7 @@
 //! Fills the groups that one disk has joined: carries out what [`super::core`] says.
 
-use super::confirm::is_held;
 use super::core::{Action, Core, Group};
-use super::fetch::{self, Haste, Outcome, Wanted};
+use super::fetch::{self, Haste, Outcome, Wanted, is_held};
 use super::list::{self, Page};
 use crate::disk::Disk;
 use crate::metaservers::Metaservers;

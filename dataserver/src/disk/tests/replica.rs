@@ -143,6 +143,29 @@ async fn a_crash_between_a_good_copy_and_its_entry_ends_with_one_of_the_two() {
     assert!(found.is_err() || found.unwrap() == data[..100_000]);
 }
 
+/// It may have been written between the moment at which it was found missing and the copy.
+#[tokio::test]
+async fn a_copy_never_takes_the_place_of_a_good_one_that_has_more() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 300_000);
+    write(&disk, 1, &data).await.unwrap();
+    write_small(&disk, 2, &data.slice(..700)).await.unwrap();
+    for len in [100, 65_536, 200_000, 300_000] {
+        copy(&disk, 1, &data.slice(..len)).await.unwrap();
+        same(read(&disk, 1).unwrap(), &data);
+    }
+    for len in [100, 700] {
+        copy(&disk, 2, &data.slice(..len)).await.unwrap();
+        same(read(&disk, 2).unwrap(), &data[..700]);
+    }
+    assert_eq!(copies_left(&dir), 0);
+    assert_eq!((disk.counts().files, disk.counts().small), (1, 1));
+    // One that has other bytes is none.
+    copy(&disk, 1, &bytes(9, 100_000)).await.unwrap();
+    same(read(&disk, 1).unwrap(), bytes(9, 100_000));
+}
+
 #[tokio::test]
 async fn a_copy_that_is_not_sealed_or_is_another_leaves_nothing() {
     let dir = formatted();
