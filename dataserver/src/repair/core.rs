@@ -269,13 +269,14 @@ impl Core {
                 Choice::Ask | Choice::Wait => {}
             }
         }
-        for ((_, source, pool), groups) in batches {
-            for groups in groups.chunks(GROUPS_PER_LIST) {
-                if self.lists.len() >= LISTS_MAX || waiting >= WAITING_MAX {
-                    break;
-                }
-                self.begin_list(source, pool, groups.to_vec(), &mut actions);
+        for ((_, source, pool), mut groups) in batches {
+            // One at a time from each, so that a silent one does not keep the others from being asked.
+            let is_busy = self.lists.values().any(|list| list.wanted.disk == source);
+            if is_busy || self.lists.len() >= LISTS_MAX || waiting >= WAITING_MAX {
+                continue;
             }
+            groups.truncate(GROUPS_PER_LIST);
+            self.begin_list(source, pool, groups, &mut actions);
         }
         if !reports.is_empty() {
             actions.push(Action::Report(reports));
@@ -395,7 +396,11 @@ impl Core {
                 fill.step = Step::Idle;
             }
         }
-        if let Some(next) = next {
+        let goes_on = |(pg, _): &(PgId, Epoch)| {
+            let fill = self.fills.get(&(pool, *pg));
+            fill.is_some_and(|fill| fill.step == Step::Listing(id))
+        };
+        if let Some(next) = next.filter(|_| listing.wanted.groups.iter().any(goes_on)) {
             listing.wanted.groups.retain(|(pg, _)| *pg >= next.0);
             listing.wanted.from = Some(next);
             listing.on_its_way = false;
@@ -425,10 +430,11 @@ impl Core {
         &mut self,
         group: Group,
         epoch: Epoch,
-        chunk: ChunkId,
+        wanted: Wanted,
         outcome: &Outcome,
         now: Duration,
     ) {
+        let chunk = wanted.chunk;
         self.copies = self.copies.saturating_sub(1);
         let fill = self
             .fills
@@ -437,7 +443,10 @@ impl Core {
         let Some(fill) = fill else {
             return;
         };
-        let Some(lacking) = fill.lacking.get_mut(&chunk) else {
+        let lacking = fill.lacking.get_mut(&chunk);
+        // More of it may have been listed since.
+        let is_it = |lacking: &&mut Lacking| (lacking.len, lacking.crc) == (wanted.len, wanted.crc);
+        let Some(lacking) = lacking.filter(is_it) else {
             return;
         };
         lacking.on_its_way = false;

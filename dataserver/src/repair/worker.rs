@@ -130,7 +130,7 @@ fn handle(core: &mut Core, event: Event, now: Duration) {
         Event::Page(id, Ok(page)) => core.handle_page(id, &page.chunks, page.next),
         Event::Page(id, Err(error)) => core.handle_list_failure(id, &error, now),
         Event::Copied(group, epoch, wanted, outcome) => {
-            core.handle_copy(group, epoch, wanted.chunk, &outcome, now);
+            core.handle_copy(group, epoch, wanted, &outcome, now);
         }
         Event::Committed(group, epoch, Ok(page)) => {
             core.handle_committed(group, epoch, &page.chunks, page.next);

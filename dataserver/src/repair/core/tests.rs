@@ -89,6 +89,15 @@ fn info(len: u32, state: ReplicaState) -> ReplicaInfo {
     }
 }
 
+fn wanted(chunk: u64, len: u32) -> Wanted {
+    Wanted {
+        pool: POOL,
+        chunk: ChunkId(chunk),
+        len,
+        crc: Crc(len),
+    }
+}
+
 /// What every disk has, and what the metaservers refer to (a length).
 #[derive(Clone, Debug, Default)]
 struct World {
@@ -184,7 +193,7 @@ impl World {
                 if let (Outcome::Nobody, Some(error)) = (&outcome, later) {
                     outcome = Outcome::Later(error);
                 }
-                core.handle_copy(group, epoch, wanted.chunk, &outcome, now);
+                core.handle_copy(group, epoch, wanted, &outcome, now);
             }
             Action::Ask { group, epoch, from } => {
                 let from = from.map_or(0, |chunk| chunk.0);
@@ -457,7 +466,7 @@ fn chunks_that_wait_and_work_at_a_time_are_bounded() {
         core.handle_copy(
             group,
             Epoch(2),
-            ChunkId(done),
+            wanted(done, 5),
             &Outcome::Stored,
             Duration::ZERO,
         );
@@ -501,17 +510,38 @@ fn groups_with_the_fewest_live_replicas_go_first_and_one_listing_serves_many() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(lists.len(), LISTS_MAX);
+    // One of each source at a time: disk 2 for what only it has, and disk 1.
+    assert_eq!(lists.len(), 2);
     let weak: Vec<PgId> = (0..512).step_by(8).map(PgId).collect();
     let listed: Vec<PgId> = lists[0].groups.iter().map(|(pg, _)| *pg).collect();
     assert_eq!(listed, weak, "64 groups that only disk 2 has");
-    assert!(
-        lists[1..]
-            .iter()
-            .all(|list| list.groups.len() == GROUPS_PER_LIST)
-    );
-    let sources: BTreeSet<DiskId> = lists[1..].iter().map(|list| list.disk).collect();
-    assert!(!sources.is_empty());
+    assert_eq!((lists[0].disk, lists[1].disk), (DiskId(2), DiskId(1)));
+    assert_eq!(lists[1].groups.len(), GROUPS_PER_LIST);
+}
+
+#[test]
+fn a_copy_of_less_than_was_listed_since_is_not_all_of_it() {
+    let mut core = Core::new(DiskId(3));
+    core.handle_map(&after_a_crash());
+    let actions = core.next(Duration::ZERO);
+    let [Action::List(id, _)] = actions[..] else {
+        panic!("{actions:?}");
+    };
+    let listed = |len| {
+        let info = info(len, SEALED);
+        let chunk = ChunkId(0);
+        (PG, ListedChunk { chunk, info }, None)
+    };
+    core.handle_page(id, &[listed(1)], Some((PG, ChunkId(0))));
+    core.next(Duration::ZERO);
+    core.handle_page(id, &[listed(2)], None);
+    let group = (POOL, PG);
+    let now = Duration::ZERO;
+    core.handle_copy(group, Epoch(2), wanted(0, 1), &Outcome::Stored, now);
+    let is_report = |action: &Action| matches!(action, Action::Report(_));
+    assert!(!core.next(now).iter().any(is_report));
+    core.handle_copy(group, Epoch(2), wanted(0, 2), &Outcome::Stored, now);
+    assert!(core.next(now).iter().any(is_report));
 }
 
 /// Random histories of one group: whoever reports has every referenced chunk that anybody reachable has.
