@@ -106,6 +106,7 @@ fn json(status: &Status) -> Value {
             "address": server.address,
             "up": disk.up,
             "failed": disk.report.failed,
+            "lost": disk.report.lost,
             "total": disk.report.total,
             "free": disk.report.free,
             "chunks": disk.report.chunks,

@@ -2,6 +2,7 @@
 //!
 //! Small, versioned by [`Epoch`], kept in the metaserver's Raft log, cached by everybody else.
 
+pub mod fill;
 pub mod fixed_log;
 pub mod placement;
 pub mod row;

@@ -37,18 +37,25 @@ fn draw(pool: PoolId, pg: PgId, disk: DiskId) -> u64 {
 ///
 /// Disks that are *in* are taken in their rendezvous order, no two of one host, and the last
 /// position from a second rack where all others are in one. Where hosts run out, further disks of
-/// the same hosts follow (*crowded*); where disks run out, positions stay `None`.
+/// the same hosts follow (*crowded*); where disks run out, positions stay `None`. Disks that the
+/// balancer's exceptions name come first.
 pub fn target(topology: &Topology, id: PoolId, pool: &Pool, pg: PgId) -> Vec<Option<DiskId>> {
+    target_among(topology, id, pool, pg, &|_| true)
+}
+
+/// As [`target`], among the disks that are `usable`: who takes the place of those that are down.
+pub fn target_among(
+    topology: &Topology,
+    id: PoolId,
+    pool: &Pool,
+    pg: PgId,
+    usable: &dyn Fn(DiskId) -> bool,
+) -> Vec<Option<DiskId>> {
     let replicas = pool.redundancy.members();
-    if let Some(exception) = pool.exceptions.get(&pg.0) {
-        let mut members: Vec<_> = exception.iter().copied().map(Some).collect();
-        members.resize(replicas, None);
-        return members;
-    }
     let mut claims: Vec<Claim> = topology
         .disks
         .iter()
-        .filter(|(_, disk)| disk.state == DiskState::In)
+        .filter(|(id_of_disk, disk)| disk.state == DiskState::In && usable(**id_of_disk))
         .filter_map(|(id_of_disk, disk)| {
             let server = topology.servers.get(&disk.server)?;
             Some(Claim {
@@ -63,6 +70,10 @@ pub fn target(topology: &Topology, id: PoolId, pool: &Pool, pg: PgId) -> Vec<Opt
     claims.sort_by(Claim::order);
 
     let mut chosen: Vec<&Claim> = Vec::with_capacity(replicas);
+    for disk in pool.exceptions.get(&pg.0).into_iter().flatten() {
+        chosen.extend(claims.iter().find(|claim| claim.disk == *disk));
+    }
+    chosen.truncate(replicas);
     let racks = |chosen: &[&Claim], more: &str| chosen.iter().any(|claim| claim.rack != more);
     for claim in &claims {
         if chosen.len() == replicas {
@@ -233,5 +244,34 @@ mod tests {
                 .iter()
                 .all(|row| row[2].is_none() && row[0] != row[1])
         );
+    }
+
+    #[test]
+    fn a_disk_that_can_not_be_used_is_replaced_by_one_other_and_nobody_else_moves() {
+        let (topology, pool) = cluster(6, 1, 1);
+        let gone = DiskId(3);
+        let mut replaced = 0;
+        for pg in (0..pool.pg_count).map(PgId) {
+            let all = target(&topology, PoolId(1), &pool, pg);
+            let rest = target_among(&topology, PoolId(1), &pool, pg, &|disk| disk != gone);
+            let came = rest.iter().filter(|disk| !all.contains(disk)).count();
+            assert_eq!(came, usize::from(all.contains(&Some(gone))));
+            assert!(!rest.contains(&Some(gone)) && !rest.contains(&None));
+            replaced += came;
+        }
+        assert!(replaced > 1000, "{replaced}");
+    }
+
+    #[test]
+    fn exceptions_come_first_and_what_can_not_be_used_of_them_is_replaced() {
+        let (topology, mut pool) = cluster(6, 1, 1);
+        pool.exceptions
+            .insert(7, vec![DiskId(4), DiskId(0), DiskId(5)]);
+        let exact = target(&topology, PoolId(1), &pool, PgId(7));
+        assert_eq!(exact, [4, 0, 5].map(|disk| Some(DiskId(disk))));
+        let usable = |disk: DiskId| disk != DiskId(0);
+        let rest = target_among(&topology, PoolId(1), &pool, PgId(7), &usable);
+        assert_eq!(rest[..2], [Some(DiskId(4)), Some(DiskId(5))]);
+        assert!(rest[2].is_some_and(|disk| disk != DiskId(0)));
     }
 }

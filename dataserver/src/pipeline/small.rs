@@ -37,6 +37,7 @@ pub async fn write(
     }
     let len = data.len() as u32;
     let admitted = admit::admit(node, caller, &target, len).await?;
+    node.pace.note_client();
     let place = &admitted.place;
     let write = admitted
         .disk
@@ -93,8 +94,6 @@ async fn pass_on(
         | DataReply::Chunk(_)
         | DataReply::FileTicket(_)
         | DataReply::Listed { .. }
-        | DataReply::Pong => {
-            Err(named(Error::malformed("an answer to another question")))
-        }
+        | DataReply::Pong => Err(named(Error::malformed("an answer to another question"))),
     }
 }

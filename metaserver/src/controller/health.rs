@@ -82,6 +82,7 @@ impl Health {
                             chunks: 0,
                             failed: None,
                             trash: 0,
+                            lost: 0,
                         }),
                 })
                 .collect(),
@@ -116,6 +117,7 @@ mod tests {
             chunks: 0,
             failed: None,
             trash: 0,
+            lost: 0,
         };
         health.handle_heartbeat(ServerId(1), vec![report.clone()], now);
         assert!(health.is_up(&map, DiskId(1), now));
