@@ -287,6 +287,11 @@ async fn a_wrong_checksum_makes_the_reader_take_another_replica() {
         fake.state().faults.corrupt = [DiskId(1), DiskId(3)].into();
         assert!(read(&client, b"/file").await.unwrap() == content(len));
     }
+    // Each disk that gave wrong bytes hears of it, and no other.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let told = fake.state().reported.clone();
+    let told: Vec<DiskId> = told.into_iter().map(|(disk, _)| disk).collect();
+    assert!(!told.is_empty() && !told.contains(&DiskId(2)), "{told:?}");
 }
 
 #[tokio::test]

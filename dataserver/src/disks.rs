@@ -78,6 +78,7 @@ pub fn report_of(disk: &Disk) -> DiskReport {
         chunks: disk.counts().files + disk.counts().small,
         failed,
         trash: disk.trash_len(),
+        lost: 0,
     }
 }
 

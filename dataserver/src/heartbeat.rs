@@ -74,7 +74,7 @@ async fn beat(
     reports: &mut Vec<DiskReport>,
 ) -> Result<()> {
     let looking = Arc::clone(node);
-    let look = tokio::task::spawn_blocking(move || looking.disks.reports());
+    let look = tokio::task::spawn_blocking(move || looking.reports());
     match tokio::time::timeout(REPORT_WAIT, look).await {
         Ok(Ok(fresh)) => *reports = fresh,
         Ok(Err(error)) => return Err(Error::bug(format!("the disks' reports were lost: {error}"))),

@@ -13,6 +13,7 @@ pub mod node;
 pub mod opening;
 pub mod pipeline;
 pub mod read;
+pub mod repair;
 pub mod serve;
 pub mod server;
 

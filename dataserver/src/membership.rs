@@ -156,28 +156,48 @@ impl Membership {
         chunk: ChunkId,
         epoch: Epoch,
     ) -> Result<Arc<ClusterMap>> {
-        let knows = |map: &Arc<ClusterMap>| {
+        let knows = |map: &ClusterMap| {
             let row = map.locate(pool, chunk);
             row.is_ok_and(|(_, row)| row.epoch >= epoch)
         };
+        let map = self.map_with(epoch, knows).await;
+        if map.is_err() {
+            self.map().locate(pool, chunk)?;
+        }
+        map
+    }
+
+    /// A map that knows what somebody else does whose map has `epoch`: the newest, or the next to come.
+    ///
+    /// # Errors
+    /// `Overloaded` (later) if the metaserver did not give one in time.
+    pub async fn map_with(
+        &self,
+        epoch: Epoch,
+        knows: impl Fn(&ClusterMap) -> bool,
+    ) -> Result<Arc<ClusterMap>> {
         let map = self.map();
         if knows(&map) {
             return Ok(map);
         }
         self.wanted.notify_one();
         let mut changes = self.map.subscribe();
-        let found = tokio::time::timeout(MAP_WAIT, changes.wait_for(knows)).await;
+        let found = tokio::time::timeout(MAP_WAIT, changes.wait_for(|map| knows(map))).await;
         if let Ok(Ok(map)) = found {
             return Ok(Arc::clone(&map));
         }
-        map.locate(pool, chunk)?;
         Err(Error::new(
             Code::Overloaded,
             format!(
-                "this dataserver's map (epoch {}) is older than the writer's ({epoch}), and the metaservers gave no newer one in time",
+                "this dataserver's map (epoch {}) is older than the caller's ({epoch}), and the metaservers gave no newer one in time",
                 map.epoch
             ),
         ))
+    }
+
+    /// Tells of each map that comes.
+    pub fn changes(&self) -> watch::Receiver<Arc<ClusterMap>> {
+        self.map.subscribe()
     }
 
     /// Waits until somebody needs a newer map than there is.

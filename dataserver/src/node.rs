@@ -4,11 +4,16 @@ use crate::dial::Dial;
 use crate::disks::Disks;
 use crate::membership::Membership;
 use crate::read::files::Files;
+use crate::repair::confirm::CONFIRMS_MAX;
+use crate::repair::losses::Losses;
+use crate::repair::pace::Pace;
+use crate::repair::suspects::Suspects;
 use quarry_common::identity::PeerName;
 use quarry_common::ids::{ClusterId, ServerId};
 use quarry_common::limits::BULK_STREAMS_MAX;
 use quarry_common::net::Peer;
 use quarry_common::wire::data::{DataReply, DataRequest};
+use quarry_common::wire::meta::DiskReport;
 use quarry_common::{Error, Result, codec};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
@@ -18,6 +23,9 @@ const WRITE_STREAMS_MAX: usize = 512;
 
 /// Chunks read at once: each has two frames in memory.
 const READ_STREAMS_MAX: usize = 2 * BULK_STREAMS_MAX as usize;
+
+/// Chunks read at once by other dataservers.
+const REPAIR_STREAMS_MAX: usize = 64;
 
 /// Reads that the disks work on at once; more wait for their turn.
 const DISK_READS_MAX: usize = 64;
@@ -41,6 +49,16 @@ pub struct Node {
     pub write_streams: Semaphore,
     /// One permit for each chunk that is being read.
     pub read_streams: Semaphore,
+    /// One permit for each chunk that another dataserver copies.
+    pub repair_streams: Semaphore,
+    /// One permit for each copy that the metaservers wait for.
+    pub confirms: Semaphore,
+    /// How fast repair may go.
+    pub pace: Pace,
+    /// What is referenced and nobody has.
+    pub losses: Losses,
+    /// Chunks that are to be looked at.
+    pub suspects: Suspects,
     /// One permit for each read of a disk.
     pub disk_reads: Semaphore,
 }
@@ -62,8 +80,22 @@ impl Node {
             files,
             write_streams: Semaphore::new(WRITE_STREAMS_MAX),
             read_streams: Semaphore::new(READ_STREAMS_MAX),
+            repair_streams: Semaphore::new(REPAIR_STREAMS_MAX),
+            confirms: Semaphore::new(CONFIRMS_MAX),
+            pace: Pace::default(),
+            losses: Losses::default(),
+            suspects: Suspects::default(),
             disk_reads: Semaphore::new(DISK_READS_MAX),
         }
+    }
+
+    /// What the metaserver is told of each disk. Blocks: asks the file systems.
+    pub fn reports(&self) -> Vec<DiskReport> {
+        let mut reports = self.disks.reports();
+        for report in &mut reports {
+            report.lost = report.disk.map_or(0, |disk| self.losses.count(disk));
+        }
+        reports
     }
 
     /// Another dataserver.

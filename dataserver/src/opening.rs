@@ -99,6 +99,7 @@ impl Directories {
             chunks: 0,
             failed: None,
             trash: 0,
+            lost: 0,
         }
     }
 
@@ -193,6 +194,7 @@ fn look(
                 chunks: 0,
                 failed: Some(error.text),
                 trash: 0,
+                lost: 0,
             }))
         }
         Err(error) => Err(error),

@@ -4,12 +4,14 @@ use crate::caller::Caller;
 use crate::node::Node;
 use crate::pipeline::{hop, small};
 use crate::read;
+use crate::repair;
 use bytes::Bytes;
 use quarry_common::identity::Role;
 use quarry_common::limits::REQUESTS_IN_FLIGHT_MAX;
 use quarry_common::net::{
     self, BulkReader, BulkWriter, Connection, RecvStream, SendStream, StreamType,
 };
+use quarry_common::token::receipt::Durable;
 use quarry_common::wire::data::{
     DATA_MESSAGE_LEN_MAX, DataReply, DataRequest, ReadChunk, ReadReply, WriteChunk, WriteReply,
 };
@@ -26,6 +28,7 @@ pub async fn connection(node: Arc<Node>, connection: Connection, tasks: TaskTrac
     let hash = connection.peer_hash();
     let caller = match (connection.peer().role, connection.peer().server_id()) {
         (Role::Dataserver, Ok(server)) => Caller::Dataserver(hash, server),
+        (Role::Metaserver, _) => Caller::Metaserver(hash),
         _ => Caller::Client(hash),
     };
     loop {
@@ -100,11 +103,32 @@ async fn answer(node: &Node, caller: Caller, payload: &[u8]) -> Result<DataReply
             chunk,
             capability,
         } => read::files::ticket(node, caller, disk, (pool, chunk), &capability).await,
-        DataRequest::List(_) | DataRequest::Confirm { .. } => Err(Error::new(
-            Code::NotSupported,
-            "this dataserver does not repair yet",
-        )),
+        DataRequest::List(wanted) => repair::list::answer(node, caller, wanted).await,
+        DataRequest::Confirm {
+            disk,
+            pool,
+            chunk,
+            epoch,
+            len,
+            crc,
+        } => {
+            let wanted = Durable {
+                pool,
+                chunk,
+                epoch,
+                len,
+                crc,
+            };
+            let word = repair::confirm::answer(node, caller, disk, wanted).await?;
+            Ok(DataReply::Written { macs: vec![word] })
+        }
         DataRequest::Ping => Ok(DataReply::Pong),
+        DataRequest::Verify {
+            disk,
+            pool,
+            chunk,
+            capability,
+        } => read::verify(node, caller, disk, (pool, chunk), &capability),
     }
 }
 
@@ -134,7 +158,12 @@ async fn write_chunk(node: &Node, caller: Caller, send: SendStream, recv: RecvSt
 async fn read_chunk(node: &Node, caller: Caller, send: SendStream, recv: RecvStream) {
     let (mut reader, mut writer) = (BulkReader::new(recv), BulkWriter::new(send));
     let header = header::<ReadChunk>(&mut reader).await;
-    let permit = node.read_streams.try_acquire();
+    // What is copied for repair must not keep clients from reading.
+    let permits = match caller {
+        Caller::Dataserver(..) => &node.repair_streams,
+        Caller::Client(_) | Caller::Metaserver(_) => &node.read_streams,
+    };
+    let permit = permits.try_acquire();
     let refused = match (header, permit) {
         (Ok(header), Ok(_permit)) => {
             return read::stream::serve(node, caller, header, writer).await;

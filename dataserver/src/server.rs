@@ -10,6 +10,7 @@ use crate::metaservers::Metaservers;
 use crate::node::Node;
 use crate::opening::Directories;
 use crate::read::files::{self, Files};
+use crate::repair;
 use crate::serve;
 use quarry_common::identity::{Identity, PeerName, Role};
 use quarry_common::ids::DiskId;
@@ -90,6 +91,9 @@ impl Dataserver {
         let every = Duration::from_secs(config.collect_every_seconds.max(1));
         for disk in node.disks.all() {
             let (node, disk) = (Arc::clone(&node), disk.clone());
+            let repair = repair::run(Arc::clone(&node), disk.clone(), metaservers.clone());
+            let ends = cancel.clone();
+            tasks.spawn(async move { ends.run_until_cancelled(repair).await });
             let asked = metaservers.clone();
             tasks.spawn(collect::run(node, disk, asked, every, cancel.clone()));
         }

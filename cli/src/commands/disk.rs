@@ -119,6 +119,7 @@ fn json(status: &Status) -> Value {
             "state": state(disk),
             "returns_in_ms": disk.returns_in_ms,
             "failed": disk.report.failed,
+            "lost": disk.report.lost,
             "total": disk.report.total,
             "free": disk.report.free,
             "chunks": disk.report.chunks,

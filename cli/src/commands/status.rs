@@ -76,6 +76,12 @@ pub fn problems(report: &Report) -> Vec<String> {
                 used(disk).1
             ));
         }
+        if disk.report.lost > 0 {
+            found.push(format!(
+                "{name} lacks {} chunks that no disk has: the log of its server names them; restore their files from a backup",
+                disk.report.lost
+            ));
+        }
     }
     for (id, pool, counts) in &report.pools {
         let groups = |count: u32, what: &str| {
@@ -348,6 +354,7 @@ pub mod tests {
             chunks: 12,
             failed: None,
             trash: 0,
+            lost: 0,
         };
         let server = ServerStatus {
             server: ServerId(1),

@@ -79,11 +79,13 @@ impl DataLink {
                 match done {
                     Ok(()) => {
                         self.health.handle_success(disk);
+                        self.report_bad(&map, range, &failed);
                         return Ok(have);
                     }
                     Err(error) => failed.push((disk, error)),
                 }
             }
+            self.report_bad(&map, range, &failed);
             for (disk, error) in failed {
                 tracing::debug!(%disk, %error, chunk = %range.chunk, "a replica could not be read");
                 if error.code == Code::BadCapability {
@@ -92,7 +94,7 @@ impl DataLink {
                 if !matches!(error.code, Code::NotYet | Code::NotMember | Code::OldMap) {
                     self.handle_failure(disk, &error);
                 }
-                let bad = error.kind() == Kind::Corrupt || error.code == Code::DamagedOnTheWay;
+                let bad = is_bad(&error);
                 let known = faults.entry(disk).or_insert((0, error.clone()));
                 *known = (known.0 + u32::from(bad), error);
             }
@@ -123,6 +125,28 @@ impl DataLink {
             faults.join("; ")
         );
         Err(Error::new(Code::Io, text))
+    }
+
+    /// Tells the disks that gave wrong bytes, which look at their copies and replace bad ones. Nobody waits for it.
+    fn report_bad(&self, map: &ClusterMap, range: &ChunkRange, failed: &[(DiskId, Error)]) {
+        for (disk, error) in failed.iter().filter(|(_, error)| is_bad(error)) {
+            let Ok(peer) = peer_of(map, *disk) else {
+                continue;
+            };
+            tracing::warn!(%disk, %error, chunk = %range.chunk, "a replica is bad");
+            let request = DataRequest::Verify {
+                disk: *disk,
+                pool: range.pool,
+                chunk: range.chunk,
+                capability: (*range.capability).clone(),
+            };
+            let transport = Arc::clone(&self.transport);
+            tokio::spawn(async move {
+                if let Err(error) = transport.data(&peer, &request, PATIENCE).await {
+                    tracing::debug!(%error, "a bad replica could not be reported");
+                }
+            });
+        }
     }
 
     /// Asks one replica, and another as well when the first is late. Failures go to `failed`.
@@ -324,6 +348,11 @@ impl DataLink {
         ranked.sort_by_key(|(rank, _)| *rank);
         Ok(ranked.into_iter().map(|(_, source)| source).collect())
     }
+}
+
+/// Whether a replica has wrong bytes, or none.
+fn is_bad(error: &Error) -> bool {
+    error.kind() == Kind::Corrupt || error.code == Code::DamagedOnTheWay
 }
 
 fn total(pieces: &[Bytes]) -> u32 {

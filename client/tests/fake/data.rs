@@ -223,6 +223,10 @@ pub async fn ask(fake: Fake, request: DataRequest) -> Result<DataReply> {
                 state: ReplicaState::Sealed,
             })))
         }
+        DataRequest::Verify { disk, chunk, .. } => {
+            fake.state().reported.insert((disk, chunk));
+            Ok(DataReply::Pong)
+        }
         DataRequest::List(_) | DataRequest::Confirm { .. } | DataRequest::Ping => {
             Err(Error::malformed("a client asks no such thing"))
         }

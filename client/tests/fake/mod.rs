@@ -66,6 +66,8 @@ pub struct State {
     pub reads: BTreeMap<DiskId, u32>,
     /// Tickets for files, in the order in which they were asked for; a secret is a number in it.
     pub tickets: Vec<(DiskId, ChunkId)>,
+    /// Bad copies that readers told of.
+    pub reported: BTreeSet<(DiskId, ChunkId)>,
 }
 
 #[derive(Clone)]

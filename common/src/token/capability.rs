@@ -58,6 +58,20 @@ impl Capability {
         token
     }
 
+    /// What a dataserver sends that reads for repair: it allows nothing, since the reader's certificate and its
+    /// place in the map are what counts.
+    pub fn none(pool: PoolId, chunk: ChunkId) -> Capability {
+        Capability {
+            key: KeyNumber(0),
+            access: Access::Read,
+            pool,
+            first: chunk,
+            last: chunk,
+            expires_at: 0,
+            mac: [0; 16],
+        }
+    }
+
     fn compute(&self, key: &Key, client: &CertificateHash) -> Mac {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&self.key.0.to_be_bytes());

@@ -371,6 +371,12 @@ impl Index {
         Ok(())
     }
 
+    /// Stores the entry of a chunk in place of the one it has, if it has one.
+    pub fn replace(&self, name: ChunkName, entry: Entry) -> Result<()> {
+        self.remove(name)?;
+        self.put(&[(name, entry)])
+    }
+
     /// Removes the entry of a chunk.
     pub fn remove(&self, name: ChunkName) -> Result<()> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,7 +4,7 @@
 //! identity    cluster, disk, format                         identity
 //! open        the numbers of the last two starts            identity
 //! lock        held by the running dataserver                identity
-//! chunks/XX/  a file for each large chunk                   chunk_format, layout, chunk_file, writer
+//! chunks/XX/  a file for each large chunk                   chunk_format, layout, chunk_file, writer, replica
 //! segments/   many small chunks in one file                 segment_format, segment, compaction
 //! index/      where each chunk is; derived                  index, entry, recovery, listing
 //! aside/      marks of bad copies                           aside
@@ -31,6 +31,7 @@ mod listing;
 mod name;
 mod reading;
 mod recovery;
+mod replica;
 mod segment;
 mod segment_format;
 mod shared;
@@ -46,6 +47,7 @@ pub use layout::Run;
 pub use name::ChunkName;
 pub use reading::{ChunkData, ChunkLayout};
 pub use recovery::Report;
+pub use replica::CopyWriter;
 pub use space::{CLIENT_FREE_PERCENT, Space};
 pub use writer::ChunkWriter;
 
@@ -73,6 +75,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use trash::{TRASH_AGE_MAX, Trash};
+use writer::Purpose;
 
 /// Large chunks that one disk writes at a time: each has a thread and a few MiB of memory.
 pub const OPEN_CHUNKS_MAX: usize = 256;
@@ -261,7 +264,7 @@ impl Disk {
         }
         let claim = self.claim(ChunkName { pool, chunk })?;
         self.0.shared.check_space(u64::from(capacity))?;
-        ChunkWriter::start(Arc::clone(&self.0.shared), claim, capacity)
+        ChunkWriter::start(Arc::clone(&self.0.shared), claim, capacity, Purpose::New)
     }
 
     /// Writes a small chunk; durable and readable when it returns. Shares its sync with all others that
@@ -463,6 +466,55 @@ impl Disk {
             ));
         }
         shared.aside.put(name, reason, &shared.health)
+    }
+
+    /// Whether the bytes of a chunk that the disk has sealed are what they should be, read from the disk; a bad
+    /// copy is set aside. `false` if the chunk is not here, or was set aside already. Blocks.
+    ///
+    /// Errors: those of the index, `DiskFailed`.
+    pub fn verify(&self, pool: PoolId, chunk: ChunkId) -> Result<bool> {
+        let name = ChunkName { pool, chunk };
+        let shared = &self.0.shared;
+        if shared.claims.get(name).is_some() {
+            return Ok(true);
+        }
+        let Some(entry) = shared.index.get(name)? else {
+            return Ok(false);
+        };
+        if shared.aside.reason(name).is_some() {
+            return Ok(false);
+        }
+        match reading::verify(&shared.path_of(name, &entry), name, &entry) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == quarry_common::Kind::Corrupt => {
+                // It may have been replaced or deleted while it was read.
+                if shared.index.get(name)?.as_ref() == Some(&entry) {
+                    shared.aside.put(name, &error.text, &shared.health)?;
+                }
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The CRC of the first `len` bytes of a chunk, which are durable here; `None` if they are not, or the copy
+    /// was set aside. Reads one block at most. Blocks.
+    ///
+    /// Errors: `ChecksumMismatch` if that block is bad; those of the index.
+    pub fn prefix_crc(&self, pool: PoolId, chunk: ChunkId, len: u32) -> Result<Option<Crc>> {
+        let name = ChunkName { pool, chunk };
+        let shared = &self.0.shared;
+        if shared.aside.reason(name).is_some() {
+            return Ok(None);
+        }
+        let entry = match shared.claims.get(name) {
+            Some(durable) => durable,
+            None => shared.index.get(name)?.map(Arc::new),
+        };
+        let Some(entry) = entry.filter(|entry| entry.len() >= len) else {
+            return Ok(None);
+        };
+        reading::prefix_crc(&shared.path_of(name, &entry), name, &entry, len).map(Some)
     }
 
     /// Deletes a chunk in whatever state it is: moves its file to the trash or takes its record out of the

@@ -19,7 +19,7 @@ use super::index::{Index, SegmentState};
 use super::layout::{self, SECTOR_LEN};
 use super::name::ChunkName;
 use super::segment_format::{BATCHES_AT, RecordHead, SegmentHeader, SegmentId};
-use super::shared::{chunk_path, owner, parse_segment, segment_path};
+use super::shared::{COPY_SUFFIX, chunk_path, owner, parse_segment, segment_path};
 use super::trash::Trash;
 use quarry_common::checksum::{self, Crc};
 use quarry_common::limits::{BLOCK_LEN, FLUSHES_MAX};
@@ -174,19 +174,28 @@ impl Recovery<'_> {
         let from = from.max(BATCHES_AT);
         let mut bytes = vec![0; len.saturating_sub(from) as usize];
         file.read_exact_at(&mut bytes, from).map_err(failed)?;
-        let scan = scan(&bytes, header.nonce, from);
-        let mut entries = Vec::with_capacity(scan.len());
-        let mut seen = BTreeSet::new();
+        // A copy that took the place of another, and one that a compaction has moved, stands further on: the last
+        // whole one counts.
+        let mut found: BTreeMap<ChunkName, Found> = BTreeMap::new();
+        for record in scan(&bytes, header.nonce, from) {
+            let known = found.entry(record.name()).or_insert(record);
+            if record.verifies {
+                *known = record;
+            }
+        }
+        let (mut entries, mut healed) = (Vec::with_capacity(found.len()), Vec::new());
         let mut elsewhere = 0;
-        for Found { head, verifies } in scan {
-            let name = ChunkName {
-                pool: head.pool,
-                chunk: head.chunk,
-            };
-            if !seen.insert(name) || index.contains(name)? {
-                // A crash during a compaction leaves it in two places.
+        for (name, Found { head, verifies }) in found {
+            let is_marked = self.aside.reason(name).is_some();
+            if let Some(known) = index.get(name)? {
                 elsewhere += 1;
-                continue;
+                if !verifies || !self.is_older(name, &known, (segment, head.at)) {
+                    continue;
+                }
+                index.remove(name)?;
+                if is_marked {
+                    healed.push(name);
+                }
             }
             entries.push((
                 name,
@@ -198,7 +207,7 @@ impl Recovery<'_> {
                 },
             ));
             report.small_found += 1;
-            if !verifies && self.aside.reason(name).is_none() {
+            if !verifies && !is_marked {
                 self.aside
                     .put(name, "its record in a segment does not verify", self.health)?;
                 report.set_aside += 1;
@@ -206,12 +215,27 @@ impl Recovery<'_> {
         }
         if elsewhere > 0 {
             tracing::warn!(
-                "{elsewhere} chunks of segment {:08x} are elsewhere as well: the first of each counts",
+                "{elsewhere} chunks of segment {:08x} are elsewhere as well: the last of each counts",
                 segment.0
             );
         }
         // The whole file: nothing is ever added to a segment of an earlier start.
-        index.put_segment(&entries, segment, len)
+        index.put_segment(&entries, segment, len)?;
+        if !healed.is_empty() {
+            index.flush()?;
+        }
+        healed
+            .into_iter()
+            .try_for_each(|name| self.aside.remove(name, self.health))
+    }
+
+    /// Whether what the index has of a chunk is older than a record at that place. A chunk that has a file gets no
+    /// record: if there is one, the file was deleted before.
+    fn is_older(&self, name: ChunkName, known: &Entry, place: (SegmentId, u32)) -> bool {
+        match known {
+            Entry::Small { segment, at, .. } => (*segment, *at) < place,
+            Entry::File { .. } => !chunk_path(self.rooms, name).exists(),
+        }
     }
 
     fn compare_folder(&self, index: &Index, folder: u8, report: &mut Report) -> Result<()> {
@@ -221,6 +245,7 @@ impl Recovery<'_> {
             let item = item.map_err(|error| io_error("list", &path, error))?;
             match item.file_name().to_str().and_then(ChunkName::parse) {
                 Some(name) if name.folder() == folder => drop(files.insert(name)),
+                None if is_copy(&item.file_name()) => self.trash.put(&item.path())?,
                 _ => tracing::warn!("{} is no chunk file and is ignored", item.path().display()),
             }
         }
@@ -234,7 +259,7 @@ impl Recovery<'_> {
         }
         for name in files {
             if let Some(entry) = self.recover(name, report)? {
-                index.put(&[(name, entry)])?;
+                index.replace(name, entry)?;
             }
         }
         Ok(())
@@ -285,6 +310,14 @@ impl Recovery<'_> {
             }
         }
     }
+}
+
+/// Whether it is a copy that a crash left unfinished.
+fn is_copy(file_name: &std::ffi::OsStr) -> bool {
+    let stem = file_name
+        .to_str()
+        .and_then(|name| name.strip_suffix(COPY_SUFFIX));
+    stem.and_then(ChunkName::parse).is_some()
 }
 
 /// What a chunk file turned out to be.
@@ -459,6 +492,15 @@ struct Found {
     head: RecordHead,
     /// Whether the data has the head's CRC.
     verifies: bool,
+}
+
+impl Found {
+    fn name(&self) -> ChunkName {
+        ChunkName {
+            pool: self.head.pool,
+            chunk: self.head.chunk,
+        }
+    }
 }
 
 /// The records in `bytes`, those of a segment from the batch at `from` on.

@@ -10,7 +10,7 @@ use super::identity::{DiskIdentity, Opens, Rooms};
 use super::index::Index;
 use super::name::ChunkName;
 use super::segment_format::SegmentId;
-use super::space::{COLLECT_FREE_PERMILLE, Space};
+use super::space::{COLLECT_FREE_PERMILLE, REPAIR_FREE_PERMILLE, Space};
 use super::trash::Trash;
 use quarry_common::{Error, Result};
 use std::fs::File;
@@ -51,6 +51,14 @@ impl Shared {
         segment_path(&self.rooms, segment)
     }
 
+    /// Where the bytes of a chunk are.
+    pub fn path_of(&self, name: ChunkName, entry: &Entry) -> PathBuf {
+        match entry {
+            Entry::File { .. } => self.chunk_path(name),
+            Entry::Small { segment, .. } => self.segment_path(*segment),
+        }
+    }
+
     /// What the records of a chunk must say.
     pub fn owner(&self, name: ChunkName) -> Owner {
         owner(self.identity, name)
@@ -86,6 +94,11 @@ impl Shared {
     /// `DiskFull` if a client may not write `len` bytes more.
     pub fn check_space(&self, len: u64) -> Result<()> {
         self.check_free(u16::from(self.free_percent) * 10, len)
+    }
+
+    /// `DiskFull` if repair may not write `len` bytes more.
+    pub fn check_repair_space(&self, len: u64) -> Result<()> {
+        self.check_free(self.reserve(REPAIR_FREE_PERMILLE), len)
     }
 
     /// `DiskFull` if compaction may not write `len` bytes more.
@@ -124,6 +137,15 @@ impl Shared {
 pub fn chunk_path(rooms: &Rooms, name: ChunkName) -> PathBuf {
     rooms.folder(name.folder()).join(name.file_name())
 }
+
+/// Where the file of a copy is until it is whole: beside the chunk file whose place it takes.
+pub fn copy_path(rooms: &Rooms, name: ChunkName) -> PathBuf {
+    let file_name = name.file_name() + COPY_SUFFIX;
+    rooms.folder(name.folder()).join(file_name)
+}
+
+/// Ends the file name of a copy that is not whole.
+pub const COPY_SUFFIX: &str = ".copy";
 
 /// Where a segment is.
 pub fn segment_path(rooms: &Rooms, segment: SegmentId) -> PathBuf {

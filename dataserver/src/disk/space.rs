@@ -8,6 +8,9 @@ use std::path::Path;
 /// 2 %) and for compaction and deletion (down to 0.5 %), without which a full disk stays full (DESIGN §4.4).
 pub const CLIENT_FREE_PERCENT: u8 = 5;
 
+/// Repair goes on until less than this many per mille are free.
+pub const REPAIR_FREE_PERMILLE: u16 = 20;
+
 /// Compaction goes on until less than this many per mille are free. Deleting needs no room.
 pub const COLLECT_FREE_PERMILLE: u16 = 5;
 

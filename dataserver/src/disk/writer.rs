@@ -7,11 +7,14 @@ use super::chunk_file::ChunkFile;
 use super::chunk_format::Owner;
 use super::claims::Claim;
 use super::data_file::sync_directory;
-use super::shared::Shared;
+use super::entry::Entry;
+use super::shared::{Shared, copy_path};
+use super::{reading, replica};
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::limits::FRAME_LEN_MAX;
 use quarry_common::{Code, Error, Result};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
 
@@ -48,13 +51,19 @@ pub struct ChunkWriter {
 impl ChunkWriter {
     /// Starts the writer of a claimed chunk. Returns at once; a failure to create the file is the answer of
     /// the first call that notices it.
-    pub(super) fn start(shared: Arc<Shared>, claim: Claim, capacity: u32) -> Result<ChunkWriter> {
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        claim: Claim,
+        capacity: u32,
+        purpose: Purpose,
+    ) -> Result<ChunkWriter> {
         let (commands, queue) = mpsc::channel(QUEUE_LEN);
         let failure = Arc::new(OnceLock::new());
         let task = Task {
             shared,
             claim,
             capacity,
+            purpose,
         };
         let outcome = Arc::clone(&failure);
         std::thread::Builder::new()
@@ -125,16 +134,26 @@ impl ChunkWriter {
     }
 }
 
+/// What a chunk is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A client writes it.
+    New,
+    /// Repair copies it from another disk: it is nothing until it is whole, was read back, and takes the place
+    /// of whatever was here.
+    Copy,
+}
+
 struct Task {
     shared: Arc<Shared>,
     claim: Claim,
     capacity: u32,
+    purpose: Purpose,
 }
 
 impl Task {
     fn run(self, queue: mpsc::Receiver<Command>, outcome: &OnceLock<Error>) {
-        let name = self.claim.name();
-        let path = self.shared.chunk_path(name);
+        let path = self.path();
         let created = self.create();
         let mut file = match created {
             Ok(file) => file,
@@ -160,12 +179,24 @@ impl Task {
         }
     }
 
+    fn path(&self) -> PathBuf {
+        let name = self.claim.name();
+        match self.purpose {
+            Purpose::New => self.shared.chunk_path(name),
+            Purpose::Copy => copy_path(&self.shared.rooms, name),
+        }
+    }
+
     fn create(&self) -> Result<ChunkFile> {
         let name = self.claim.name();
         let shared = &self.shared;
         let owner: Owner = shared.owner(name);
+        if self.purpose == Purpose::Copy && self.path().exists() {
+            // Left by an attempt that could not throw it away.
+            shared.trash.put(&self.path())?;
+        }
         let file = ChunkFile::create(
-            &shared.chunk_path(name),
+            &self.path(),
             owner,
             self.capacity,
             shared.direct_io,
@@ -173,7 +204,9 @@ impl Task {
             &shared.health,
         )?;
         // Now, while the first data is still being received, and not at the first flush.
-        sync_directory(&shared.rooms.folder(name.folder()), &shared.health)?;
+        if self.purpose == Purpose::New {
+            sync_directory(&shared.rooms.folder(name.folder()), &shared.health)?;
+        }
         Ok(file)
     }
 
@@ -215,7 +248,7 @@ impl Task {
                 Command::Seal { len, crc, reply } => {
                     let result = usable
                         .and_then(|()| file.seal(len, crc, health))
-                        .and_then(|entry| self.shared.add_to_index(self.claim.name(), entry));
+                        .and_then(|entry| self.make_readable(entry));
                     match result {
                         Ok(()) => return Some(reply),
                         Err(error) => {
@@ -230,6 +263,19 @@ impl Task {
         None
     }
 
+    /// The file is sealed and durable.
+    fn make_readable(&self, entry: Entry) -> Result<()> {
+        let name = self.claim.name();
+        match self.purpose {
+            Purpose::New => self.shared.add_to_index(name, entry),
+            Purpose::Copy => {
+                let path = self.path();
+                reading::verify(&path, name, &entry)?;
+                replica::take_place(&self.shared, name, &path, entry)
+            }
+        }
+    }
+
     fn record(&self, outcome: &OnceLock<Error>, error: Error) {
         if error.code != Code::Malformed {
             tracing::warn!("writing {} failed: {error}", self.claim.name());
@@ -239,7 +285,7 @@ impl Task {
     }
 
     /// The chunk ends without a seal: at its last flush, or nowhere.
-    fn give_up(self, mut file: ChunkFile, path: &std::path::Path) {
+    fn give_up(self, mut file: ChunkFile, path: &Path) {
         let shared = Arc::clone(&self.shared);
         if shared.health.check().is_err() {
             // Nothing that this disk says counts any more; the next start decides by what it finds.
@@ -247,6 +293,10 @@ impl Task {
             return;
         }
         let name = self.claim.name();
+        if self.purpose == Purpose::Copy {
+            file.close(&shared.buffers);
+            return self.throw_away(path);
+        }
         let finished = file
             .finish_at_flush(&shared.health)
             .and_then(|entry| match entry {
@@ -266,11 +316,13 @@ impl Task {
         }
     }
 
-    fn throw_away(self, path: &std::path::Path) {
+    fn throw_away(self, path: &Path) {
         if let Err(error) = self.shared.trash.put(path) {
             tracing::warn!("{error}; the next start does it");
         }
-        self.claim.spend();
+        if self.purpose == Purpose::New {
+            self.claim.spend();
+        }
     }
 }
 

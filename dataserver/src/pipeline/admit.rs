@@ -127,9 +127,11 @@ fn after(map: &ClusterMap, row: &Row, disk: DiskId, caller: Caller) -> Result<Ve
     };
     let before = at.checked_sub(1).map(|before| chain[before]);
     let right = match (caller, before) {
-        (Caller::Client(_), None) => true,
+        (Caller::Client(_) | Caller::Metaserver(_), None) => true,
         (Caller::Dataserver(_, server), Some(before)) => map.disk(before)?.0.server == server,
-        (Caller::Client(_), Some(_)) | (Caller::Dataserver(..), None) => false,
+        (Caller::Client(_) | Caller::Metaserver(_), Some(_)) | (Caller::Dataserver(..), None) => {
+            false
+        }
     };
     if !right {
         return refuse("is not the next in the chunk's pipeline");

@@ -393,6 +393,7 @@ impl Owner<'_> {
     }
 
     fn take_head(&mut self, head: Head, crcs: Vec<Crc>) -> Vec<Action> {
+        self.node.pace.note_client();
         let actions = self.core.handle_head(head);
         if let (Head::Data { offset, len }, true) = (head, actions.is_empty()) {
             self.frame = Incoming {

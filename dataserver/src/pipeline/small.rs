@@ -37,6 +37,7 @@ pub async fn write(
     }
     let len = data.len() as u32;
     let admitted = admit::admit(node, caller, &target, len).await?;
+    node.pace.note_client();
     let place = &admitted.place;
     let write = admitted
         .disk

@@ -5,9 +5,9 @@ pub mod stream;
 mod tickets;
 
 use crate::caller::Caller;
-use crate::disk::{ChunkData, ChunkState, Disk};
+use crate::disk::{ChunkData, ChunkInfo, ChunkState, Disk};
 use crate::node::{Node, unix_seconds};
-use quarry_common::ids::{ChunkId, DiskId, PoolId};
+use quarry_common::ids::{ChunkId, DiskId, PoolId, ServerId};
 use quarry_common::map::{ClusterMap, MemberState};
 use quarry_common::token::{Access, Capability};
 use quarry_common::wire::data::{
@@ -45,6 +45,25 @@ fn relation(map: &ClusterMap, pool: PoolId, chunk: ChunkId, disk: DiskId) -> Rel
     }
 }
 
+/// Whether a dataserver that reads for repair has a member or a holder of the chunk's group.
+///
+/// # Errors
+/// `NotMember`; those of [`ClusterMap::locate`].
+fn check_place(map: &ClusterMap, pool: PoolId, chunk: ChunkId, server: ServerId) -> Result<()> {
+    let (_, row) = map.locate(pool, chunk)?;
+    let has = |disk: DiskId| map.disk(disk).is_ok_and(|(disk, _)| disk.server == server);
+    if row.sources().into_iter().any(has) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::NotMember,
+        format!(
+            "dataserver {server} has neither member nor holder of chunk {chunk}'s group in the map of epoch {}",
+            map.epoch
+        ),
+    ))
+}
+
 /// A chunk that may be read.
 struct Readable<'a> {
     node: &'a Node,
@@ -52,13 +71,17 @@ struct Readable<'a> {
     pool: PoolId,
     chunk: ChunkId,
     relation: Relation,
+    /// Whether another dataserver copies it.
+    is_repair: bool,
 }
 
 impl Readable<'_> {
-    /// Checks the right to read, and that the chunk is to be sought here.
+    /// Checks the right to read, and that the chunk is to be sought here. A dataserver needs no capability but
+    /// a place in the chunk's group.
     ///
     /// # Errors
-    /// `BadCapability`; `NotMember` if the disk is not here, or is neither member nor holder.
+    /// `BadCapability`; `NotMember` if the disk is not here, or is neither member nor holder, or the dataserver
+    /// that asks has neither.
     fn admit<'a>(
         node: &'a Node,
         caller: Caller,
@@ -66,11 +89,15 @@ impl Readable<'_> {
         (pool, chunk): (PoolId, ChunkId),
         capability: &Capability,
     ) -> Result<Readable<'a>> {
-        let key = |number| node.membership.capability_key(number);
-        let client = caller.client(None);
-        capability.check(key, &client, Access::Read, pool, chunk, unix_seconds())?;
-        let found = node.disks.get(disk)?;
         let map = node.membership.map();
+        match caller {
+            Caller::Dataserver(_, server) => check_place(&map, pool, chunk, server)?,
+            Caller::Client(client) | Caller::Metaserver(client) => {
+                let key = |number| node.membership.capability_key(number);
+                capability.check(key, &client, Access::Read, pool, chunk, unix_seconds())?;
+            }
+        }
+        let found = node.disks.get(disk)?;
         let relation = relation(&map, pool, chunk, disk);
         if relation == Relation::None {
             return Err(Error::new(
@@ -87,6 +114,7 @@ impl Readable<'_> {
             pool,
             chunk,
             relation,
+            is_repair: matches!(caller, Caller::Dataserver(..)),
         })
     }
 
@@ -101,14 +129,26 @@ impl Readable<'_> {
             .acquire()
             .await
             .map_err(|_| Error::new(Code::Stopping, "this dataserver is stopping"))?;
+        if !self.is_repair {
+            self.node.pace.note_client();
+        }
         let read = self.disk.read_async(self.pool, self.chunk, offset, len);
-        read.await
-            .map_err(|error| match (error.code, self.relation) {
-                (Code::ChunkMissing, Relation::Filling | Relation::Unknown) => {
-                    Error::new(Code::NotYet, error.text).context("not yet here")
-                }
-                _ => error,
-            })
+        let error = match read.await {
+            Ok(data) => return Ok(data),
+            Err(error) => error,
+        };
+        Err(match (error.code, self.relation) {
+            (Code::ChunkMissing, Relation::Filling | Relation::Unknown) => {
+                Error::new(Code::NotYet, error.text).context("not yet here")
+            }
+            // Missing where it should be, or bad: it is looked at and replaced.
+            (Code::ChunkMissing | Code::ChecksumMismatch, _) => {
+                let disk = self.disk.identity().disk;
+                self.node.suspects.put(disk, self.pool, self.chunk);
+                error
+            }
+            _ => error,
+        })
     }
 }
 
@@ -151,7 +191,28 @@ pub async fn stat(
     let found = tokio::task::spawn_blocking(move || disk.stat(name.0, name.1))
         .await
         .map_err(|error| Error::bug(format!("a look at a chunk was lost: {error}")))??;
-    Ok(DataReply::Chunk(found.map(|info| ReplicaInfo {
+    Ok(DataReply::Chunk(found.map(replica_info)))
+}
+
+/// Answers a [`quarry_common::wire::data::DataRequest::Verify`]: the disk looks soon.
+///
+/// # Errors
+/// `BadCapability`, `NotMember`.
+pub fn verify(
+    node: &Node,
+    caller: Caller,
+    disk: DiskId,
+    name: (PoolId, ChunkId),
+    capability: &Capability,
+) -> Result<DataReply> {
+    Readable::admit(node, caller, disk, name, capability)?;
+    node.suspects.put(disk, name.0, name.1);
+    Ok(DataReply::Pong)
+}
+
+/// What a disk knows of a chunk, as it is sent.
+pub fn replica_info(info: ChunkInfo) -> ReplicaInfo {
+    ReplicaInfo {
         len: info.len,
         crc: info.crc,
         state: match info.state {
@@ -159,5 +220,5 @@ pub async fn stat(
             ChunkState::Sealed => ReplicaState::Sealed,
             ChunkState::SetAside => ReplicaState::SetAside,
         },
-    })))
+    }
 }

@@ -2,16 +2,18 @@
 
 use super::{CLUSTER, POOL, capability_key, receipt_key};
 use bytes::Bytes;
+use quarry_common::checksum::Crc;
 use quarry_common::identity::Identity;
 use quarry_common::ids::{ChunkId, DiskId, Epoch, OpenNumber, ServerId, Version};
 use quarry_common::map::{
-    ClusterMap, Disk, DiskState, FailureDomain, Member, MemberState, Pool, Redundancy, Row, Server,
+    ClusterMap, Disk, DiskState, EpochRange, FailureDomain, Holder, Member, MemberState, Pool,
+    Redundancy, Row, Server, hash_of, pg_of,
 };
 use quarry_common::net::{self, Connection, Endpoint, StreamType};
 use quarry_common::wire::meta::admin::Keys;
 use quarry_common::wire::meta::{
-    DiskReport, HeartbeatReply, MetaAnswer, MetaBody, MetaReply, MetaRequest, Registered,
-    Registration,
+    CommittedChunk, Complete, DiskReport, HeartbeatReply, MetaAnswer, MetaBody, MetaReply,
+    MetaRequest, Registered, Registration,
 };
 use quarry_common::{Code, Error, Result, codec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +46,10 @@ pub struct State {
     pub unwanted: Mutex<BTreeSet<ChunkId>>,
     /// Who said goodbye.
     pub goodbyes: Mutex<Vec<ServerId>>,
+    /// What the members are to become; they are the target themselves if it is empty.
+    pub target: Mutex<Vec<u32>>,
+    /// Chunks that are referenced.
+    pub referenced: Mutex<BTreeMap<ChunkId, (u32, Crc)>>,
 }
 
 impl Meta {
@@ -95,6 +101,14 @@ impl Meta {
         let mut map = self.map.lock().unwrap();
         let epoch = map.epoch.next();
         map.epoch = epoch;
+        map.topology.changed_at = epoch;
+        let mut target = self.state.target.lock().unwrap().clone();
+        if target.is_empty() {
+            target = disks.iter().map(|(disk, _)| *disk).collect();
+        }
+        let target: Vec<DiskId> = target.into_iter().map(DiskId).collect();
+        let pool = map.topology.pools.get_mut(&POOL).unwrap();
+        pool.exceptions = (0..8).map(|pg| (pg, target.clone())).collect();
         let row = Row {
             epoch,
             changed_at: epoch,
@@ -113,6 +127,75 @@ impl Meta {
         map.rows.insert(POOL, vec![row; 8]);
         epoch
     }
+}
+
+impl Meta {
+    /// Exchanges members of every group as a metaserver does: who is new fills, who leaves is a holder.
+    pub fn exchange(&self, disks: &[u32]) -> Epoch {
+        let before = self.map.lock().unwrap().rows[&POOL][0].clone();
+        let state = |disk: &u32| {
+            let mut members = before.members.iter().flatten();
+            let known = members.find(|member| member.disk == DiskId(*disk));
+            known.map_or(MemberState::Filling, |member| member.state)
+        };
+        let placed: Vec<_> = disks.iter().map(|disk| (*disk, state(disk))).collect();
+        let epoch = self.place(&placed);
+        let mut map = self.map.lock().unwrap();
+        for row in map.rows.get_mut(&POOL).unwrap() {
+            for member in row.members.iter_mut().flatten() {
+                let mut known = before.members.iter().flatten();
+                if let Some(known) = known.find(|known| known.disk == member.disk) {
+                    *member = *known;
+                }
+            }
+            row.holders = before.holders.clone();
+            for left in before.members.iter().flatten() {
+                if row.next_after(left.disk).is_ok() {
+                    continue;
+                }
+                let first = match left.state {
+                    MemberState::Complete => Epoch(0),
+                    MemberState::Filling => left.since,
+                };
+                let last = Epoch(epoch.0 - 1);
+                row.holders.retain(|holder| holder.disk != left.disk);
+                row.holders.push(Holder {
+                    disk: left.disk,
+                    covers: vec![EpochRange { first, last }],
+                });
+            }
+        }
+        epoch
+    }
+
+    /// Whether every member of every group is complete and no holder is left.
+    pub fn is_clean(&self) -> bool {
+        let map = self.map.lock().unwrap();
+        let is_complete = |member: &Member| member.state == MemberState::Complete;
+        let is_clean =
+            |row: &Row| row.holders.is_empty() && row.members.iter().flatten().all(is_complete);
+        map.rows[&POOL].iter().all(is_clean)
+    }
+}
+
+/// Believes a report as a metaserver does.
+fn complete(map: &mut ClusterMap, report: &Complete) {
+    let changed_at = map.epoch.next();
+    let row = &mut map.rows.get_mut(&report.pool).unwrap()[report.pg.0 as usize];
+    let mut members = row.members.iter_mut().flatten();
+    let Some(member) = members.find(|member| member.disk == report.disk) else {
+        return;
+    };
+    if report.epoch < member.since || member.state == MemberState::Complete {
+        return;
+    }
+    member.state = MemberState::Complete;
+    let is_complete = |member: &Member| member.state == MemberState::Complete;
+    if row.members.iter().flatten().all(is_complete) {
+        row.holders.clear();
+    }
+    row.changed_at = changed_at;
+    map.epoch = changed_at;
 }
 
 async fn serve(connection: Connection, state: Arc<State>) {
@@ -197,6 +280,27 @@ fn answer(state: &State, server: ServerId, body: MetaBody) -> Result<MetaReply> 
         MetaBody::Goodbye => {
             state.goodbyes.lock().unwrap().push(server);
             Ok(MetaReply::Noted)
+        }
+        MetaBody::ReportComplete(reports) => {
+            reports.iter().for_each(|report| complete(&mut map, report));
+            Ok(MetaReply::Noted)
+        }
+        MetaBody::GroupChunks { pg, from, .. } => {
+            let referenced = state.referenced.lock().unwrap();
+            let of = |(chunk, (len, crc)): (&ChunkId, &(u32, Crc))| CommittedChunk {
+                chunk: *chunk,
+                len: *len,
+                crc: *crc,
+            };
+            let order = |chunk: ChunkId| (hash_of(chunk).reverse_bits(), chunk);
+            let mut chunks: Vec<CommittedChunk> = referenced.iter().map(of).collect();
+            chunks.retain(|found| pg_of(found.chunk, 8) == pg);
+            chunks.sort_by_key(|found| order(found.chunk));
+            chunks.retain(|found| from.is_none_or(|from| order(found.chunk) >= order(from)));
+            // Two a page.
+            let next = chunks.get(2).map(|found| found.chunk);
+            chunks.truncate(2);
+            Ok(MetaReply::GroupChunks { chunks, next })
         }
         MetaBody::Map { since, from } => Ok(MetaReply::Map(map.update_since(since, from))),
         other => Err(Error::malformed(format!("{other:?}"))),

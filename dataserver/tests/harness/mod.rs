@@ -12,7 +12,7 @@ use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_
 use quarry_common::ids::{ChunkId, ClusterId, DiskId, Epoch, KeyNumber, PoolId, ServerId};
 use quarry_common::map::{ClusterMap, MemberState};
 use quarry_common::token::{Access, Capability, CertificateHash, Key, Receipt};
-use quarry_dataserver::disk::Space;
+use quarry_dataserver::disk::{Disk, Space};
 use quarry_dataserver::{Dataserver, DataserverConfig, DiskConfig};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -139,6 +139,29 @@ impl Cluster {
             assert!(map.unwrap().epoch >= epoch);
         }
         epoch
+    }
+
+    /// Exchanges members as a metaserver does; see [`Meta::exchange`].
+    pub async fn exchange(&self, disks: &[u32]) -> Epoch {
+        let epoch = self.meta.exchange(disks);
+        for server in self.servers.values() {
+            let membership = &server.node().membership;
+            let map = membership.map_of(POOL, ChunkId(0), epoch).await;
+            assert!(map.unwrap().epoch >= epoch);
+        }
+        epoch
+    }
+
+    /// The first disk of a server.
+    pub fn disk(&self, server: u32) -> &Disk {
+        let node = self.servers[&server].node();
+        node.disks.get(DiskId(server)).unwrap()
+    }
+
+    /// Somebody with the certificate of a server.
+    pub fn with_identity(&self, name: &PeerName) -> Client {
+        let issued = self.authority.issue(name, SERVER_VALID, SystemTime::now());
+        Client::new(Arc::new(issued.unwrap()), Arc::clone(&self.meta.map))
     }
 
     pub async fn wait_for(&self, epoch: Epoch) {

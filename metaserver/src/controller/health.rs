@@ -297,6 +297,7 @@ impl Health {
                 chunks: 0,
                 failed: None,
                 trash: 0,
+                lost: 0,
             }),
             state: known.state,
             returns_in_ms: self.returns_in(disk, now),

@@ -31,6 +31,7 @@ pub(crate) fn new_disk(path: &str) -> DiskReport {
         chunks: 0,
         failed: None,
         trash: 0,
+        lost: 0,
     }
 }
 

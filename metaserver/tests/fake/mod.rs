@@ -347,6 +347,7 @@ fn report(disk: Option<DiskId>) -> DiskReport {
         chunks: 0,
         failed: None,
         trash: 0,
+        lost: 0,
     }
 }
 

@@ -156,6 +156,18 @@ pub enum DataRequest {
     },
     /// From the metaserver that leads: a sign of life. Answer: [`DataReply::Pong`].
     Ping,
+    /// From a reader to whom the disk gave wrong bytes: it looks at its copy, and replaces it if it is bad.
+    /// Answer: [`DataReply::Pong`], before it has looked.
+    Verify {
+        /// The disk.
+        disk: DiskId,
+        /// The pool.
+        pool: PoolId,
+        /// The chunk.
+        chunk: ChunkId,
+        /// The right to read it.
+        capability: Capability,
+    },
 }
 
 /// Asks for the chunks of some groups on one disk.
@@ -210,14 +222,14 @@ pub enum DataReply {
     /// How to get the file; `None`: not now, or not this chunk (small ones have no file of their own,
     /// open ones no final length): it is read over the network.
     FileTicket(Option<FileTicket>),
-    /// A page of chunks, ordered by group and chunk.
+    /// A page of chunks, ordered by group, and in it by the bits of the chunk's hash in reverse.
     Listed {
         /// The chunks.
         chunks: Vec<(PgId, ListedChunk)>,
         /// Where the next page begins, if there is one.
         next: Option<(PgId, ChunkId)>,
     },
-    /// To `Ping`.
+    /// To `Ping` and `Verify`.
     Pong,
 }
 

@@ -159,6 +159,8 @@ pub struct DiskReport {
     pub failed: Option<String>,
     /// Bytes of `free` that are in its trash.
     pub trash: u64,
+    /// Chunks that are referenced, should be on it, and are on no disk.
+    pub lost: u64,
 }
 
 /// The reply to a registration.

@@ -7,6 +7,7 @@ mod model;
 mod opening;
 mod power;
 mod recovery;
+mod replica;
 mod small;
 mod speed;
 

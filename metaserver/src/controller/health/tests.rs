@@ -22,6 +22,7 @@ fn report(disk: u32, failed: Option<&str>) -> DiskReport {
         chunks: 0,
         failed: failed.map(str::to_owned),
         trash: 0,
+        lost: 0,
     }
 }
 

@@ -258,6 +258,7 @@ mod tests {
             chunks: 0,
             failed: None,
             trash: 0,
+            lost: 0,
         }
     }
 

@@ -1,0 +1,204 @@
+//! Copies of chunks that repair fetches from other disks.
+//!
+//! A copy is nothing until it is whole, durable and was read back: then it takes the place of whatever the disk
+//! has of the chunk, a bad copy or a shorter one, and nothing ever stands between the two.
+
+use super::data_file::sync_directory;
+use super::entry::Entry;
+use super::name::ChunkName;
+use super::segment::{self, SmallWrite};
+use super::shared::Shared;
+use super::writer::Purpose;
+use super::{ChunkWriter, Disk, reading};
+use bytes::{Bytes, BytesMut};
+use quarry_common::checksum::Crc;
+use quarry_common::ids::{ChunkId, PoolId};
+use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
+use quarry_common::{Code, Error, Kind as ErrorKind, Result};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Writes a copy of a chunk; from [`Disk::create_copy`]. Dropped without a seal, it leaves nothing.
+pub struct CopyWriter {
+    disk: Disk,
+    name: ChunkName,
+    kind: Kind,
+}
+
+enum Kind {
+    /// In a file.
+    File(ChunkWriter),
+    /// All of it, for a segment.
+    Small(BytesMut),
+}
+
+impl Disk {
+    /// Begins to write a copy of a chunk of `len` bytes, which the disk may have in any state but open.
+    ///
+    /// # Errors
+    /// `Busy` while it is being written or deleted; `DiskFull` with less than 2 % free, `DiskFailed`,
+    /// `Overloaded`, `Stopping`; `Malformed` for an impossible length.
+    pub fn create_copy(&self, pool: PoolId, chunk: ChunkId, len: u32) -> Result<CopyWriter> {
+        let name = ChunkName { pool, chunk };
+        let shared = &self.0.shared;
+        if len == 0 || len > CHUNK_LEN_MAX {
+            return Err(Error::malformed(format!("a copy can not have {len} bytes")));
+        }
+        shared.check_repair_space(u64::from(len))?;
+        // What a file holds is replaced by a file: one rename decides.
+        let has_file = shared.chunk_path(name).exists();
+        let kind = match len as usize <= SMALL_CHUNK_LEN_MAX && !has_file {
+            true => Kind::Small(BytesMut::with_capacity(len as usize)),
+            false => {
+                let claim = self.claim_copy(name)?;
+                let shared = Arc::clone(shared);
+                Kind::File(ChunkWriter::start(shared, claim, len, Purpose::Copy)?)
+            }
+        };
+        Ok(CopyWriter {
+            disk: self.clone(),
+            name,
+            kind,
+        })
+    }
+
+    fn claim_copy(&self, name: ChunkName) -> Result<super::Claim> {
+        let shared = &self.0.shared;
+        shared.health.check()?;
+        if shared.stopping.load(std::sync::atomic::Ordering::Acquire) {
+            return Err(segment::stopped());
+        }
+        let entry = shared.index.get(name)?;
+        let busy = || {
+            let text = format!("{name} is being written on disk {}", shared.identity.disk);
+            Error::new(Code::Busy, text)
+        };
+        shared.claims.claim_again(name, entry).ok_or_else(busy)
+    }
+}
+
+impl CopyWriter {
+    /// Hands over the next bytes; see [`ChunkWriter::append`].
+    ///
+    /// # Errors
+    /// As [`ChunkWriter::append`].
+    pub async fn append(&mut self, pieces: Vec<Bytes>, crcs: &[Crc]) -> Result<()> {
+        match &mut self.kind {
+            Kind::File(writer) => writer.append(pieces, crcs).await,
+            Kind::Small(data) => {
+                let len: usize = pieces.iter().map(Bytes::len).sum();
+                if data.len() + len > SMALL_CHUNK_LEN_MAX {
+                    return Err(Error::malformed(format!("{} has more bytes", self.name)));
+                }
+                pieces
+                    .iter()
+                    .for_each(|piece| data.extend_from_slice(piece));
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the copy at `len` bytes with CRC `crc`. When it returns, the copy is durable, was read back, and is
+    /// what the disk has of the chunk; the mark of a bad copy is gone.
+    ///
+    /// # Errors
+    /// `Malformed` if the bytes are not those; `ChecksumMismatch` if they do not read back; those of the disk.
+    pub async fn seal(self, len: u32, crc: Crc) -> Result<()> {
+        let CopyWriter { disk, name, kind } = self;
+        let data = match kind {
+            Kind::File(writer) => return writer.seal(len, crc).await,
+            Kind::Small(data) => data.freeze(),
+        };
+        if (data.len(), Crc::of(&data)) != (len as usize, crc) {
+            return Err(Error::malformed(format!("the copy of {name} is not it")));
+        }
+        let claim = disk.claim_copy(name)?;
+        if is_superfluous(&disk.0.shared, name, len, crc)? {
+            return Ok(());
+        }
+        if disk.0.shared.chunk_path(name).exists() {
+            let text = format!("{name} has a file by now");
+            return Err(Error::new(Code::Busy, text));
+        }
+        let queue = disk.small_writes()?;
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let write = SmallWrite {
+            claim,
+            data,
+            crc,
+            replaces: true,
+            reply,
+        };
+        queue.send(write).await.map_err(|_| segment::stopped())?;
+        answer.await.unwrap_or_else(|_| Err(segment::stopped()))?;
+        tokio::task::spawn_blocking(move || settle_small(&disk.0.shared, name))
+            .await
+            .unwrap_or_else(|error| Err(Error::bug(format!("a check was lost: {error}"))))
+    }
+}
+
+/// Reads a small copy back, and unmarks it or marks it.
+fn settle_small(shared: &Shared, name: ChunkName) -> Result<()> {
+    let Some(entry) = shared.index.get(name)? else {
+        // Deleted in the meantime, by whoever had the right to.
+        return Ok(());
+    };
+    if let Err(error) = reading::verify(&shared.path_of(name, &entry), name, &entry) {
+        shared.aside.put(name, &error.text, &shared.health)?;
+        return Err(error);
+    }
+    unmark(shared, name)
+}
+
+/// Whether the disk has these bytes in a good copy, which may be longer: then that one stays. The caller holds the
+/// claim, so nothing changes. It may have been written since somebody found that it was missing.
+fn is_superfluous(shared: &Shared, name: ChunkName, len: u32, crc: Crc) -> Result<bool> {
+    if shared.aside.reason(name).is_some() {
+        return Ok(false);
+    }
+    let entry = shared.index.get(name)?;
+    let Some(entry) = entry.filter(|entry| entry.len() >= len) else {
+        return Ok(false);
+    };
+    match reading::prefix_crc(&shared.path_of(name, &entry), name, &entry, len) {
+        Ok(found) => Ok(found == crc),
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets the whole, durable and verified copy at `path` take the place of what the disk has of the chunk, whose
+/// claim the caller holds.
+///
+/// A crash at any moment leaves one of the two, with an entry that is its own or none, so that the next start
+/// finds out which: so the old entry goes durably before the file changes.
+pub fn take_place(shared: &Shared, name: ChunkName, path: &Path, entry: Entry) -> Result<()> {
+    if is_superfluous(shared, name, entry.len(), entry.crc())? {
+        return shared.trash.put(path);
+    }
+    let index_failed = |error: Error| shared.index_failed(&error);
+    if shared.index.contains(name)? {
+        shared.index.remove(name).map_err(index_failed)?;
+        shared.index.flush().map_err(index_failed)?;
+    }
+    let to = shared.chunk_path(name);
+    std::fs::rename(path, &to).map_err(|error| shared.health.write_error("rename", path, error))?;
+    sync_directory(&shared.rooms.folder(name.folder()), &shared.health)?;
+    shared.add_to_index(name, entry)?;
+    unmark(shared, name)
+}
+
+/// Forgets that a chunk had a bad copy, after its entry is that of a good one, durably.
+fn unmark(shared: &Shared, name: ChunkName) -> Result<()> {
+    if shared.aside.reason(name).is_none() {
+        return Ok(());
+    }
+    let flushed = shared.index.flush();
+    flushed.map_err(|error| shared.index_failed(&error))?;
+    shared.aside.remove(name, &shared.health)?;
+    tracing::info!(
+        "{name} has a good copy on disk {} again",
+        shared.identity.disk
+    );
+    Ok(())
+}

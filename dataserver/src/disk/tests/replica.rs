@@ -1,0 +1,358 @@
+//! Copies that repair makes, and what others are told of a group.
+
+use super::*;
+use crate::disk::listing::Page;
+use quarry_common::ids::PgId;
+use quarry_common::map::pg_of;
+
+async fn copy(disk: &Disk, chunk: u64, data: &Bytes) -> Result<()> {
+    let mut writer = disk.create_copy(POOL, ChunkId(chunk), data.len() as u32)?;
+    let (mut at, mut rest) = (0, data.clone());
+    while !rest.is_empty() {
+        let frame = rest.split_to(rest.len().min(FRAME_LEN_MAX));
+        let crcs = frame_crcs(at, &frame);
+        at += frame.len();
+        writer.append(vec![frame], &crcs).await?;
+    }
+    writer.seal(data.len() as u32, Crc::of(data)).await
+}
+
+fn copies_left(dir: &TempDir) -> usize {
+    let mut left = 0;
+    for folder in fs::read_dir(dir.path().join("chunks")).unwrap() {
+        for item in fs::read_dir(folder.unwrap().path()).unwrap() {
+            let name = item.unwrap().file_name();
+            left += usize::from(name.to_str().unwrap().ends_with(shared::COPY_SUFFIX));
+        }
+    }
+    left
+}
+
+#[tokio::test]
+async fn a_copy_of_a_new_chunk_is_there_and_stays() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let lens = [1, 500, 65_536, 65_537, 3_000_001];
+    for (chunk, len) in (0..).zip(lens) {
+        copy(&disk, chunk, &bytes(chunk, len)).await.unwrap();
+        let kind = disk.stat(POOL, ChunkId(chunk)).unwrap().unwrap().kind;
+        assert_eq!(kind == ChunkKind::Small, len <= 65_536);
+    }
+    assert_eq!(disk.counts().files + disk.counts().small, 5);
+    assert_eq!(copies_left(&dir), 0);
+    // Nobody else may write it.
+    assert_eq!(code(write(&disk, 4, &bytes(4, 10)).await), Code::ChunkUsed);
+    // At once: what was sealed is durable. And without an index.
+    for indexed in [true, false] {
+        let after = crashed(&dir);
+        if !indexed {
+            remove_index(&after);
+        }
+        let again = open(&after);
+        for (chunk, len) in (0..).zip(lens) {
+            same(read(&again, chunk).unwrap(), bytes(chunk, len));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_copy_takes_the_place_of_a_bad_one() {
+    let dir = formatted();
+    let disk = open(&dir);
+    for (chunk, len) in [(1, 200_000), (2, 700)] {
+        let data = bytes(chunk, len);
+        if len > 65_536 {
+            write(&disk, chunk, &data).await.unwrap();
+        } else {
+            write_small(&disk, chunk, &data).await.unwrap();
+        }
+        disk.set_aside(POOL, ChunkId(chunk), "test").unwrap();
+        assert_eq!(code(read(&disk, chunk)), Code::ChecksumMismatch);
+        copy(&disk, chunk, &data).await.unwrap();
+        same(read(&disk, chunk).unwrap(), &data);
+        assert_eq!(disk.bad_copies(), []);
+        // Without a stop: the mark did not go before the good copy was durable in the index too.
+        let after = crashed(&dir);
+        let again = open(&after);
+        same(read(&again, chunk).unwrap(), &data);
+        assert_eq!(again.bad_copies(), []);
+    }
+    assert_eq!((disk.counts().files, disk.counts().small), (1, 1));
+    // A lost index finds the small one twice, and serves a good one.
+    flip(&segment_path(&dir, 0), 8192 + 40 + 5);
+    drop(disk);
+    remove_index(&dir);
+    let disk = open(&dir);
+    for (chunk, len) in [(1, 200_000), (2, 700)] {
+        same(read(&disk, chunk).unwrap(), bytes(chunk, len));
+    }
+    assert_eq!(disk.bad_copies(), []);
+    assert_eq!((disk.counts().files, disk.counts().small), (1, 1));
+}
+
+#[tokio::test]
+async fn a_crash_between_a_good_copy_and_its_entry_ends_with_one_of_the_two() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 300_000);
+    let writer = disk.create_chunk(POOL, ChunkId(1), 300_000).unwrap();
+    append(&writer, 0, data.slice(..100_000)).await.unwrap();
+    writer
+        .flush(100_000, Crc::of(&data[..100_000]))
+        .await
+        .unwrap();
+    drop(writer);
+    settled(&disk).await;
+    disk.stop().unwrap();
+    let before = crashed(&dir);
+    drop(disk);
+    let disk = open(&dir);
+    // The shorter one is served until the longer one is whole.
+    let mut writer = disk.create_copy(POOL, ChunkId(1), 300_000).unwrap();
+    let crcs = frame_crcs(0, &data);
+    writer.append(vec![data.clone()], &crcs).await.unwrap();
+    same(read(&disk, 1).unwrap(), &data[..100_000]);
+    let unfinished = crashed(&dir);
+    writer.seal(300_000, Crc::of(&data)).await.unwrap();
+    same(read(&disk, 1).unwrap(), &data);
+    assert_eq!(copies_left(&dir), 0);
+    // Unfinished: the old one, and nothing of the copy.
+    assert_eq!(copies_left(&unfinished), 1);
+    let again = open(&unfinished);
+    same(read(&again, 1).unwrap(), &data[..100_000]);
+    assert_eq!(copies_left(&unfinished), 0);
+    assert_eq!(again.counts().files, 1);
+    // The entry of the old one is gone, the file is not exchanged yet; and it is, without its entry.
+    for file in [&before, &dir] {
+        let between = crashed(&before);
+        fs::copy(chunk_path(file, 1), chunk_path(&between, 1)).unwrap();
+        remove_index(&between);
+        let again = open(&between);
+        let len = if file.path() == dir.path() {
+            300_000
+        } else {
+            100_000
+        };
+        same(read(&again, 1).unwrap(), &data[..len]);
+    }
+    // The take-over itself: the old entry is durably gone before the file changes, so this can not be.
+    let wrong = crashed(&before);
+    fs::copy(chunk_path(&dir, 1), chunk_path(&wrong, 1)).unwrap();
+    let again = open(&wrong);
+    let found = read(&again, 1);
+    assert!(found.is_err() || found.unwrap() == data[..100_000]);
+}
+
+/// It may have been written between the moment at which it was found missing and the copy.
+#[tokio::test]
+async fn a_copy_never_takes_the_place_of_a_good_one_that_has_more() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 300_000);
+    write(&disk, 1, &data).await.unwrap();
+    write_small(&disk, 2, &data.slice(..700)).await.unwrap();
+    for len in [100, 65_536, 200_000, 300_000] {
+        copy(&disk, 1, &data.slice(..len)).await.unwrap();
+        same(read(&disk, 1).unwrap(), &data);
+    }
+    for len in [100, 700] {
+        copy(&disk, 2, &data.slice(..len)).await.unwrap();
+        same(read(&disk, 2).unwrap(), &data[..700]);
+    }
+    assert_eq!(copies_left(&dir), 0);
+    assert_eq!((disk.counts().files, disk.counts().small), (1, 1));
+    // One that has other bytes is none.
+    copy(&disk, 1, &bytes(9, 100_000)).await.unwrap();
+    same(read(&disk, 1).unwrap(), bytes(9, 100_000));
+}
+
+#[tokio::test]
+async fn a_copy_that_is_not_sealed_or_is_another_leaves_nothing() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let good = bytes(1, 200_000);
+    write(&disk, 1, &good).await.unwrap();
+    for chunk in [1, 2] {
+        let data = bytes(9, 200_000);
+        let mut writer = disk.create_copy(POOL, ChunkId(chunk), 200_000).unwrap();
+        let busy = disk.create_copy(POOL, ChunkId(chunk), 200_000);
+        assert_eq!(busy.err().map(|error| error.code), Some(Code::Busy));
+        writer
+            .append(vec![data.clone()], &frame_crcs(0, &data))
+            .await
+            .unwrap();
+        drop(writer);
+        settled(&disk).await;
+        let mut writer = disk.create_copy(POOL, ChunkId(chunk), 200_000).unwrap();
+        writer
+            .append(vec![data.clone()], &frame_crcs(0, &data))
+            .await
+            .unwrap();
+        assert!(writer.seal(200_000, Crc(7)).await.is_err());
+        settled(&disk).await;
+    }
+    let mut writer = disk.create_copy(POOL, ChunkId(3), 5).unwrap();
+    writer
+        .append(vec![bytes(3, 5)], &[Crc::of(&bytes(3, 5))])
+        .await
+        .unwrap();
+    assert!(writer.seal(5, Crc(7)).await.is_err());
+    assert_eq!(copies_left(&dir), 0);
+    same(read(&disk, 1).unwrap(), &good);
+    assert_eq!(disk.chunks().count(), 1);
+    // The id of a client's chunk that was given up can be copied.
+    drop(disk.create_chunk(POOL, ChunkId(4), 100_000).unwrap());
+    settled(&disk).await;
+    assert_eq!(code(write(&disk, 4, &good).await), Code::ChunkUsed);
+    copy(&disk, 4, &good).await.unwrap();
+}
+
+#[tokio::test]
+async fn repair_goes_on_where_clients_have_to_stop() {
+    let dir = formatted();
+    let space = open(&dir).space().unwrap();
+    let percent = (space.free * 100 / space.total) as u8;
+    let options = DiskOptions {
+        free_percent: percent + 1,
+        ..OPTIONS
+    };
+    let disk = Disk::open(dir.path(), CLUSTER, options).unwrap();
+    if percent < 4 {
+        return;
+    }
+    assert_eq!(
+        code(write(&disk, 1, &bytes(1, 100_000)).await),
+        Code::DiskFull
+    );
+    assert_eq!(
+        code(write_small(&disk, 2, &bytes(2, 10)).await),
+        Code::DiskFull
+    );
+    copy(&disk, 1, &bytes(1, 100_000)).await.unwrap();
+    copy(&disk, 2, &bytes(2, 10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_prefix_has_the_crc_of_its_bytes() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 300_000);
+    let writer = disk.create_chunk(POOL, ChunkId(1), 400_000).unwrap();
+    append(&writer, 0, data.slice(..70_001)).await.unwrap();
+    writer
+        .flush(70_001, Crc::of(&data[..70_001]))
+        .await
+        .unwrap();
+    let crc = |chunk, len| disk.prefix_crc(POOL, ChunkId(chunk), len).unwrap();
+    assert_eq!(crc(1, 70_002), None, "not durable");
+    for len in [1, 65_536, 70_000, 70_001] {
+        assert_eq!(crc(1, len), Some(Crc::of(&data[..len as usize])), "{len}");
+    }
+    append(&writer, 70_001, data.slice(70_001..)).await.unwrap();
+    writer.seal(300_000, Crc::of(&data)).await.unwrap();
+    write_small(&disk, 2, &data.slice(..500)).await.unwrap();
+    for len in [1, 65_535, 65_536, 65_537, 70_001, 131_072, 299_999, 300_000] {
+        assert_eq!(crc(1, len), Some(Crc::of(&data[..len as usize])), "{len}");
+    }
+    for len in [1, 499, 500] {
+        assert_eq!(crc(2, len), Some(Crc::of(&data[..len as usize])), "{len}");
+    }
+    assert_eq!(
+        (crc(1, 300_001), crc(2, 501), crc(3, 1)),
+        (None, None, None)
+    );
+    // A damaged block is not believed.
+    flip(&chunk_path(&dir, 1), layout::DATA_AT as usize + 10);
+    assert_eq!(
+        code(disk.prefix_crc(POOL, ChunkId(1), 100)),
+        Code::ChecksumMismatch
+    );
+    disk.set_aside(POOL, ChunkId(2), "test").unwrap();
+    assert_eq!(crc(2, 500), None);
+}
+
+#[tokio::test]
+async fn a_look_at_a_damaged_chunk_sets_it_aside() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write(&disk, 1, &bytes(1, 300_000)).await.unwrap();
+    write_small(&disk, 2, &bytes(2, 700)).await.unwrap();
+    write(&disk, 3, &bytes(3, 300_000)).await.unwrap();
+    let verify = |chunk| disk.verify(POOL, ChunkId(chunk)).unwrap();
+    assert!(verify(1) && verify(2) && verify(3) && !verify(4));
+    flip(&chunk_path(&dir, 1), layout::DATA_AT as usize + 299_999);
+    flip(&segment_path(&dir, 0), 8192 + 40 + 699);
+    assert!(!verify(1) && !verify(2) && verify(3));
+    let names: Vec<u64> = disk.bad_copies().iter().map(|name| name.chunk.0).collect();
+    assert_eq!(names, [1, 2]);
+    assert!(!verify(1), "it stays so");
+}
+
+#[tokio::test]
+async fn a_group_lists_what_is_open_sealed_and_bad_page_by_page() {
+    let dir = formatted();
+    let disk = open(&dir);
+    for chunk in 0..40 {
+        write_small(&disk, chunk, &bytes(chunk, 10 + chunk as usize))
+            .await
+            .unwrap();
+    }
+    write(&disk, 40, &bytes(40, 100_000)).await.unwrap();
+    for chunk in [3, 17, 40] {
+        disk.set_aside(POOL, ChunkId(chunk), "test").unwrap();
+    }
+    let data = bytes(50, 100_000);
+    let mut writers = Vec::new();
+    for chunk in 50..60 {
+        let writer = disk.create_chunk(POOL, ChunkId(chunk), 100_000).unwrap();
+        append(&writer, 0, data.clone()).await.unwrap();
+        if chunk % 2 == 0 {
+            writer.flush(100_000, Crc::of(&data)).await.unwrap();
+        }
+        writers.push(writer);
+    }
+    let listed = |pg, limit: usize| {
+        let (mut all, mut from) = (Vec::new(), None);
+        loop {
+            let page = disk.group(POOL, (PgId(pg), 4), from, limit).unwrap();
+            assert!(page.chunks.len() <= limit);
+            all.extend(page.chunks);
+            match page.next {
+                Some(next) => from = Some(next),
+                None => return all,
+            }
+        }
+    };
+    let mut count = 0;
+    for pg in 0..4 {
+        let whole = listed(pg, 1_000);
+        for limit in [1, 2, 7] {
+            assert_eq!(listed(pg, limit), whole);
+        }
+        for (chunk, info) in &whole {
+            assert_eq!(pg_of(*chunk, 4), PgId(pg));
+            let expected = match chunk.0 {
+                3 | 17 | 40 => ChunkState::SetAside,
+                50.. => ChunkState::Open,
+                _ => ChunkState::Sealed,
+            };
+            let len = match chunk.0 {
+                40 => 100_000,
+                50.. if chunk.0 % 2 == 0 => 100_000,
+                50.. => 0,
+                small => 10 + small as u32,
+            };
+            assert_eq!((info.state, info.len), (expected, len), "{chunk}");
+        }
+        count += whole.len();
+    }
+    assert_eq!(count, 51);
+    let other = disk.group(PoolId(2), (PgId(0), 4), None, 10).unwrap();
+    assert_eq!(other, Page::default());
+    // While it is replaced, what is there counts.
+    let copying = disk.create_copy(POOL, ChunkId(0), 70_000).unwrap();
+    let all: Vec<_> = (0..4).flat_map(|pg| listed(pg, 9)).collect();
+    let found = all.iter().find(|(chunk, _)| *chunk == ChunkId(0)).unwrap();
+    assert_eq!(found.1.len, 10);
+    drop(copying);
+}

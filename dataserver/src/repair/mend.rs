@@ -1,0 +1,278 @@
+//! Replaces bad and missing copies of a disk that is a complete member (DESIGN §4.3).
+//!
+//! A read that finds damage, a reader that reports it, and the marks of bad copies wake it. A copy is verified before
+//! it is set aside, and stays until a good one was read back.
+
+use super::fetch::{self, Haste, Outcome, Wanted, is_held};
+use super::worker::referenced;
+use crate::disk::{ChunkName, Disk};
+use crate::metaservers::Metaservers;
+use crate::node::Node;
+use crate::read::replica_info;
+use quarry_common::ids::DiskId;
+use quarry_common::map::{ClusterMap, MemberState, Row};
+use quarry_common::wire::data::{ReplicaInfo, ReplicaState};
+use quarry_common::{Error, Result};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bad copies that nothing woke are looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// What could not be replaced now is tried again after so long, and twice as long each time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// And at most after so long.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(600);
+
+/// What to do about a copy that is bad or missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decision {
+    /// Others have it.
+    Copy(ReplicaInfo),
+    /// The metaservers know what it must be, if anything.
+    Ask,
+}
+
+/// Decides by what our disk has, and what the others have who could be asked.
+fn decide(own: Option<ReplicaInfo>, others: &[ReplicaInfo]) -> Decision {
+    let good = others
+        .iter()
+        .filter(|info| info.state != ReplicaState::SetAside);
+    let longest = good.max_by_key(|info| info.len);
+    match longest {
+        // What was committed is not longer than the bad copy was, where that is known.
+        Some(info) if info.len > 0 && own.is_none_or(|own| own.len <= info.len) => {
+            Decision::Copy(*info)
+        }
+        Some(_) | None => Decision::Ask,
+    }
+}
+
+/// A chunk that waits for its next attempt.
+#[derive(Clone, Copy)]
+struct Waiting {
+    at: Instant,
+    after: Duration,
+    lost: bool,
+}
+
+/// Looks at suspects and replaces bad copies until it is dropped. Cancel-safe.
+pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
+    let id = disk.identity().disk;
+    let mut waiting: BTreeMap<ChunkName, Waiting> = BTreeMap::new();
+    let mut came = node.suspects.subscribe();
+    loop {
+        let now = Instant::now();
+        for name in suspects(&node, &disk)
+            .await
+            .into_iter()
+            .chain(disk.bad_copies())
+        {
+            waiting.entry(name).or_insert(Waiting {
+                at: now,
+                after: AGAIN_AFTER,
+                lost: false,
+            });
+        }
+        let due: Vec<ChunkName> = waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.at <= now)
+            .map(|(name, _)| *name)
+            .collect();
+        for name in due {
+            let mended = mend(&node, &disk, &metaservers, name).await;
+            let entry = waiting.get_mut(&name);
+            match (mended, entry) {
+                (Ok(Mended::Done), _) => drop(waiting.remove(&name)),
+                (_, None) => {}
+                (Ok(Mended::Nobodys), Some(entry)) => {
+                    entry.after = AGAIN_AFTER_MAX;
+                    entry.put_off();
+                }
+                (Ok(Mended::Lost), Some(entry)) => {
+                    if !entry.lost {
+                        let ChunkName { pool, chunk } = name;
+                        tracing::error!(
+                            "chunk {chunk} of pool {pool} is referenced and lost: no disk has it"
+                        );
+                    }
+                    entry.lost = true;
+                    entry.put_off();
+                }
+                (Err(error), Some(entry)) => {
+                    tracing::debug!("{name} of disk {id} has no good copy yet: {error}");
+                    entry.put_off();
+                }
+            }
+        }
+        let lost = waiting.iter().filter(|(_, waiting)| waiting.lost);
+        node.losses
+            .set_mended(id, lost.map(|(name, _)| (name.pool, name.chunk)));
+        let next = waiting.values().map(|waiting| waiting.at).min();
+        let until_next = next.map_or(LOOK_EVERY, |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        tokio::select! {
+            changed = came.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = tokio::time::sleep(until_next.clamp(AGAIN_AFTER / 4, LOOK_EVERY)) => {}
+        }
+    }
+}
+
+impl Waiting {
+    fn put_off(&mut self) {
+        self.at = Instant::now() + self.after;
+        self.after = (self.after * 2).min(AGAIN_AFTER_MAX);
+    }
+}
+
+/// Looks at what somebody could not read; those that are bad or missing.
+async fn suspects(node: &Node, disk: &Disk) -> Vec<ChunkName> {
+    let (looking, names) = (disk.clone(), node.suspects.take(disk.identity().disk));
+    let look = move || {
+        let is_bad = |name: &ChunkName| match looking.verify(name.pool, name.chunk) {
+            Ok(good) => !good,
+            Err(error) => {
+                tracing::warn!("{name} can not be looked at: {error}");
+                false
+            }
+        };
+        names.into_iter().filter(is_bad).collect()
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
+}
+
+/// What came of an attempt.
+enum Mended {
+    /// The copy is good, or needs not be here.
+    Done,
+    /// It is bad, and nothing refers to it: whoever collects it deletes it.
+    Nobodys,
+    /// It is referenced, and nobody has it.
+    Lost,
+}
+
+/// Replaces one copy if it is bad or missing and should be here.
+async fn mend(
+    node: &Node,
+    disk: &Disk,
+    metaservers: &Metaservers,
+    name: ChunkName,
+) -> Result<Mended> {
+    let ChunkName { pool, chunk } = name;
+    let map = node.membership.map();
+    let (pg, row) = map.locate(pool, chunk)?;
+    let id = disk.identity().disk;
+    if !is_complete(row, id) {
+        // A filling member lists it, and a former one deletes it.
+        return Ok(Mended::Done);
+    }
+    let looking = disk.clone();
+    let own = tokio::task::spawn_blocking(move || looking.stat(pool, chunk))
+        .await
+        .unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))?
+        .map(replica_info);
+    match own.map(|own| own.state) {
+        Some(ReplicaState::Sealed) => return Ok(Mended::Done),
+        Some(ReplicaState::Open) => {
+            return Err(Error::new(quarry_common::Code::Busy, "it is being written"));
+        }
+        Some(ReplicaState::SetAside) | None => {}
+    }
+    let (others, silent) = ask_others(node, &map, row, id, name).await;
+    let sources = row.sources();
+    let wanted = match decide(own, &others) {
+        Decision::Copy(ReplicaInfo { len, crc, .. }) => Wanted {
+            pool,
+            chunk,
+            len,
+            crc,
+        },
+        Decision::Ask => {
+            let page = referenced(node, metaservers.clone(), (pool, pg), Some(chunk)).await?;
+            let Some(committed) = page.0.into_iter().find(|found| found.chunk == chunk) else {
+                return match (silent, own) {
+                    (Some(error), _) => Err(error),
+                    // It may still be published, and is then asked for again by whoever reads it.
+                    (None, Some(_)) => Ok(Mended::Nobodys),
+                    (None, None) => Ok(Mended::Done),
+                };
+            };
+            Wanted {
+                pool,
+                chunk,
+                len: committed.len,
+                crc: committed.crc,
+            }
+        }
+    };
+    match fetch::fetch(node, disk, wanted, &sources, Haste::Paced).await {
+        Outcome::Stored => Ok(Mended::Done),
+        Outcome::Later(error) => Err(error),
+        Outcome::Nobody if is_held(disk, wanted).await? => Ok(Mended::Done),
+        Outcome::Nobody => Ok(Mended::Lost),
+    }
+}
+
+fn is_complete(row: &Row, disk: DiskId) -> bool {
+    let mut members = row.members.iter().flatten();
+    members.any(|member| member.disk == disk && member.state == MemberState::Complete)
+}
+
+/// What other disks of the row have of a chunk; why one did not answer.
+async fn ask_others(
+    node: &Node,
+    map: &ClusterMap,
+    row: &Row,
+    own: DiskId,
+    name: ChunkName,
+) -> (Vec<ReplicaInfo>, Option<Error>) {
+    let (mut found, mut silent) = (Vec::new(), None);
+    for disk in row.sources().into_iter().filter(|disk| *disk != own) {
+        match fetch::stat(node, map, disk, (name.pool, name.chunk)).await {
+            Ok(info) => found.extend(info),
+            Err(error) => silent = Some(error),
+        }
+    }
+    (found, silent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_common::checksum::Crc;
+
+    #[test]
+    fn the_longest_good_copy_replaces_a_bad_one_unless_that_was_longer() {
+        let info = |len, state| ReplicaInfo {
+            len,
+            crc: Crc(len),
+            state,
+        };
+        use ReplicaState::{Open, Sealed, SetAside};
+        let bad = Some(info(10, SetAside));
+        let copy = |len, state| Decision::Copy(info(len, state));
+        let cases = [
+            (bad, vec![info(10, Sealed)], copy(10, Sealed)),
+            (
+                bad,
+                vec![info(10, Open), info(20, Sealed)],
+                copy(20, Sealed),
+            ),
+            (bad, vec![info(9, Sealed)], Decision::Ask),
+            (bad, vec![info(20, SetAside)], Decision::Ask),
+            (bad, vec![], Decision::Ask),
+            (None, vec![info(7, Sealed), info(3, Open)], copy(7, Sealed)),
+            (None, vec![info(0, Open)], Decision::Ask),
+        ];
+        for (own, others, expected) in cases {
+            assert_eq!(decide(own, &others), expected, "{own:?} {others:?}");
+        }
+    }
+}
