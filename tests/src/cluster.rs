@@ -38,7 +38,8 @@ impl Dev {
         command.arg("dev").arg("--dir").arg(&self.dir);
         command
             .arg("--dataservers")
-            .arg(self.dataservers.to_string());
+            .arg(self.dataservers.to_string())
+            .env("QUARRY_LOG", "error");
         self.process = Some(start_and_wait(&mut self.environment(command))?);
         Ok(())
     }
@@ -118,10 +119,9 @@ impl Drop for Dev {
 }
 
 /// Starts a server and waits until it says on its standard output that it is ready. What it says
-/// afterwards goes nowhere; the errors of its log stay on this process's standard error.
+/// afterwards goes nowhere; its log goes where `command` says.
 pub fn start_and_wait(command: &mut Command) -> Result<Child> {
     let mut child = command
-        .env("QUARRY_LOG", "error")
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {command:?}"))?;

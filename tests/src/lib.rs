@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod compare;
 pub mod decoders;
 pub mod generator;
+pub mod hosts;
 pub mod network;
 pub mod power;
 pub mod processes;
