@@ -10,6 +10,7 @@ pub mod compare;
 pub mod decoders;
 pub mod generator;
 pub mod hosts;
+pub mod load;
 pub mod network;
 pub mod power;
 pub mod processes;

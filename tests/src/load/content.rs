@@ -56,11 +56,6 @@ impl Content {
         self.len
     }
 
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// The bytes.
     pub fn render(&self) -> Vec<u8> {
         let mut all = bytes(self.seed, self.len);

@@ -98,10 +98,7 @@ pub struct Load {
     stop: Arc<AtomicBool>,
     library: Arc<Vec<Content>>,
     records: Arc<Mutex<Records>>,
-    readers: Vec<JoinHandle<()>>,
-    writers: Vec<JoinHandle<()>>,
-    folders: Vec<(String, JoinHandle<Ledger>)>,
-    trees: Vec<JoinHandle<Result<Trees>>>,
+    workers: Workers,
 }
 
 /// What came of a load.
@@ -174,10 +171,7 @@ impl Load {
             stop,
             library: begun.library,
             records: begun.records,
-            readers: begun.readers,
-            writers: begun.writers,
-            folders: begun.folders,
-            trees: begun.trees,
+            workers: begun.workers,
         })
     }
 
@@ -232,53 +226,27 @@ impl Load {
 
     /// Whether all records of the plan are appended.
     pub fn is_all_appended(&self) -> bool {
-        self.writers.iter().all(JoinHandle::is_finished)
+        self.workers.writers.iter().all(JoinHandle::is_finished)
     }
 
-    /// Ends all workers and compares everything that was acknowledged with what is there.
-    pub fn finish(self) -> Result<Report> {
+    /// Ends all workers and compares everything that was acknowledged with what is there. Once.
+    pub fn finish(&mut self) -> Result<Report> {
         self.stop.store(true, Ordering::Release);
-        let Load {
-            runtime,
-            client,
-            file,
-            scratch,
-            meter,
-            library,
-            records,
-            readers,
-            writers,
-            folders,
-            trees,
-            ..
-        } = self;
-        let compare = async move {
-            let ending = async {
-                for worker in readers.into_iter().chain(writers) {
-                    worker.await?;
-                }
-                let mut ledgers = Vec::new();
-                for (path, worker) in folders {
-                    ledgers.push((path, worker.await?));
-                }
-                let mut all_trees = Trees::new();
-                for worker in trees {
-                    all_trees.append(&mut worker.await??);
-                }
-                Ok::<_, anyhow::Error>((ledgers, all_trees))
-            };
-            let ended = tokio::time::timeout(END_WITHIN, ending).await;
-            let (ledgers, trees) =
-                ended.with_context(|| format!("an operation did not end in {END_WITHIN:?}"))??;
+        let workers = std::mem::take(&mut self.workers);
+        let (file, scratch, meter) = (self.file.clone(), self.scratch.clone(), self.meter.clone());
+        let (library, records) = (self.library.clone(), self.records.clone());
+        self.on_host(async move {
+            let ended = tokio::time::timeout(END_WITHIN, workers.end()).await;
+            let ended =
+                ended.with_context(|| format!("an operation did not end within {END_WITHIN:?}"));
+            let (ledgers, trees) = ended??;
             let figures = meter.figures();
-            client.close().await?;
 
             // One that knows nothing.
             let client = Client::connect(file).await?;
             let mut faults = meter.failures();
             faults.extend(library::faults(&client, &library).await?);
-            let mut files = library.len();
-            let mut doubts = 0;
+            let (mut files, mut doubts) = (library.len(), 0);
             for (path, ledger) in &ledgers {
                 faults.extend(worker::folder_faults(&client, path, ledger).await?);
                 files += ledger.files().len();
@@ -286,24 +254,48 @@ impl Load {
             }
             faults.extend(trees::faults(&client, &trees, &scratch).await?);
             let log = worker::read_whole(&client, LOG).await?;
-            let compared = {
-                let records = records.lock().expect("nobody panics with this lock");
-                faults.extend(records.faults(&log));
-                format!(
-                    "{files} files, {} records in {:.1} MB, {} trees; {doubts} outcomes unknown",
-                    records.done_count(),
-                    log.len() as f64 / 1e6,
-                    trees.len()
-                )
-            };
             client.close().await?;
-            Ok::<_, anyhow::Error>(Report {
+            let records = records.lock().expect("nobody panics with this lock");
+            faults.extend(records.faults(&log));
+            let compared = format!(
+                "{files} files, {} records in {:.1} MB, {} trees; {doubts} outcomes unknown",
+                records.done_count(),
+                log.len() as f64 / 1e6,
+                trees.len()
+            );
+            Ok(Report {
                 figures,
                 compared,
                 faults,
             })
-        };
-        runtime.block_on(runtime.spawn(compare))?
+        })?
+    }
+}
+
+/// The tasks, by what they know in the end.
+#[derive(Default)]
+struct Workers {
+    readers: Vec<JoinHandle<()>>,
+    writers: Vec<JoinHandle<()>>,
+    folders: Vec<(String, JoinHandle<Ledger>)>,
+    trees: Vec<JoinHandle<Result<Trees>>>,
+}
+
+impl Workers {
+    /// Waits until all have ended.
+    async fn end(self) -> Result<(Vec<(String, Ledger)>, Trees)> {
+        for worker in self.readers.into_iter().chain(self.writers) {
+            worker.await?;
+        }
+        let mut ledgers = Vec::new();
+        for (path, worker) in self.folders {
+            ledgers.push((path, worker.await?));
+        }
+        let mut trees = Trees::new();
+        for worker in self.trees {
+            trees.append(&mut worker.await??);
+        }
+        Ok((ledgers, trees))
     }
 }
 
@@ -312,10 +304,7 @@ struct Begun {
     client: Client,
     library: Arc<Vec<Content>>,
     records: Arc<Mutex<Records>>,
-    readers: Vec<JoinHandle<()>>,
-    writers: Vec<JoinHandle<()>>,
-    folders: Vec<(String, JoinHandle<Ledger>)>,
-    trees: Vec<JoinHandle<Result<Trees>>>,
+    workers: Workers,
 }
 
 async fn begin(mut staff: Staff, plan: Plan, scratch: PathBuf) -> Result<Begun> {
@@ -326,21 +315,19 @@ async fn begin(mut staff: Staff, plan: Plan, scratch: PathBuf) -> Result<Begun> 
         client: client.clone(),
         library: library.clone(),
         records: Arc::default(),
-        readers: Vec::new(),
-        writers: Vec::new(),
-        folders: Vec::new(),
-        trees: Vec::new(),
+        workers: Workers::default(),
     };
     for _ in 0..plan.readers {
         let worker = staff.worker("").await?;
         begun
+            .workers
             .readers
             .push(tokio::spawn(worker.read_library(library.clone())));
     }
     for writer in 0..plan.writers {
         let (worker, records) = (staff.worker(LOG).await?, begun.records.clone());
         let task = worker.append_records(writer as u32, plan.records, records);
-        begun.writers.push(tokio::spawn(task));
+        begun.workers.writers.push(tokio::spawn(task));
     }
     for number in 0..plan.files + plan.names {
         let path = format!("/folder-{number}");
@@ -350,7 +337,7 @@ async fn begin(mut staff: Staff, plan: Plan, scratch: PathBuf) -> Result<Begun> 
             true => tokio::spawn(worker.change_files()),
             false => tokio::spawn(worker.change_names()),
         };
-        begun.folders.push((path, task));
+        begun.workers.folders.push((path, task));
     }
     for number in 0..plan.trees {
         let path = format!("/trees-{number}");
@@ -358,7 +345,10 @@ async fn begin(mut staff: Staff, plan: Plan, scratch: PathBuf) -> Result<Begun> 
         let scratch = scratch.join(format!("trees-{number}"));
         fs::create_dir(&scratch)?;
         let worker = staff.worker(&path).await?;
-        begun.trees.push(tokio::spawn(worker.move_trees(scratch)));
+        begun
+            .workers
+            .trees
+            .push(tokio::spawn(worker.move_trees(scratch)));
     }
     Ok(begun)
 }
