@@ -8,6 +8,7 @@ pub mod annotate;
 pub mod cluster;
 pub mod compare;
 pub mod decoders;
+pub mod drill;
 pub mod generator;
 pub mod hosts;
 pub mod load;

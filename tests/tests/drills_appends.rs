@@ -34,9 +34,15 @@ fn many_clients_append_through_three_changes_of_leaders() -> Result<()> {
                 ensure!(begun.elapsed() < Duration::from_secs(1_200), "too slow");
                 std::thread::sleep(Duration::from_millis(20));
             }
-            ensure!(!drill.load.is_all_appended(), "all was over before change {change}");
+            ensure!(
+                !drill.load.is_all_appended(),
+                "all was over before change {change}"
+            );
             let (leader, _) = drill.leader()?;
-            drill.say(&format!("{} records acknowledged", drill.load.done(Kind::Append)));
+            drill.say(&format!(
+                "{} records acknowledged",
+                drill.load.done(Kind::Append)
+            ));
             let fault = match change {
                 1 => Fault::Killed(vec![leader.clone()]),
                 2 => Fault::Paused(vec![leader.clone()]),
@@ -51,7 +57,7 @@ fn many_clients_append_through_three_changes_of_leaders() -> Result<()> {
                 drill.load.wait_for_progress(writers as u64, GAP_MAX)?;
                 Ok(GAP_MAX)
             })?;
-            drill.wait_until_whole(GAP_MAX)?;
+            drill.wait_until_clean()?;
         }
         while !drill.load.is_all_appended() {
             ensure!(begun.elapsed() < Duration::from_secs(1_200), "too slow");

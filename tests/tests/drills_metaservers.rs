@@ -38,11 +38,11 @@ fn leaders_are_killed() -> Result<()> {
                 drill.load.wait_for_progress(3, GAP_MAX)?;
                 Ok(GAP_MAX)
             })?;
-            drill.wait_until_whole(GAP_MAX)?;
+            drill.wait_until_clean()?;
         }
         let everyone = drill.metaservers();
         drill.strike(&Fault::Killed(everyone), Duration::from_secs(3))?;
-        drill.wait_until_whole(GAP_MAX)
+        drill.wait_until_clean()
     })
 }
 
@@ -63,13 +63,13 @@ fn leaders_are_paused() -> Result<()> {
                 }
                 Ok(GAP_MAX)
             })?;
-            drill.wait_until_whole(GAP_MAX)?;
+            drill.wait_until_clean()?;
         }
         // A follower is not missed, and catches up.
         let (leader, _) = drill.leader()?;
         let follower = others(drill, &leader).swap_remove(0);
         drill.strike(&Fault::Paused(vec![follower]), Duration::from_secs(10))?;
-        drill.wait_until_whole(GAP_MAX)
+        drill.wait_until_clean()
     })
 }
 
@@ -81,7 +81,11 @@ fn leaders_are_cut_off() -> Result<()> {
         ..SETUP
     };
     run(setup, |drill| {
-        let lasting = if drill.is_long { vec![3, 10, 75] } else { vec![10] };
+        let lasting = if drill.is_long {
+            vec![3, 10, 75]
+        } else {
+            vec![10]
+        };
         for lasting in lasting.into_iter().map(Duration::from_secs) {
             type Shape = fn(&str, &[String]) -> Fault;
             // It still hears clients and dataservers; it hears nobody; it says nothing to the others; they say nothing to it.
@@ -106,7 +110,7 @@ fn leaders_are_cut_off() -> Result<()> {
                     }
                     Ok(GAP_MAX)
                 })?;
-                drill.wait_until_whole(GAP_MAX)?;
+                drill.wait_until_clean()?;
             }
         }
         Ok(())
@@ -122,7 +126,11 @@ fn clients_are_cut_off_from_metaservers() -> Result<()> {
     };
     run(setup, |drill| {
         // Shorter than a session's lease: a longer one loses the session, and outcomes are unknown.
-        for lasting in if drill.is_long { vec![3, 10, 40] } else { vec![10] } {
+        for lasting in if drill.is_long {
+            vec![3, 10, 40]
+        } else {
+            vec![10]
+        } {
             let lasting = Duration::from_secs(lasting);
             let (leader, _) = drill.leader()?;
             let (leader, clients) = (vec![leader], vec![CLIENTS.to_owned()]);
@@ -140,7 +148,7 @@ fn clients_are_cut_off_from_metaservers() -> Result<()> {
                 })?;
             }
         }
-        drill.wait_until_whole(GAP_MAX)
+        drill.wait_until_clean()
     })
 }
 
@@ -157,10 +165,13 @@ fn a_third_of_all_packets_is_lost() -> Result<()> {
         drill.strike_and(&fault, |drill| {
             std::thread::sleep(lasting);
             let metadata = drill.load.figures();
-            ensure!(metadata.values().any(|figures| figures.gap < lasting), "nothing was done");
+            ensure!(
+                metadata.values().any(|figures| figures.gap < lasting),
+                "nothing was done"
+            );
             // Windows stay at their minimum: a megabyte takes many seconds.
             Ok(lasting + GAP_MAX)
         })?;
-        drill.wait_until_whole(GAP_MAX)
+        drill.wait_until_clean()
     })
 }

@@ -66,7 +66,10 @@ impl Fault {
     pub fn inject(&self, cluster: &mut Processes, hosts: &Hosts) -> Result<Injected> {
         match self {
             Fault::Killed(servers) => {
-                let pids: Vec<u32> = servers.iter().map(|server| cluster.pid(server)).collect::<Result<_>>()?;
+                let pids: Vec<u32> = servers
+                    .iter()
+                    .map(|server| cluster.pid(server))
+                    .collect::<Result<_>>()?;
                 cluster.kill_all(servers)?;
                 for pid in pids {
                     ensure!(state(pid).is_none(), "process {pid} lives on after SIGKILL");
@@ -105,7 +108,10 @@ impl Injected {
             Injected::Killed(servers) => {
                 let begun = Instant::now();
                 cluster.start_several(&servers)?;
-                Ok(format!("ready again after {:.1} s", begun.elapsed().as_secs_f64()))
+                Ok(format!(
+                    "ready again after {:.1} s",
+                    begun.elapsed().as_secs_f64()
+                ))
             }
             Injected::Paused(servers) => {
                 check_stopped(cluster, &servers)?;
@@ -145,7 +151,7 @@ impl fmt::Display for Fault {
 }
 
 /// The state of a process as the kernel calls it; `None` if there is no such process.
-fn state(pid: u32) -> Option<char> {
+pub(super) fn state(pid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the program may hold anything.
     let (_, rest) = stat.rsplit_once(") ")?;
@@ -161,7 +167,10 @@ fn check_stopped(cluster: &Processes, servers: &[String]) -> Result<()> {
             if state == 'T' {
                 break;
             }
-            ensure!(Instant::now() < until, "{server} is in state {state}: it was not stopped");
+            ensure!(
+                Instant::now() < until,
+                "{server} is in state {state}: it was not stopped"
+            );
         }
     }
     Ok(())

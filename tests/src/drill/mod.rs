@@ -1,7 +1,7 @@
 //! A drill: a cluster of real processes on hosts of their own, a load, faults while it runs, and in the end a comparison
 //! of everything that was acknowledged.
 //!
-//! `QUARRY_SEED` chooses the seed, `QUARRY_DRILLS=long` all durations and shapes; `scripts/drills.sh` does both.
+//! `QUARRY_DRILL_SEED` chooses the seed, `QUARRY_DRILLS=long` all durations and shapes; `scripts/drills.sh` does both.
 
 mod fault;
 
@@ -13,12 +13,15 @@ use crate::power::LoopDisk;
 use crate::processes::{CLIENTS, Net, Processes};
 use anyhow::{Context, Result, bail, ensure};
 use quarry_client::ClientFile;
-use quarry_common::wire::meta::MetaserverStatus;
+use quarry_common::map::{DiskState, Pool};
+use quarry_common::wire::meta::{DiskStatus, MetaserverStatus, Status};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,11 +30,11 @@ use std::time::{Duration, Instant};
 /// does other things as well.
 pub const GAP_MAX: Duration = Duration::from_secs(30);
 
-/// Lengths of the disk of a drill; the image is sparse.
-const DISK_LEN: u64 = 24 << 30;
+/// Everything is repaired by then: a disk that went down several times waits for minutes before it takes part again.
+const CLEAN_WITHIN: Duration = Duration::from_secs(240);
 
-/// Lines of each server's log that are shown when a drill fails.
-const LOG_SHOWN: usize = 40;
+/// The length of the disk of a drill; the image is sparse.
+const DISK_LEN: u64 = 24 << 30;
 
 /// What a drill begins with.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +66,7 @@ pub struct Drill {
     /// Whether all durations and shapes are wanted, not those that fit into a few minutes.
     pub is_long: bool,
     setup: Setup,
+    seed: u64,
     begun: Instant,
     longest: BTreeMap<Kind, Duration>,
     /// Below it lies the disk: dropped after it.
@@ -77,27 +81,29 @@ pub fn run(setup: Setup, body: impl FnOnce(&mut Drill) -> Result<()>) -> Result<
     // They measure time, and each takes the whole machine.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _one = ONE_AT_A_TIME.lock();
-    let seed = match std::env::var("QUARRY_SEED") {
-        Ok(seed) => seed.parse().context("QUARRY_SEED is no number")?,
+    let seed = match std::env::var("QUARRY_DRILL_SEED") {
+        Ok(seed) => seed.parse().context("QUARRY_DRILL_SEED is no number")?,
         Err(_) => 1,
     };
     let Setup { name, .. } = setup;
-    println!("{name}: seed {seed} (QUARRY_SEED={seed} scripts/drills.sh {name})");
+    println!("{name}: seed {seed} (QUARRY_DRILL_SEED={seed} scripts/drills.sh {name})");
     let mut drill = Drill::start(setup, seed)?;
-    let done = body(&mut drill);
-    let logs = drill.logs();
-    let ended = done.and_then(|()| drill.finish(seed));
-    if ended.is_err() {
-        eprintln!("{logs}");
+    let done = body(&mut drill).and_then(|()| drill.finish());
+    if done.is_err() {
+        eprintln!("{}", drill.logs());
     }
-    ended
+    done
 }
 
 impl Drill {
     fn start(setup: Setup, seed: u64) -> Result<Drill> {
         let begun = Instant::now();
         let scratch = tempfile::tempdir()?;
-        let servers = |role: &str, count| (1..=count).map(|number| format!("{role}-{number}")).collect();
+        let servers = |role: &str, count| {
+            (1..=count)
+                .map(|number| format!("{role}-{number}"))
+                .collect()
+        };
         let metaservers: Vec<String> = servers("metaserver", setup.metaservers);
         let dataservers: Vec<String> = servers("dataserver", setup.dataservers);
         let names = metaservers.iter().chain(&dataservers).map(String::as_str);
@@ -133,6 +139,7 @@ impl Drill {
             random: SmallRng::seed_from_u64(seed),
             is_long: std::env::var("QUARRY_DRILLS").is_ok_and(|which| which == "long"),
             setup,
+            seed,
             begun,
             longest: BTreeMap::new(),
             _scratch: scratch,
@@ -152,12 +159,16 @@ impl Drill {
 
     /// The names of all metaservers.
     pub fn metaservers(&self) -> Vec<String> {
-        (1..=self.setup.metaservers).map(|number| format!("metaserver-{number}")).collect()
+        (1..=self.setup.metaservers)
+            .map(|number| format!("metaserver-{number}"))
+            .collect()
     }
 
     /// The names of all dataservers.
     pub fn dataservers(&self) -> Vec<String> {
-        (1..=self.setup.dataservers).map(|number| format!("dataserver-{number}")).collect()
+        (1..=self.setup.dataservers)
+            .map(|number| format!("dataserver-{number}"))
+            .collect()
     }
 
     /// A folder on the host of the clients, for whatever the drill needs.
@@ -168,7 +179,9 @@ impl Drill {
     /// The metaservers as the leader sees them; waits until there is one.
     pub fn metaserver_status(&self) -> Result<Vec<MetaserverStatus>> {
         let client = self.load.client();
-        let status = self.load.on_host(async move { client.metaservers().await })??;
+        let status = self
+            .load
+            .on_host(async move { client.metaservers().await })??;
         Ok(status)
     }
 
@@ -195,7 +208,10 @@ impl Drill {
                 self.say(&format!("{leader} leads in term {term}"));
                 return Ok(());
             }
-            ensure!(Instant::now() < until, "{old} still leads: the fault took no effect");
+            ensure!(
+                Instant::now() < until,
+                "{old} still leads: the fault took no effect"
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -213,6 +229,25 @@ impl Drill {
         Ok(())
     }
 
+    /// Stops a client for a while that is in the middle of something; fails if it was over before.
+    pub fn pause_client(&self, client: &mut Child, lasting: Duration) -> Result<()> {
+        let pid = Pid::from_child(client);
+        kill_process(pid, Signal::STOP)?;
+        std::thread::sleep(lasting);
+        let ended = client.try_wait()?;
+        ensure!(
+            ended.is_none(),
+            "the client was over before it was stopped: {ended:?}"
+        );
+        ensure!(
+            fault::state(client.id()) == Some('T'),
+            "the client was not stopped"
+        );
+        kill_process(pid, Signal::CONT)?;
+        self.say(&format!("a client was in state T for {lasting:?}"));
+        Ok(())
+    }
+
     /// A fault that lasts for a while during which the cluster is to serve, and after which everything goes on.
     pub fn strike(&mut self, fault: &Fault, lasting: Duration) -> Result<()> {
         self.strike_and(fault, |_| {
@@ -222,7 +257,11 @@ impl Drill {
     }
 
     /// A fault during which something is done; that returns for how long anything may stand still.
-    pub fn strike_and(&mut self, fault: &Fault, during: impl FnOnce(&mut Drill) -> Result<Duration>) -> Result<()> {
+    pub fn strike_and(
+        &mut self,
+        fault: &Fault,
+        during: impl FnOnce(&mut Drill) -> Result<Duration>,
+    ) -> Result<()> {
         self.load.begin_period();
         let injected = self.inject(fault)?;
         let gap_max = during(self)?;
@@ -239,7 +278,10 @@ impl Drill {
             format!("{kind:?} {gap:.1} ({slowest:.1})")
         };
         let gaps: Vec<String> = figures.iter().map(gap).collect();
-        self.say(&format!("longest gap (slowest operation), in s: {}", gaps.join(", ")));
+        self.say(&format!(
+            "longest gap (slowest operation), in s: {}",
+            gaps.join(", ")
+        ));
         for (kind, figures) in &figures {
             let longest = self.longest.entry(*kind).or_default();
             *longest = (*longest).max(figures.gap);
@@ -255,23 +297,84 @@ impl Drill {
         }
     }
 
-    /// Waits until all metaservers follow and have what the leader has, and all dataservers are heard.
-    pub fn wait_until_whole(&self, within: Duration) -> Result<()> {
-        let until = Instant::now() + within;
+    /// Waits until all metaservers follow, all dataservers are up and all placement groups clean.
+    ///
+    /// # Errors
+    /// They are not; or bytes are lost.
+    pub fn wait_until_clean(&self) -> Result<()> {
+        let begun = Instant::now();
         loop {
-            let missing = self.missing()?;
+            let missing = self.missing(self.dataservers())?;
             if missing.is_empty() {
-                self.say("all servers are back");
+                self.say(&format!(
+                    "all is clean again after {:.1} s",
+                    begun.elapsed().as_secs_f64()
+                ));
                 return Ok(());
             }
-            ensure!(Instant::now() < until, "not whole within {within:?}: {missing:?}");
-            std::thread::sleep(Duration::from_millis(200));
+            ensure!(
+                begun.elapsed() < CLEAN_WITHIN,
+                "not clean within {CLEAN_WITHIN:?}: {missing:?}"
+            );
+            std::thread::sleep(Duration::from_millis(500));
         }
     }
 
-    fn missing(&self) -> Result<Vec<String>> {
+    /// Waits until all placement groups are clean without one dataserver, which is out.
+    ///
+    /// # Errors
+    /// They are not; or bytes are lost.
+    pub fn wait_until_clean_without(&self, gone: &str) -> Result<()> {
+        let mut rest = self.dataservers();
+        rest.retain(|server| server != gone);
+        let begun = Instant::now();
+        loop {
+            let mut missing = self.missing(rest.clone())?;
+            if self
+                .disk_state(gone)?
+                .is_some_and(|state| state == DiskState::In)
+            {
+                missing.push(format!("{gone} is not out"));
+            }
+            if missing.is_empty() {
+                let took = begun.elapsed().as_secs_f64();
+                self.say(&format!(
+                    "{gone} is out, all is clean without it after {took:.1} s"
+                ));
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < CLEAN_WITHIN,
+                "not clean within {CLEAN_WITHIN:?}: {missing:?}"
+            );
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// The cluster's health.
+    pub fn status(&self) -> Result<Status> {
         let client = self.load.client();
-        let status = self.load.on_host(async move { client.status().await })??;
+        Ok(self.load.on_host(async move { client.status().await })??)
+    }
+
+    /// Whether a dataserver's disk takes part in placement.
+    fn disk_state(&self, server: &str) -> Result<Option<DiskState>> {
+        let status = self.status()?;
+        let mut servers = status.servers.iter();
+        let server = servers.find(|one| format!("dataserver-{}", one.server) == server);
+        // The newest: those before it are gone for good.
+        Ok(server.and_then(|server| {
+            server
+                .disks
+                .iter()
+                .max_by_key(|disk| disk.disk)
+                .map(|disk| disk.state)
+        }))
+    }
+
+    /// What is not as it should be, if these dataservers are to be up.
+    fn missing(&self, dataservers: Vec<String>) -> Result<Vec<String>> {
+        let status = self.status()?;
         let mut missing = Vec::new();
         for server in self.metaserver_status()? {
             let good = server.votes && server.standing.is_some_and(|standing| !standing.is_new);
@@ -279,63 +382,75 @@ impl Drill {
                 missing.push(format!("metaserver-{}", server.id));
             }
         }
-        for server in status.servers {
-            let heard = server.heard_ms_ago.is_some_and(|ago| ago < 3_000);
-            if !heard || server.disks.iter().any(|disk| !disk.up) {
-                missing.push(format!("dataserver-{}", server.server));
+        for name in dataservers {
+            let mut servers = status.servers.iter();
+            let server = servers.find(|one| format!("dataserver-{}", one.server) == name);
+            let up = |disk: &DiskStatus| {
+                disk.up && disk.state == DiskState::In && disk.returns_in_ms.is_none()
+            };
+            if !server.is_some_and(|server| server.disks.iter().any(up)) {
+                missing.push(name);
             }
+        }
+        for (pool, Pool { pg_count, .. }, counts) in &status.pools {
+            if counts.clean != *pg_count {
+                missing.push(format!("pool {pool}: {counts:?} of {pg_count}"));
+            }
+        }
+        for disk in status.servers.iter().flat_map(|server| &server.disks) {
+            ensure!(
+                disk.report.lost == 0,
+                "disk {} reports {} lost chunks",
+                disk.disk,
+                disk.report.lost
+            );
         }
         Ok(missing)
     }
 
     /// The ends of the servers' logs.
     fn logs(&self) -> String {
-        let mut all = String::new();
-        for server in self.metaservers().into_iter().chain(self.dataservers()) {
-            // One that never started has none.
-            let log = fs::read_to_string(self.cluster.folder(&server).join("log")).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let shown = lines.len().saturating_sub(LOG_SHOWN);
-            all.push_str(&format!("== {server}\n{}\n", lines[shown..].join("\n")));
-        }
-        all
+        let servers = self.metaservers().into_iter().chain(self.dataservers());
+        let logs: Vec<String> = servers
+            .map(|server| self.cluster.end_of_log(&server))
+            .collect();
+        logs.join("\n")
     }
 
-    fn finish(self, seed: u64) -> Result<()> {
-        let Drill {
-            cluster,
-            load,
-            hosts,
-            disk,
-            setup,
-            begun,
-            longest,
-            _scratch,
-            ..
-        } = self;
-        let report = load.finish()?;
-        let took = begun.elapsed();
-        println!("  {:6.1} s  compared: {}", took.as_secs_f64(), report.compared);
-        for (kind, Figures { done, again, unknown, .. }) in &report.figures {
-            println!("            {kind:?}: {done} acknowledged, {again} begun again, {unknown} unknown");
+    fn finish(&mut self) -> Result<()> {
+        let report = self.load.finish()?;
+        self.say(&format!("compared: {}", report.compared));
+        for (kind, figures) in &report.figures {
+            let Figures {
+                done,
+                again,
+                unknown,
+                ..
+            } = figures;
+            self.say(&format!(
+                "{kind:?}: {done} acknowledged, {again} begun again, {unknown} unknown"
+            ));
         }
         let done: u64 = report.figures.values().map(|figures| figures.done).sum();
-        let gaps: Vec<String> = longest
-            .iter()
+        let gaps = self.longest.iter();
+        let gaps: Vec<String> = gaps
             .map(|(kind, gap)| format!("{kind:?} {:.1}", gap.as_secs_f64()))
             .collect();
         // scripts/drills.sh makes its table of these.
         println!(
-            "drill | {} | {seed} | {:.0} s | {done} operations | {} faults | {}",
-            setup.name,
-            took.as_secs_f64(),
+            "drill | {} | {} | {:.0} s | {done} operations | {} faults | {}",
+            self.setup.name,
+            self.seed,
+            self.begun.elapsed().as_secs_f64(),
             report.faults.len(),
             gaps.join(", ")
         );
-        drop((cluster, hosts, disk));
-        if !report.faults.is_empty() {
-            bail!("{} faults: {:#?}", report.faults.len(), &report.faults[..report.faults.len().min(20)]);
-        }
+        let shown = &report.faults[..report.faults.len().min(20)];
+        ensure!(
+            shown.is_empty(),
+            "{} faults: {shown:#?}",
+            report.faults.len()
+        );
         Ok(())
     }
 }
@@ -343,7 +458,9 @@ impl Drill {
 /// Where a drill's scratch files are is nobody's business but its own.
 impl std::fmt::Debug for Drill {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Drill").field("setup", &self.setup).finish_non_exhaustive()
+        f.debug_struct("Drill")
+            .field("setup", &self.setup)
+            .finish_non_exhaustive()
     }
 }
 
@@ -352,4 +469,3 @@ pub fn durations(is_long: bool) -> Vec<Duration> {
     let seconds: &[u64] = if is_long { &[1, 10, 75] } else { &[1, 10] };
     seconds.iter().copied().map(Duration::from_secs).collect()
 }
-
