@@ -160,7 +160,8 @@ impl<'a> Processes<'a> {
         if self.keeps_logs {
             let log = self.folder(server).join("log");
             let log = fs::File::options().create(true).append(true).open(log)?;
-            command.stderr(log).env("QUARRY_LOG", "info");
+            // Of an election openraft tells more than anybody wants to know.
+            command.stderr(log).env("QUARRY_LOG", "info,openraft=error");
         }
         Ok(command)
     }

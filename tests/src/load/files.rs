@@ -1,6 +1,6 @@
 //! Files that come, are replaced, written over, moved, and go, each looked at again.
 
-use super::content::{Content, bytes};
+use super::content::{Content, bytes, difference};
 use super::ledger::{Change, Ledger};
 use super::meter::{Kind, Outcome};
 use super::worker::{Worker, read_whole};
@@ -112,9 +112,8 @@ impl Worker {
             .measure(Kind::Read, &format!("reading {path}"), look)
             .await;
         if let Outcome::Done(found) = found {
-            if found != content.render() {
-                self.meter
-                    .handle_fault(format!("{path} was read with other bytes"));
+            if let Some(difference) = difference(&content.render(), &found) {
+                self.meter.handle_fault(format!("{path}: {difference}"));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Files that are there before anything happens, and are read all the time.
 
-use super::content::Content;
+use super::content::{Content, difference};
 use super::meter::{Kind, Outcome};
 use super::worker::Worker;
 use anyhow::Result;
@@ -58,9 +58,8 @@ impl Worker {
                 .measure(Kind::Read, &format!("reading {path}"), read)
                 .await;
             if let Outcome::Done(found) = found {
-                if found != content.render()[from..from + len] {
-                    let fault =
-                        format!("{path} was read with other bytes, {len} of them from {from} on");
+                if let Some(difference) = difference(&content.render()[from..from + len], &found) {
+                    let fault = format!("{path} from {from} on: {difference}");
                     self.meter.handle_fault(fault);
                 }
             }
@@ -73,8 +72,9 @@ pub async fn faults(client: &Client, library: &[Content]) -> Result<Vec<String>>
     let mut faults = Vec::new();
     for (number, content) in library.iter().enumerate() {
         let path = path(number);
-        if super::worker::read_whole(client, &path).await? != content.render() {
-            faults.push(format!("{path} has other bytes"));
+        let found = super::worker::read_whole(client, &path).await?;
+        if let Some(difference) = difference(&content.render(), &found) {
+            faults.push(format!("{path}: {difference}"));
         }
     }
     Ok(faults)

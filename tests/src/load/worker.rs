@@ -1,5 +1,6 @@
 //! What all workers of a load have, and the little that they do alike.
 
+use super::content::{Content, difference, digest};
 use super::ledger::{Change, Ledger};
 use super::meter::{Kind, Meter, Outcome};
 use anyhow::Result;
@@ -83,11 +84,16 @@ pub async fn names(client: &Client, path: &str) -> QuarryResult<Vec<String>> {
 
 /// What is wrong with the files of a folder, compared with its ledger.
 pub async fn folder_faults(client: &Client, path: &str, ledger: &Ledger) -> Result<Vec<String>> {
-    let mut found = BTreeMap::new();
+    let (mut found, mut details) = (BTreeMap::new(), Vec::new());
     for name in names(client, path).await? {
         let file = format!("{path}/{name}");
         let bytes = read_whole(client, &file).await?;
-        found.insert(file, super::content::digest(&bytes));
+        let expected = ledger.files().get(&file).map(Content::render);
+        let difference = expected.and_then(|expected| difference(&expected, &bytes));
+        details.extend(difference.map(|difference| format!("{file}: {difference}")));
+        found.insert(file, digest(&bytes));
     }
-    Ok(ledger.faults(&found))
+    let mut faults = ledger.faults(&found);
+    faults.append(&mut details);
+    Ok(faults)
 }
