@@ -119,7 +119,8 @@ impl Node {
     ) -> Result<DataReply> {
         let peer = self.dataserver(server, address).await?;
         let request = codec::encode(request).into();
-        let answer = peer.requests.call(request, SMALL_WRITE_WAIT).await?;
+        let asked = peer.requests.call(request, SMALL_WRITE_WAIT);
+        let answer = peer.while_alive(DataRequest::ping(), asked).await?;
         let answer: Result<DataReply, Error> = codec::decode("a dataserver's answer", &answer)?;
         answer
     }
