@@ -5,9 +5,9 @@ use crate::disks::Disks;
 use crate::membership::Membership;
 use crate::read::files::Files;
 use crate::repair::confirm::CONFIRMS_MAX;
-use crate::repair::losses::Losses;
 use crate::repair::pace::Pace;
 use crate::repair::suspects::Suspects;
+use crate::repair::tally::Tally;
 use quarry_common::identity::PeerName;
 use quarry_common::ids::{ClusterId, ServerId};
 use quarry_common::limits::BULK_STREAMS_MAX;
@@ -55,8 +55,8 @@ pub struct Node {
     pub confirms: Semaphore,
     /// How fast repair may go.
     pub pace: Pace,
-    /// What is referenced and nobody has.
-    pub losses: Losses,
+    /// What repair did and found.
+    pub tally: Tally,
     /// Chunks that are to be looked at.
     pub suspects: Suspects,
     /// One permit for each read of a disk.
@@ -83,7 +83,7 @@ impl Node {
             repair_streams: Semaphore::new(REPAIR_STREAMS_MAX),
             confirms: Semaphore::new(CONFIRMS_MAX),
             pace: Pace::default(),
-            losses: Losses::default(),
+            tally: Tally::default(),
             suspects: Suspects::default(),
             disk_reads: Semaphore::new(DISK_READS_MAX),
         }
@@ -93,7 +93,7 @@ impl Node {
     pub fn reports(&self) -> Vec<DiskReport> {
         let mut reports = self.disks.reports();
         for report in &mut reports {
-            report.lost = report.disk.map_or(0, |disk| self.losses.count(disk));
+            self.tally.complete(report);
         }
         reports
     }

@@ -312,7 +312,7 @@ async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
     cluster.exchange(&[1, 2, 3]).await;
     clean(&cluster).await;
     check(&cluster, 3, &written);
-    let count = || cluster.servers[&3].node().losses.count(DiskId(3));
+    let count = || cluster.servers[&3].node().reports()[0].lost;
     until(|| count() == 1).await;
     let reported = || {
         let reports = cluster.meta.state.reports.lock().unwrap();

@@ -196,7 +196,9 @@ async fn copy(
     copied?;
     // The seal syncs, reads back, and only then replaces what was there.
     let sealed = writer.seal(wanted.len, wanted.crc).await;
-    sealed.map_err(Failure::Own)
+    sealed.map_err(Failure::Own)?;
+    node.tally.add_copied(disk.identity().disk, wanted.len);
+    Ok(())
 }
 
 /// Begins a copy, once whoever else writes, copies or deletes the chunk has ended.

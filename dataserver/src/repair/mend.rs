@@ -108,8 +108,8 @@ pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
             }
         }
         let lost = waiting.iter().filter(|(_, waiting)| waiting.lost);
-        node.losses
-            .set_mended(id, lost.map(|(name, _)| (name.pool, name.chunk)));
+        node.tally
+            .set_lost_mending(id, lost.map(|(name, _)| (name.pool, name.chunk)));
         let next = waiting.values().map(|waiting| waiting.at).min();
         let until_next = next.map_or(LOOK_EVERY, |at| {
             at.saturating_duration_since(Instant::now())

@@ -73,7 +73,8 @@ pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
             },
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        node.losses.set_filled(disk.identity().disk, core.lost());
+        node.tally
+            .set_lost_filling(disk.identity().disk, core.lost());
     }
 }
 
