@@ -1,5 +1,6 @@
 //! What the parts of a running dataserver share.
 
+use crate::collect::doomed::Doomed;
 use crate::dial::Dial;
 use crate::disks::Disks;
 use crate::membership::Membership;
@@ -57,6 +58,8 @@ pub struct Node {
     pub pace: Pace,
     /// What repair did and found.
     pub tally: Tally,
+    /// What is not to be copied any more.
+    pub doomed: Doomed,
     /// Chunks that are to be looked at.
     pub suspects: Suspects,
     /// One permit for each read of a disk.
@@ -84,6 +87,7 @@ impl Node {
             confirms: Semaphore::new(CONFIRMS_MAX),
             pace: Pace::default(),
             tally: Tally::default(),
+            doomed: Doomed::default(),
             suspects: Suspects::default(),
             disk_reads: Semaphore::new(DISK_READS_MAX),
         }

@@ -6,7 +6,12 @@ use bytes::Bytes;
 use harness::{Cluster, POOL, pattern, until};
 use quarry_common::ids::{ChunkId, DiskId};
 use quarry_dataserver::Dataserver;
-use quarry_dataserver::disk::{ChunkState, Disk};
+use quarry_dataserver::disk::{ChunkState, Disk, DiskOptions};
+
+const OPTIONS: DiskOptions = DiskOptions {
+    direct_io: false,
+    free_percent: 0,
+};
 
 /// Two dataservers that look for work every second, with chunks 1 (large), 2 (small) and 3 (large).
 async fn begun() -> Cluster {
@@ -125,4 +130,65 @@ async fn a_disk_tells_all_it_has_and_deletes_what_is_nobodys() {
         assert!(has(&disk(&cluster, id), 3));
     }
     assert!(cluster.meta.state.gone.lock().unwrap().is_empty());
+}
+
+/// A disk that has deleted a doomed chunk gets it back from nobody, though another still has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_doomed_is_not_fetched_again_and_not_lost() {
+    let mut cluster = begun().await;
+    let state = std::sync::Arc::clone(&cluster.meta.state);
+    for chunk in [1, 3] {
+        let data = pattern(chunk, 200_000);
+        let committed = (200_000, quarry_common::checksum::Crc::of(&data));
+        state
+            .referenced
+            .lock()
+            .unwrap()
+            .insert(ChunkId(chunk), committed);
+    }
+    // Disk 2 has deleted what disk 1 has not yet.
+    state.unwanted.lock().unwrap().insert(ChunkId(2));
+    until(|| !has(&disk(&cluster, 1), 2) && !has(&disk(&cluster, 2), 2)).await;
+    state.unwanted.lock().unwrap().clear();
+    cluster.stop_server(1).await;
+    let again = Disk::open(&cluster.disk_path(1), harness::CLUSTER, OPTIONS).unwrap();
+    let data = Bytes::from(pattern(2, 3_000));
+    let crc = quarry_common::checksum::Crc::of(&data);
+    let mut copy = again.create_copy(POOL, ChunkId(2), 3_000).unwrap();
+    copy.append(vec![data], &[crc]).await.unwrap();
+    copy.seal(3_000, crc).await.unwrap();
+    again.stop().unwrap();
+    drop(again);
+    // So that it does not ask.
+    cluster.start_server(1).await;
+    assert!(has(&disk(&cluster, 1), 2));
+    let client = cluster.client("anna");
+    // A read of it there wakes nothing.
+    let wanted = client.wanted(DiskId(2), ChunkId(2), 0, 10);
+    harness::assert_code(client.read(wanted).await, quarry_common::Code::ChunkMissing);
+    // Nor does it come when the disk fills the group anew.
+    cluster.exchange(&[1]).await;
+    assert!(has(&disk(&cluster, 2), 1));
+    let epoch = cluster.exchange(&[1, 2]).await;
+    until(|| cluster.meta.is_clean()).await;
+    assert!(cluster.epoch_of(ChunkId(2)) >= epoch);
+    assert!(!has(&disk(&cluster, 2), 2) && has(&disk(&cluster, 2), 3));
+    // One that is missing and referenced does come, after the same read.
+    let gone = disk(&cluster, 2).delete(POOL, ChunkId(3), || true);
+    assert!(gone.unwrap());
+    let wanted = client.wanted(DiskId(2), ChunkId(3), 0, 10);
+    harness::assert_code(client.read(wanted).await, quarry_common::Code::ChunkMissing);
+    until(|| has(&disk(&cluster, 2), 3)).await;
+    assert!(!has(&disk(&cluster, 2), 2));
+    // Deleted everywhere, it is not lost; and what was lost is so no more when nothing refers to it.
+    let node = std::sync::Arc::clone(cluster.servers[&2].node());
+    for id in [1, 2] {
+        let deleted = disk(&cluster, id).delete(POOL, ChunkId(1), || true);
+        assert!(deleted.unwrap());
+    }
+    let wanted = client.wanted(DiskId(2), ChunkId(1), 0, 10);
+    harness::assert_code(client.read(wanted).await, quarry_common::Code::ChunkMissing);
+    until(|| node.reports()[0].lost == 1).await;
+    state.referenced.lock().unwrap().remove(&ChunkId(1));
+    until(|| node.reports()[0].lost == 0).await;
 }

@@ -5,6 +5,7 @@
 //! depends on when it is heard, or from which leader.
 
 mod core;
+pub mod doomed;
 
 use self::core::{Schedule, Step};
 use crate::disk::{ChunkState, Disk};
@@ -185,6 +186,8 @@ impl Collector {
     /// for another time.
     async fn delete(&self, chunks: Chunks) -> Result<Chunks> {
         let id = self.id;
+        // Before it is deleted here: else repair might fetch it once more from who still has it.
+        self.node.doomed.note(&chunks);
         self.blocking(move |disk| {
             let mut gone = Chunks::new();
             let mut deleted = 0;

@@ -2,10 +2,8 @@
 
 use quarry_common::ids::{ChunkId, DiskId, PoolId};
 use quarry_common::wire::meta::DiskReport;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-type Chunks = BTreeSet<(PoolId, ChunkId)>;
 
 /// What there is to report of each disk.
 #[derive(Default)]
@@ -13,10 +11,8 @@ pub struct Tally(Mutex<BTreeMap<DiskId, OfDisk>>);
 
 #[derive(Default)]
 struct OfDisk {
-    /// Referenced and had by nobody: found while groups were filled.
-    lost_filling: Chunks,
-    /// The same, found while copies were replaced.
-    lost_mending: Chunks,
+    /// Chunks that it should have, that are referenced, and that nobody has.
+    lost: u64,
     /// Bytes of chunks that were copied to it.
     copied: u64,
 }
@@ -26,14 +22,9 @@ impl Tally {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the filling of groups has found, all of it.
-    pub fn set_lost_filling(&self, disk: DiskId, chunks: impl Iterator<Item = (PoolId, ChunkId)>) {
-        self.lock().entry(disk).or_default().lost_filling = chunks.collect();
-    }
-
-    /// What the replacing of copies has found, all of it.
-    pub fn set_lost_mending(&self, disk: DiskId, chunks: impl Iterator<Item = (PoolId, ChunkId)>) {
-        self.lock().entry(disk).or_default().lost_mending = chunks.collect();
+    /// What a disk should have and nobody has, all of it.
+    pub fn set_lost(&self, disk: DiskId, chunks: impl Iterator<Item = (PoolId, ChunkId)>) {
+        self.lock().entry(disk).or_default().lost = chunks.count() as u64;
     }
 
     /// A chunk was copied to a disk.
@@ -45,7 +36,7 @@ impl Tally {
     pub fn complete(&self, report: &mut DiskReport) {
         let all = self.lock();
         if let Some(known) = report.disk.and_then(|disk| all.get(&disk)) {
-            report.lost = known.lost_filling.union(&known.lost_mending).count() as u64;
+            report.lost = known.lost;
             report.copied = known.copied;
         }
     }

@@ -321,7 +321,7 @@ fn trace_walk_rot() {
     world.put(2, 0, 1, SET_ASIDE);
     core.handle_map(&after_a_crash());
     world.run(&mut core, 3, 1);
-    assert_eq!((world.reports.len(), core.lost().count()), (1, 0));
+    assert_eq!((world.reports.len(), core.take_lost().len()), (1, 0));
     // One that is referenced is lost, and is said to be.
     world.referenced.insert(0, 1);
     let mut core = Core::new(DiskId(3));
@@ -329,7 +329,7 @@ fn trace_walk_rot() {
     world.reports.clear();
     world.run(&mut core, 3, 1);
     assert_eq!(world.reports.len(), 1);
-    assert_eq!(core.lost().collect::<Vec<_>>(), [(POOL, ChunkId(0))]);
+    assert_eq!(core.take_lost(), [(POOL, ChunkId(0))].into());
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_bad_copy_that_was_longer_than_what_is_referenced_is_had_as_far_as_it_is() {
     world.silent.remove(&2);
     world.run(&mut core, 3, 3);
     assert!(!world.reports.is_empty() && world.has(3, 0, 1));
-    assert_eq!(core.lost().count(), 0);
+    assert_eq!(core.take_lost().len(), 0);
 }
 
 /// Only complete members as sources: after two losses nobody could fill. Here whoever covers an epoch is one, and
@@ -379,7 +379,7 @@ fn trace_r_strict_and_r_lastsrv() {
     world.run(&mut core, 4, 20);
     assert!(!world.reports.is_empty());
     assert!(world.has(4, 0, 2) && world.has(4, 1, 2));
-    assert_eq!(core.lost().collect::<Vec<_>>(), [(POOL, ChunkId(2))]);
+    assert_eq!(core.take_lost(), [(POOL, ChunkId(2))].into());
     // A returned disk's own cover counts for itself.
     let mut core = Core::new(DiskId(0));
     world.silent.clear();
@@ -621,9 +621,10 @@ fn whoever_reports_has_everything_that_is_referenced_and_not_lost() {
             !world.reports.is_empty(),
             "seed {seed}: it never becomes clean"
         );
+        let lost = core.take_lost();
         for (chunk, len) in &world.referenced {
             let anybody = (0..5).any(|disk| before.has(disk, *chunk, *len));
-            let is_lost = core.lost().any(|(_, lost)| lost == ChunkId(*chunk));
+            let is_lost = lost.contains(&(POOL, ChunkId(*chunk)));
             let since = since(*own).unwrap() as u64;
             if chunk / 10 + 1 < since {
                 assert_eq!(
