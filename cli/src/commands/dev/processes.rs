@@ -503,4 +503,25 @@ mod tests {
             assert_eq!(read.name(), identity.name());
         }
     }
+
+    #[test]
+    fn a_start_waits_for_a_server_of_an_earlier_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().to_path_buf());
+        let plan = home.found_or_make(Wanted::default()).unwrap();
+        wait_for_earlier(&home, &plan).unwrap();
+        let log = File::create(Server::Data(plan.servers().next().unwrap()).log(&home)).unwrap();
+        log.lock().unwrap();
+        // It has the only copy of the file.
+        let mut earlier = Command::new("sleep").arg("60").stderr(log).spawn().unwrap();
+        let begun = Instant::now();
+        let lives = Duration::from_millis(300);
+        std::thread::spawn(move || {
+            std::thread::sleep(lives);
+            earlier.kill().unwrap();
+            earlier.wait().unwrap();
+        });
+        wait_for_earlier(&home, &plan).unwrap();
+        assert!(begun.elapsed() >= lives, "it did not wait");
+    }
 }
