@@ -5,6 +5,7 @@ mod harness;
 use bytes::Bytes;
 use harness::{Cluster, POOL, pattern, until};
 use quarry_common::ids::{ChunkId, DiskId};
+use quarry_common::map::pg_of;
 use quarry_dataserver::Dataserver;
 use quarry_dataserver::disk::{ChunkState, Disk, DiskOptions};
 
@@ -75,35 +76,39 @@ async fn what_is_due_is_moved_to_the_trash_and_said_to_be_gone() {
 async fn what_is_being_written_is_not_deleted_and_not_said_to_be_gone() {
     let cluster = begun().await;
     let client = cluster.client("anna");
-    let mut writing = client.open(client.target(ChunkId(5))).await;
+    // In a group in which there is something to ask about.
+    let group = |chunk| pg_of(chunk, 8);
+    let mut ids = (5..).map(ChunkId);
+    let open = ids
+        .find(|chunk| group(*chunk) == group(ChunkId(3)))
+        .unwrap();
+    let mut writing = client.open(client.target(open)).await;
     let data = Bytes::from(pattern(5, 100_000));
     writing.data(&data).await.unwrap();
     writing.point(false).await.unwrap();
-    until(|| has(&disk(&cluster, 1), 5)).await;
-    cluster
-        .meta
-        .state
-        .due
-        .lock()
-        .unwrap()
-        .extend([5, 1].map(ChunkId));
+    until(|| has(&disk(&cluster, 1), open.0)).await;
+    // A whole pass, after one that had perhaps begun.
+    for _ in 0..2 {
+        cluster.meta.state.told.lock().unwrap().clear();
+        let told = || cluster.meta.state.told.lock().unwrap().clone();
+        until(|| told().contains(&(DiskId(1), ChunkId(3)))).await;
+    }
+    let due = [open, ChunkId(1)];
+    cluster.meta.state.due.lock().unwrap().extend(due);
     until(|| cluster.meta.state.gone.lock().unwrap().len() == 2).await;
     let gone = cluster.meta.state.gone.lock().unwrap().clone();
     assert!(
         gone.iter().all(|(_, chunk)| *chunk == ChunkId(1)),
         "{gone:?}"
     );
-    let info = disk(&cluster, 1).stat(POOL, ChunkId(5)).unwrap().unwrap();
+    let info = disk(&cluster, 1).stat(POOL, open).unwrap().unwrap();
     assert_eq!(info.state, ChunkState::Open);
     let told = cluster.meta.state.told.lock().unwrap().clone();
-    assert!(
-        !told.contains(&(DiskId(1), ChunkId(5))),
-        "it is not asked about"
-    );
+    assert!(!told.contains(&(DiskId(1), open)), "it is not asked about");
     // Once its writer has ended it goes like any other.
     drop(writing);
     until(|| cluster.meta.state.gone.lock().unwrap().len() == 4).await;
-    assert!(!has(&disk(&cluster, 1), 5) && !has(&disk(&cluster, 2), 5));
+    assert!(!has(&disk(&cluster, 1), open.0) && !has(&disk(&cluster, 2), open.0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,13 @@ use crate::disk::segment_format::SegmentId;
 use quarry_common::ids::PgId;
 use quarry_common::map::pg_of;
 
+fn name_of(chunk: u64) -> ChunkName {
+    ChunkName {
+        pool: POOL,
+        chunk: ChunkId(chunk),
+    }
+}
+
 async fn copy(disk: &Disk, chunk: u64, data: &Bytes) -> Result<()> {
     let mut writer = disk.create_copy(POOL, ChunkId(chunk), data.len() as u32)?;
     let (mut at, mut rest) = (0, data.clone());
@@ -548,13 +555,9 @@ async fn a_chunk_that_is_moved_is_sealed_and_a_bad_copy_that_is_replaced_is_bad(
     let disk = open(&dir);
     write_small(&disk, 1, &bytes(1, 700)).await.unwrap();
     write(&disk, 2, &bytes(2, 70_000)).await.unwrap();
-    let name = |chunk| ChunkName {
-        pool: POOL,
-        chunk: ChunkId(chunk),
-    };
     let shared = &disk.0.shared;
-    let entry = shared.index.get(name(1)).unwrap();
-    let moved = shared.claims.claim_again(name(1), entry).unwrap();
+    let entry = shared.index.get(name_of(1)).unwrap();
+    let moved = shared.claims.claim_again(name_of(1), entry).unwrap();
     let listed = disk.group(POOL, (PgId(0), 1), None, 10).unwrap().chunks;
     let of = |chunk| listed.iter().find(|(found, _)| *found == ChunkId(chunk));
     assert_eq!(of(1).unwrap().1.state, ChunkState::Sealed);
@@ -580,4 +583,35 @@ async fn a_file_that_is_gone_is_a_bad_copy() {
     copy(&disk, 1, &bytes(1, 70_000)).await.unwrap();
     same(read(&disk, 1).unwrap(), bytes(1, 70_000));
     assert_eq!(disk.bad_copies(), []);
+}
+
+#[tokio::test]
+async fn a_copy_that_does_not_read_back_leaves_what_was_there() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 5_000_000);
+    copy(&disk, 1, &data.slice(..200_000)).await.unwrap();
+    let mut writer = disk.create_copy(POOL, ChunkId(1), 5_000_000).unwrap();
+    let (mut at, mut rest) = (0, data.clone());
+    while !rest.is_empty() {
+        let frame = rest.split_to(rest.len().min(FRAME_LEN_MAX));
+        let crcs = frame_crcs(at, &frame);
+        at += frame.len();
+        writer.append(vec![frame], &crcs).await.unwrap();
+    }
+    // What has been written is changed before the end.
+    let path = shared::copy_path(&disk.0.shared.rooms, name_of(1));
+    let first = layout::DATA_AT as usize + 7;
+    let is_written = || fs::read(&path).is_ok_and(|file| file.get(first) == Some(&data[7]));
+    while !is_written() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[data[7] ^ 1], first as u64).unwrap();
+    let sealed = writer.seal(5_000_000, Crc::of(&data)).await;
+    assert_eq!(code(sealed), Code::ChecksumMismatch);
+    settled(&disk).await;
+    same(read(&disk, 1).unwrap(), &data[..200_000]);
+    assert_eq!(copies_left(&dir), 0);
+    assert!(!disk.is_failed());
 }

@@ -106,6 +106,8 @@ struct World {
     silent: BTreeSet<u32>,
     /// Of the silent ones, those that are out as well.
     out: BTreeSet<u32>,
+    /// Chunks that are listed, and when they are asked for are not there or bad.
+    gone: BTreeSet<u64>,
     now: Duration,
     listed: Vec<u32>,
     copied: Vec<(u64, u32)>,
@@ -183,7 +185,9 @@ impl World {
                     }
                     if self.silent.contains(&source.0) {
                         later = Some(Error::new(Code::Unreachable, "silent"));
-                    } else if self.has(source.0, wanted.chunk.0, wanted.len) {
+                    } else if self.has(source.0, wanted.chunk.0, wanted.len)
+                        && !self.gone.contains(&wanted.chunk.0)
+                    {
                         self.put(own, wanted.chunk.0, wanted.len, ReplicaState::Sealed);
                         self.copied.push((wanted.chunk.0, source.0));
                         outcome = Outcome::Stored;
@@ -311,6 +315,27 @@ fn trace_r_setaside() {
     world.disks.get_mut(&1).unwrap().get_mut(&0).unwrap().len = 0;
     world.run(&mut core, 3, 9);
     assert!(!world.reports.is_empty() && world.has(3, 0, 1));
+}
+
+/// It may have been doomed and deleted since, or every copy is bad.
+#[test]
+fn what_was_listed_and_is_given_by_nobody_is_asked_about() {
+    let mut world = World::default();
+    for disk in [1, 2] {
+        world.put(disk, 0, 1, SEALED);
+    }
+    world.gone.insert(0);
+    for referenced in [false, true] {
+        if referenced {
+            world.referenced.insert(0, 1);
+        }
+        let mut core = Core::new(DiskId(3));
+        core.handle_map(&after_a_crash());
+        world.reports.clear();
+        world.run(&mut core, 3, 1);
+        assert_eq!(world.reports.len(), 1, "{referenced}");
+        assert_eq!(core.take_lost().len(), usize::from(referenced));
+    }
 }
 
 /// A chunk whose only copy is bad and to which nobody refers keeps no group from being clean.
