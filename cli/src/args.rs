@@ -167,6 +167,16 @@ mod tests {
             "xattr list /a",
             "xattr remove /a user.k",
             "--cluster f status",
+            #[cfg(feature = "servers")]
+            "dev --metaservers 3 --dataservers 5 --processes --detach --dir d",
+            #[cfg(feature = "servers")]
+            "dev kill meta-2",
+            #[cfg(feature = "servers")]
+            "dev pause data-3 --dir d",
+            #[cfg(feature = "servers")]
+            "dev resume data-3 --json",
+            #[cfg(feature = "servers")]
+            "dev start meta-2",
             "disk list",
             "pg list",
             "bench write --size 4G --files 4 --writers 2",

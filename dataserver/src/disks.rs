@@ -79,6 +79,7 @@ pub fn report_of(disk: &Disk) -> DiskReport {
         failed,
         trash: disk.trash_len(),
         lost: 0,
+        copied: 0,
     }
 }
 

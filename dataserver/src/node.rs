@@ -1,13 +1,14 @@
 //! What the parts of a running dataserver share.
 
+use crate::collect::doomed::Doomed;
 use crate::dial::Dial;
 use crate::disks::Disks;
 use crate::membership::Membership;
 use crate::read::files::Files;
 use crate::repair::confirm::CONFIRMS_MAX;
-use crate::repair::losses::Losses;
 use crate::repair::pace::Pace;
 use crate::repair::suspects::Suspects;
+use crate::repair::tally::Tally;
 use quarry_common::identity::PeerName;
 use quarry_common::ids::{ClusterId, ServerId};
 use quarry_common::limits::BULK_STREAMS_MAX;
@@ -55,8 +56,10 @@ pub struct Node {
     pub confirms: Semaphore,
     /// How fast repair may go.
     pub pace: Pace,
-    /// What is referenced and nobody has.
-    pub losses: Losses,
+    /// What repair did and found.
+    pub tally: Tally,
+    /// What is not to be copied any more.
+    pub doomed: Doomed,
     /// Chunks that are to be looked at.
     pub suspects: Suspects,
     /// One permit for each read of a disk.
@@ -83,7 +86,8 @@ impl Node {
             repair_streams: Semaphore::new(REPAIR_STREAMS_MAX),
             confirms: Semaphore::new(CONFIRMS_MAX),
             pace: Pace::default(),
-            losses: Losses::default(),
+            tally: Tally::default(),
+            doomed: Doomed::default(),
             suspects: Suspects::default(),
             disk_reads: Semaphore::new(DISK_READS_MAX),
         }
@@ -93,7 +97,7 @@ impl Node {
     pub fn reports(&self) -> Vec<DiskReport> {
         let mut reports = self.disks.reports();
         for report in &mut reports {
-            report.lost = report.disk.map_or(0, |disk| self.losses.count(disk));
+            self.tally.complete(report);
         }
         reports
     }
@@ -119,7 +123,8 @@ impl Node {
     ) -> Result<DataReply> {
         let peer = self.dataserver(server, address).await?;
         let request = codec::encode(request).into();
-        let answer = peer.requests.call(request, SMALL_WRITE_WAIT).await?;
+        let asked = peer.requests.call(request, SMALL_WRITE_WAIT);
+        let answer = peer.while_alive(DataRequest::ping(), asked).await?;
         let answer: Result<DataReply, Error> = codec::decode("a dataserver's answer", &answer)?;
         answer
     }

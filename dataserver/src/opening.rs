@@ -100,6 +100,7 @@ impl Directories {
             failed: None,
             trash: 0,
             lost: 0,
+            copied: 0,
         }
     }
 
@@ -195,6 +196,7 @@ fn look(
                 failed: Some(error.text),
                 trash: 0,
                 lost: 0,
+                copied: 0,
             }))
         }
         Err(error) => Err(error),

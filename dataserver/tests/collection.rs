@@ -5,8 +5,14 @@ mod harness;
 use bytes::Bytes;
 use harness::{Cluster, POOL, pattern, until};
 use quarry_common::ids::{ChunkId, DiskId};
+use quarry_common::map::pg_of;
 use quarry_dataserver::Dataserver;
-use quarry_dataserver::disk::{ChunkState, Disk};
+use quarry_dataserver::disk::{ChunkState, Disk, DiskOptions};
+
+const OPTIONS: DiskOptions = DiskOptions {
+    direct_io: false,
+    free_percent: 0,
+};
 
 /// Two dataservers that look for work every second, with chunks 1 (large), 2 (small) and 3 (large).
 async fn begun() -> Cluster {
@@ -70,35 +76,39 @@ async fn what_is_due_is_moved_to_the_trash_and_said_to_be_gone() {
 async fn what_is_being_written_is_not_deleted_and_not_said_to_be_gone() {
     let cluster = begun().await;
     let client = cluster.client("anna");
-    let mut writing = client.open(client.target(ChunkId(5))).await;
+    // In a group in which there is something to ask about.
+    let group = |chunk| pg_of(chunk, 8);
+    let mut ids = (5..).map(ChunkId);
+    let open = ids
+        .find(|chunk| group(*chunk) == group(ChunkId(3)))
+        .unwrap();
+    let mut writing = client.open(client.target(open)).await;
     let data = Bytes::from(pattern(5, 100_000));
     writing.data(&data).await.unwrap();
     writing.point(false).await.unwrap();
-    until(|| has(&disk(&cluster, 1), 5)).await;
-    cluster
-        .meta
-        .state
-        .due
-        .lock()
-        .unwrap()
-        .extend([5, 1].map(ChunkId));
+    until(|| has(&disk(&cluster, 1), open.0)).await;
+    // A whole pass, after one that had perhaps begun.
+    for _ in 0..2 {
+        cluster.meta.state.told.lock().unwrap().clear();
+        let told = || cluster.meta.state.told.lock().unwrap().clone();
+        until(|| told().contains(&(DiskId(1), ChunkId(3)))).await;
+    }
+    let due = [open, ChunkId(1)];
+    cluster.meta.state.due.lock().unwrap().extend(due);
     until(|| cluster.meta.state.gone.lock().unwrap().len() == 2).await;
     let gone = cluster.meta.state.gone.lock().unwrap().clone();
     assert!(
         gone.iter().all(|(_, chunk)| *chunk == ChunkId(1)),
         "{gone:?}"
     );
-    let info = disk(&cluster, 1).stat(POOL, ChunkId(5)).unwrap().unwrap();
+    let info = disk(&cluster, 1).stat(POOL, open).unwrap().unwrap();
     assert_eq!(info.state, ChunkState::Open);
     let told = cluster.meta.state.told.lock().unwrap().clone();
-    assert!(
-        !told.contains(&(DiskId(1), ChunkId(5))),
-        "it is not asked about"
-    );
+    assert!(!told.contains(&(DiskId(1), open)), "it is not asked about");
     // Once its writer has ended it goes like any other.
     drop(writing);
     until(|| cluster.meta.state.gone.lock().unwrap().len() == 4).await;
-    assert!(!has(&disk(&cluster, 1), 5) && !has(&disk(&cluster, 2), 5));
+    assert!(!has(&disk(&cluster, 1), open.0) && !has(&disk(&cluster, 2), open.0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,4 +135,65 @@ async fn a_disk_tells_all_it_has_and_deletes_what_is_nobodys() {
         assert!(has(&disk(&cluster, id), 3));
     }
     assert!(cluster.meta.state.gone.lock().unwrap().is_empty());
+}
+
+/// A disk that has deleted a doomed chunk gets it back from nobody, though another still has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_doomed_is_not_fetched_again_and_not_lost() {
+    let mut cluster = begun().await;
+    let state = std::sync::Arc::clone(&cluster.meta.state);
+    for chunk in [1, 3] {
+        let data = pattern(chunk, 200_000);
+        let committed = (200_000, quarry_common::checksum::Crc::of(&data));
+        state
+            .referenced
+            .lock()
+            .unwrap()
+            .insert(ChunkId(chunk), committed);
+    }
+    // Disk 2 has deleted what disk 1 has not yet.
+    state.unwanted.lock().unwrap().insert(ChunkId(2));
+    until(|| !has(&disk(&cluster, 1), 2) && !has(&disk(&cluster, 2), 2)).await;
+    state.unwanted.lock().unwrap().clear();
+    cluster.stop_server(1).await;
+    let again = Disk::open(&cluster.disk_path(1), harness::CLUSTER, OPTIONS).unwrap();
+    let data = Bytes::from(pattern(2, 3_000));
+    let crc = quarry_common::checksum::Crc::of(&data);
+    let mut copy = again.create_copy(POOL, ChunkId(2), 3_000).unwrap();
+    copy.append(vec![data], &[crc]).await.unwrap();
+    copy.seal(3_000, crc).await.unwrap();
+    again.stop().unwrap();
+    drop(again);
+    // So that it does not ask.
+    cluster.start_server(1).await;
+    assert!(has(&disk(&cluster, 1), 2));
+    let client = cluster.client("anna");
+    // A read of it there wakes nothing.
+    let wanted = client.wanted(DiskId(2), ChunkId(2), 0, 10);
+    harness::assert_code(client.read(wanted).await, quarry_common::Code::ChunkMissing);
+    // Nor does it come when the disk fills the group anew.
+    cluster.exchange(&[1]).await;
+    assert!(has(&disk(&cluster, 2), 1));
+    let epoch = cluster.exchange(&[1, 2]).await;
+    until(|| cluster.meta.is_clean()).await;
+    assert!(cluster.epoch_of(ChunkId(2)) >= epoch);
+    assert!(!has(&disk(&cluster, 2), 2) && has(&disk(&cluster, 2), 3));
+    // One that is missing and referenced does come, after the same read.
+    let gone = disk(&cluster, 2).delete(POOL, ChunkId(3), || true);
+    assert!(gone.unwrap());
+    let wanted = client.wanted(DiskId(2), ChunkId(3), 0, 10);
+    harness::assert_code(client.read(wanted).await, quarry_common::Code::ChunkMissing);
+    until(|| has(&disk(&cluster, 2), 3)).await;
+    assert!(!has(&disk(&cluster, 2), 2));
+    // Deleted everywhere, it is not lost; and what was lost is so no more when nothing refers to it.
+    let node = std::sync::Arc::clone(cluster.servers[&2].node());
+    for id in [1, 2] {
+        let deleted = disk(&cluster, id).delete(POOL, ChunkId(1), || true);
+        assert!(deleted.unwrap());
+    }
+    let wanted = client.wanted(DiskId(2), ChunkId(1), 0, 10);
+    harness::assert_code(client.read(wanted).await, quarry_common::Code::ChunkMissing);
+    until(|| node.reports()[0].lost == 1).await;
+    state.referenced.lock().unwrap().remove(&ChunkId(1));
+    until(|| node.reports()[0].lost == 0).await;
 }

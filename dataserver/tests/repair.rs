@@ -28,11 +28,16 @@ async fn fill(client: &Client, first: u64, written: &mut Written) {
             [1, 4_000, 65_536, 65_537, 300_000, 2_500_001][at as usize % 6],
         );
         let data = Bytes::from(pattern(chunk, len));
-        if len <= 65_536 {
+        let done = if len <= 65_536 {
             let target = client.target(ChunkId(chunk));
-            client.write_small(target, data.clone()).await.unwrap();
+            client.write_small(target, data.clone()).await.map(drop)
         } else {
-            client.write(ChunkId(chunk), &data).await.unwrap();
+            client.write(ChunkId(chunk), &data).await.map(drop)
+        };
+        match done {
+            // A filling member got it from its source sooner than from the pipeline: a writer takes another id.
+            Err(error) if error.code == Code::ChunkUsed => continue,
+            done => done.unwrap(),
         }
         written.insert(chunk, data);
     }
@@ -312,7 +317,7 @@ async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
     cluster.exchange(&[1, 2, 3]).await;
     clean(&cluster).await;
     check(&cluster, 3, &written);
-    let count = || cluster.servers[&3].node().losses.count(DiskId(3));
+    let count = || cluster.servers[&3].node().reports()[0].lost;
     until(|| count() == 1).await;
     let reported = || {
         let reports = cluster.meta.state.reports.lock().unwrap();

@@ -132,6 +132,44 @@ async fn a_ticket_gets_the_file_of_its_chunk_for_reading_only() {
     }
 }
 
+/// Whoever has the file open goes on to read what he opened; whoever opens it again gets the other one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_open_stays_good_when_a_copy_takes_its_place_or_it_is_deleted() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client("anna");
+    let chunk = ChunkId(7);
+    let data = Bytes::from(pattern(1, 300_000));
+    // What is here ends at a flush within a block; what others have is longer.
+    let mut writing = client.open(client.target(chunk)).await;
+    writing.data(&data.slice(..100_001)).await.unwrap();
+    writing.point(false).await.unwrap();
+    writing.receipt().await.unwrap();
+    drop(writing);
+    let disk = cluster.disk(1);
+    let info = || disk.stat(POOL, chunk).unwrap().unwrap();
+    harness::until(|| info().state == quarry_dataserver::disk::ChunkState::Sealed).await;
+    let old = ticket(&client, 1, chunk).await;
+    let (_, open) = redeem(old.socket, old.secret).await.unwrap();
+    let late = ticket(&client, 1, chunk).await;
+    let mut copy = disk.create_copy(POOL, chunk, 300_000).unwrap();
+    copy.append(vec![data.clone()], &blocks(&data))
+        .await
+        .unwrap();
+    copy.seal(300_000, Crc::of(&data)).await.unwrap();
+    assert!(read(&old, &open) == data[..100_001]);
+    // A ticket says where the bytes stood; those of the file that is there now are checked.
+    let (_, file) = redeem(late.socket, late.secret).await.unwrap();
+    assert_eq!(read(&late, &file).len(), 100_001);
+    let new = ticket(&client, 1, chunk).await;
+    assert_eq!((new.len, new.crc), (300_000, Crc::of(&data)));
+    let (_, file) = redeem(new.socket, new.secret).await.unwrap();
+    assert!(read(&new, &file) == data);
+    let late = ticket(&client, 1, chunk).await;
+    assert!(disk.delete(POOL, chunk, || true).unwrap());
+    assert!(read(&new, &file) == data && read(&old, &open) == data[..100_001]);
+    assert!(redeem(late.socket, late.secret).await.is_none());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_reused_old_and_foreign_tickets_are_refused() {
     let cluster = Cluster::start(2).await;

@@ -1,4 +1,4 @@
-//! A cluster of one process, `quarry dev`, to be killed and started again.
+//! A cluster of one process, or of several under one, `quarry dev`, to be killed and started again.
 
 use crate::run::quarry;
 use anyhow::{Context, Result, bail, ensure};
@@ -16,15 +16,22 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 pub struct Dev {
     dir: PathBuf,
     dataservers: u32,
+    more: Vec<&'static str>,
     process: Option<Child>,
 }
 
 impl Dev {
     /// Starts a cluster with its state in `dir` and waits until it is ready.
     pub fn start(dir: &Path, dataservers: u32) -> Result<Dev> {
+        Dev::start_with(dir, dataservers, &[])
+    }
+
+    /// The same with further arguments of `quarry dev`.
+    pub fn start_with(dir: &Path, dataservers: u32, more: &[&'static str]) -> Result<Dev> {
         let mut dev = Dev {
             dir: dir.to_owned(),
             dataservers,
+            more: more.to_vec(),
             process: None,
         };
         dev.start_again()?;
@@ -39,8 +46,31 @@ impl Dev {
         command
             .arg("--dataservers")
             .arg(self.dataservers.to_string())
+            .args(&self.more)
             .env("QUARRY_LOG", "error");
         self.process = Some(start_and_wait(&mut self.environment(command))?);
+        Ok(())
+    }
+
+    /// The same with these further arguments from now on.
+    pub fn start_again_with(&mut self, more: &[&'static str]) -> Result<()> {
+        self.more = more.to_vec();
+        self.start_again()
+    }
+
+    /// Stops the cluster as a user does, and waits until it has ended.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the cluster is not running")?;
+        let stopped = self.dev(&["stop"]);
+        let status = match stopped {
+            Ok(_) => process.wait()?,
+            Err(error) => {
+                process.kill()?;
+                process.wait()?;
+                return Err(error);
+            }
+        };
+        ensure!(status.success(), "the cluster stopped with {status}");
         Ok(())
     }
 
@@ -72,6 +102,13 @@ impl Dev {
         let mut command = Command::new(quarry());
         command.args(args);
         self.environment(command)
+    }
+
+    /// Runs a `quarry dev` command for this cluster; returns what it wrote.
+    pub fn dev(&self, args: &[&str]) -> Result<String> {
+        let mut command = self.quarry(["dev"]);
+        command.args(args).arg("--dir").arg(&self.dir);
+        Ok(String::from_utf8(crate::run::ok(&mut command)?.stdout)?)
     }
 
     /// The user's own configuration is neither read nor written.

@@ -236,6 +236,21 @@ fn standing(dev: &Dev) -> Result<()> {
     ] {
         json(dev, &args)?;
     }
+    // One process runs all servers: they are shown, and can not be ended one by one.
+    let running: serde_json::Value = serde_json::from_str(&dev.dev(&["status", "--json"])?)?;
+    ensure!(running["processes"] == false, "{running}");
+    let pid = dev.pid().context("it runs")?;
+    for (server, name) in ["meta-1", "data-1"].iter().enumerate() {
+        let server = &running["servers"][server];
+        ensure!(server["name"] == *name && server["state"] == "running");
+        ensure!(server["pid"] == pid && server["id"] == 1, "{server}");
+    }
+    ensure!(dev.dev(&["status"])?.contains("data-1"));
+    let dir = dev.dir().to_str().context("utf-8")?;
+    for action in ["kill", "pause", "resume", "start"] {
+        let refused = dev.refused(["dev", action, "data-1", "--dir", dir])?;
+        ensure!(refused.contains("dev --processes --detach"), "{refused}");
+    }
     let client_file = dev.client_file();
     let checked = dev.ok([
         OsStr::new("config"),
@@ -254,6 +269,9 @@ fn standing(dev: &Dev) -> Result<()> {
         (vec!["help"], 0),
         (vec!["help", "ls"], 0),
         (vec!["put", "--help"], 0),
+        (vec!["dev", "--help"], 0),
+        (vec!["dev", "kill", "--help"], 0),
+        (vec!["dev", "kill"], 2),
         (vec!["--version"], 0),
     ] {
         let output = dev.quarry(&args).output()?;

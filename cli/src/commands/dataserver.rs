@@ -100,8 +100,13 @@ impl Dataserver {
         let Action::Run(run) = self.action;
         let settings = run.settings()?;
         let identity = load_identity(&settings.identity)?;
-        server::run(async move |stopped| {
-            let server = quarry_dataserver::Dataserver::start(settings.server, identity).await?;
+        server::run(async move |mut stopped| {
+            let starting = quarry_dataserver::Dataserver::start(settings.server, identity);
+            let server = tokio::select! {
+                started = Box::pin(starting) => started?,
+                // It waits for the metaservers as long as it takes.
+                () = &mut stopped => return Ok(()),
+            };
             crate::server::say_ready(&format!("dataserver at {}", server.local_addr()))?;
             stopped.await;
             Ok(server.stop().await?)

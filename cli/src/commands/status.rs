@@ -5,18 +5,27 @@ use crate::context::Context;
 use crate::size::{counted, grouped, human};
 use crate::table::Table;
 use anyhow::Result;
+use indicatif::HumanDuration;
 use quarry_common::limits::DOWN_AFTER;
 use quarry_common::map::{DiskState, Redundancy};
 use quarry_common::wire::meta::{DiskStatus, ServerStatus, Status as Report};
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::time::Duration;
 
 /// A disk fuller than this, in per cent, is worth a warning.
 const NEARLY_FULL: u64 = 90;
 
+/// `--watch` asks this often: as often as disks report.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
 /// Show the health of the cluster on one screen
 #[derive(Debug, clap::Args)]
-pub struct Status {}
+pub struct Status {
+    /// Show it again every second, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+}
 
 impl Status {
     /// Runs it.
@@ -24,13 +33,35 @@ impl Status {
     /// # Errors
     /// What the cluster says.
     pub async fn run(self, context: &Context) -> Result<()> {
-        let ask = async |client: &quarry_client::Client| Ok(client.status().await?);
-        let report = context.with_client(ask).await?;
-        match context.json {
-            true => context.print_json(&json(&report))?,
-            false => context.print(&text(&report))?,
+        let show = async |client: &quarry_client::Client| {
+            loop {
+                let report = client.status().await;
+                match report {
+                    Ok(report) if context.json => context.print_json(&json(&report))?,
+                    Ok(report) => context.print(&self.screen(context, &text(&report)))?,
+                    // Whoever watches waits for the cluster to come back.
+                    Err(error) if self.watch => {
+                        context.print(&self.screen(context, &format!("{error}\n")))?;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                if !self.watch {
+                    return Ok(());
+                }
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+        };
+        context.with_client(show).await
+    }
+
+    /// The text, in place of the one before on a terminal.
+    fn screen(&self, context: &Context, text: &str) -> String {
+        match (self.watch, context.terminal) {
+            // To the upper left corner, each line cleared, and what is below.
+            (true, true) => format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")),
+            (true, false) => format!("{text}\n"),
+            (false, _) => text.to_owned(),
         }
-        Ok(())
     }
 }
 
@@ -152,12 +183,30 @@ fn rebuilding(report: &Report) -> Option<String> {
     let up = || disks(report).filter(|(_, disk)| disk.up);
     let chunks: u64 = up().map(|(_, disk)| disk.report.chunks).sum();
     let positions: u64 = up().map(|(_, disk)| u64::from(disk.groups)).sum();
-    let about = (u128::from(groups) * u128::from(chunks)).checked_div(u128::from(positions));
-    Some(format!(
+    let share = |all: u64| {
+        let share = (u128::from(groups) * u128::from(all)).checked_div(u128::from(positions));
+        share.unwrap_or(0) as u64
+    };
+    let mut words = format!(
         "rebuilding: {} filling, about {} to check or copy{by_copies}",
         counted(groups, "group", "groups"),
-        counted(about.unwrap_or(0) as u64, "chunk", "chunks"),
-    ))
+        counted(share(chunks), "chunk", "chunks"),
+    );
+    let rate: u64 = up().map(|(_, disk)| disk.copies_per_second).sum();
+    if rate > 0 {
+        let replicas = report
+            .pools
+            .first()
+            .map_or(1, |(_, pool, _)| pool.redundancy.members() as u64);
+        let left = share(report.bytes.saturating_mul(replicas)) / rate;
+        let words_of_rate = format!(
+            "\n            at {}/s, at most {} more",
+            human(rate),
+            HumanDuration(Duration::from_secs(left))
+        );
+        words.push_str(&words_of_rate);
+    }
+    Some(words)
 }
 
 /// The screen.
@@ -329,6 +378,8 @@ fn json(report: &Report) -> Value {
         "unreferenced_chunks": report.unreferenced_chunks,
         "doomed_chunks": report.doomed_chunks,
         "trash_bytes": trash(report),
+        "copied_bytes": disks(report).map(|(_, disk)| disk.report.copied).sum::<u64>(),
+        "copies_per_second": disks(report).map(|(_, disk)| disk.copies_per_second).sum::<u64>(),
     })
 }
 
@@ -355,6 +406,7 @@ pub mod tests {
             failed: None,
             trash: 0,
             lost: 0,
+            copied: 0,
         };
         let server = ServerStatus {
             server: ServerId(1),
@@ -368,6 +420,7 @@ pub mod tests {
                 report,
                 state: DiskState::In,
                 returns_in_ms: None,
+                copies_per_second: 0,
             }],
         };
         let redundancy = Redundancy::Replicated {
@@ -455,6 +508,14 @@ pub mod tests {
         let words = rebuilding(&report).unwrap();
         assert!(
             words.contains("16 groups filling, about 3 chunks") && words.contains("8 with 0 of 1"),
+            "{words}"
+        );
+        assert!(!words.contains("more"), "nothing is copied: {words}");
+        report.servers[0].disks[0].copies_per_second = 1 << 20;
+        let words = rebuilding(&report).unwrap();
+        // A quarter of a gibibyte.
+        assert!(
+            words.contains("at 1.0M/s, at most 4 minutes more"),
             "{words}"
         );
         assert!(text(&report).contains("no copy is on a disk that is up"));

@@ -87,7 +87,12 @@ impl Quic {
     ) -> Result<A> {
         let asked = async {
             let peer = self.peer(role, &to).await?;
-            let answer = peer.requests.call(Bytes::from(request), timeout).await?;
+            let asked = peer.requests.call(Bytes::from(request), timeout);
+            let answer = match role {
+                Role::Dataserver => peer.while_alive(DataRequest::ping(), asked).await?,
+                // A metaserver that is silent is doubted in its own way.
+                _ => asked.await?,
+            };
             codec::decode("an answer", &answer)
         };
         // The handshake counts as well.
@@ -147,7 +152,10 @@ impl Transport for Quic {
                     writer,
                     sealed: false,
                 }),
-                replies: Box::new(Replies(BulkReader::new(recv))),
+                replies: Box::new(Replies {
+                    reader: BulkReader::new(recv),
+                    peer,
+                }),
             })
         })
     }
@@ -217,12 +225,16 @@ impl FrameSink for Sink {
     }
 }
 
-struct Replies(BulkReader);
+struct Replies {
+    reader: BulkReader,
+    peer: net::Peer,
+}
 
 impl ReplySource for Replies {
     fn next(&mut self) -> Pending<'_, WriteReply> {
         Box::pin(async {
-            let reply = self.0.read_message("a reply to a write").await?;
+            let reading = self.reader.read_message("a reply to a write");
+            let reply = self.peer.while_alive(DataRequest::ping(), reading).await?;
             reply.ok_or_else(|| {
                 let text = "the head of the pipeline ended the stream without a word";
                 Error::new(Code::Disconnected, text)

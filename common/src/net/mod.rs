@@ -5,6 +5,7 @@
 //! requests share one long stream ([`Requests`], [`serve`]): that is 2.5 times as fast as a stream
 //! for each (measured). A chunk has a stream of its own ([`BulkReader`], [`BulkWriter`]).
 
+mod alive;
 mod bulk;
 mod connection;
 mod dial;

@@ -5,6 +5,7 @@
 //! depends on when it is heard, or from which leader.
 
 mod core;
+pub mod doomed;
 
 use self::core::{Schedule, Step};
 use crate::disk::{ChunkState, Disk};
@@ -12,8 +13,10 @@ use crate::metaservers::Metaservers;
 use crate::node::Node;
 use quarry_common::ids::{ChunkId, DiskId, PgId, PoolId};
 use quarry_common::limits::COLLECT_CHUNKS_MAX;
+use quarry_common::map::pg_of;
 use quarry_common::wire::meta::{MetaBody, MetaReply};
 use quarry_common::{Code, Error, Result};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -145,7 +148,11 @@ impl Collector {
         self.blocking(move |disk| {
             let mut all = Vec::new();
             for (pool, pg_count) in pools {
-                let groups = disk.groups(pool, pg_count)?;
+                // Of a bad copy there may be nothing but its mark.
+                let bad = disk.bad_copies().into_iter();
+                let bad = bad.filter(|name| name.pool == pool);
+                let mut groups = BTreeSet::from_iter(disk.groups(pool, pg_count)?);
+                groups.extend(bad.map(|name| pg_of(name.chunk, pg_count)));
                 all.extend(groups.into_iter().map(|pg| (pool, pg)));
             }
             Ok(all)
@@ -185,6 +192,8 @@ impl Collector {
     /// for another time.
     async fn delete(&self, chunks: Chunks) -> Result<Chunks> {
         let id = self.id;
+        // Before it is deleted here: else repair might fetch it once more from who still has it.
+        self.node.doomed.note(&chunks);
         self.blocking(move |disk| {
             let mut gone = Chunks::new();
             let mut deleted = 0;

@@ -34,7 +34,7 @@ const _: () = assert!(WINDOW_LEN > 2 * (RecordHead::LEN + SMALL_CHUNK_LEN_MAX));
 /// Segments that could not be emptied, with the live bytes that were left: a bad copy keeps its place until it is
 /// replaced or deleted.
 #[derive(Default)]
-pub struct Stuck(BTreeMap<SegmentId, u64>);
+pub struct Stuck(pub BTreeMap<SegmentId, u64>);
 
 impl Disk {
     /// Compacts the segment with the most dead space, if one is mostly dead: which one it was. Blocks for as long as it

@@ -64,8 +64,8 @@ impl Disk {
                 },
             };
             let known = found.entry((name.order(), name.chunk)).or_insert(info);
-            // Being replaced or deleted: what is there counts until it is not.
-            if known.state == ChunkState::Open && known.len < info.len {
+            // Being moved, replaced or deleted: what is there counts until it is not.
+            if known.state == ChunkState::Open && known.len <= info.len {
                 *known = info;
             }
         }

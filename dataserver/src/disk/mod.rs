@@ -63,7 +63,7 @@ use quarry_common::checksum::Crc;
 use quarry_common::ids::{ChunkId, ClusterId, OpenNumber, PoolId};
 use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
 use quarry_common::read_buffers::ReadBuffers;
-use quarry_common::{Code, Error, Result};
+use quarry_common::{Code, Error, Kind, Result};
 use recovery::Recovery;
 use segment::{SegmentWriter, SmallWrite};
 use shared::Shared;
@@ -337,12 +337,7 @@ impl Disk {
     /// aside, can not be read or is not what it should be; `Malformed` for an impossible range.
     pub fn read(&self, pool: PoolId, chunk: ChunkId, offset: u32, len: u32) -> Result<ChunkData> {
         let name = ChunkName { pool, chunk };
-        let read = || reading::read(&self.0.shared, &self.0.read_buffers, name, offset, len);
-        read().or_else(|error| match error.code {
-            // Its segment may have been compacted between the look at the index and that at the file.
-            Code::ChunkMissing => read(),
-            _ => Err(error),
-        })
+        twice(|| reading::read(&self.0.shared, &self.0.read_buffers, name, offset, len))
     }
 
     /// [`Disk::read`] on a thread for blocking work.
@@ -377,14 +372,18 @@ impl Disk {
     pub fn stat(&self, pool: PoolId, chunk: ChunkId) -> Result<Option<ChunkInfo>> {
         let name = ChunkName { pool, chunk };
         let shared = &self.0.shared;
-        if let Some(durable) = shared.claims.get(name) {
-            return Ok(Some(ChunkInfo::new(durable.as_deref(), ChunkState::Open)));
-        }
-        let entry = shared.index.get(name)?;
-        if shared.aside.reason(name).is_some() {
-            return Ok(Some(ChunkInfo::new(entry.as_ref(), ChunkState::SetAside)));
-        }
-        Ok(entry.map(|entry| ChunkInfo::new(Some(&entry), ChunkState::Sealed)))
+        let (open, entry) = match shared.claims.get(name) {
+            Some(durable) => (true, durable),
+            None => (false, shared.index.get(name)?.map(Arc::new)),
+        };
+        // A bad copy counts as nothing else while it is replaced.
+        let state = match shared.aside.reason(name) {
+            Some(_) => ChunkState::SetAside,
+            None if open => ChunkState::Open,
+            None if entry.is_some() => ChunkState::Sealed,
+            None => return Ok(None),
+        };
+        Ok(Some(ChunkInfo::new(entry.as_deref(), state)))
     }
 
     /// Every chunk of the disk, in no order that means anything: the open and the set-aside ones in memory,
@@ -478,17 +477,20 @@ impl Disk {
         if shared.claims.get(name).is_some() {
             return Ok(true);
         }
-        let Some(entry) = shared.index.get(name)? else {
-            return Ok(false);
-        };
         if shared.aside.reason(name).is_some() {
             return Ok(false);
         }
-        match reading::verify(&shared.path_of(name, &entry), name, &entry) {
+        // What was looked at, for it may be moved, replaced or deleted meanwhile.
+        let mut looked = None;
+        let verified = twice(|| {
+            looked = shared.index.get(name)?;
+            let entry = looked.as_ref().ok_or_else(|| shared.missing(name))?;
+            reading::verify(&shared.path_of(name, entry), name, entry)
+        });
+        match verified {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == quarry_common::Kind::Corrupt => {
-                // It may have been replaced or deleted while it was read.
-                if shared.index.get(name)?.as_ref() == Some(&entry) {
+            Err(error) if error.kind() == Kind::Corrupt => {
+                if looked.is_some() && shared.index.get(name)? == looked {
                     shared.aside.put(name, &error.text, &shared.health)?;
                 }
                 Ok(false)
@@ -507,14 +509,16 @@ impl Disk {
         if shared.aside.reason(name).is_some() {
             return Ok(None);
         }
-        let entry = match shared.claims.get(name) {
-            Some(durable) => durable,
-            None => shared.index.get(name)?.map(Arc::new),
-        };
-        let Some(entry) = entry.filter(|entry| entry.len() >= len) else {
-            return Ok(None);
-        };
-        reading::prefix_crc(&shared.path_of(name, &entry), name, &entry, len).map(Some)
+        twice(|| {
+            let entry = match shared.claims.get(name) {
+                Some(durable) => durable,
+                None => shared.index.get(name)?.map(Arc::new),
+            };
+            let Some(entry) = entry.filter(|entry| entry.len() >= len) else {
+                return Ok(None);
+            };
+            reading::prefix_crc(&shared.path_of(name, &entry), name, &entry, len).map(Some)
+        })
     }
 
     /// Deletes a chunk in whatever state it is: moves its file to the trash or takes its record out of the
@@ -586,6 +590,15 @@ impl Disk {
         }
         self.0.shared.index.flush()
     }
+}
+
+/// A look at the index and then at a file; another one if the file is gone, since it may have been a segment that was
+/// compacted in between.
+fn twice<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    look().or_else(|error| match error.code {
+        Code::ChunkMissing => look(),
+        _ => Err(error),
+    })
 }
 
 impl Front {

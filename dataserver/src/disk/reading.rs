@@ -50,7 +50,7 @@ pub fn read(
     }
     check_good(shared, name)?;
     let entry = match shared.claims.get(name) {
-        Some(durable) => durable.ok_or_else(|| missing(shared, name))?,
+        Some(durable) => durable.ok_or_else(|| shared.missing(name))?,
         None => Arc::new(sealed(shared, name)?),
     };
     if offset + len > entry.len() {
@@ -164,14 +164,7 @@ fn check_good(shared: &Shared, name: ChunkName) -> Result<()> {
 /// What the index says of a chunk.
 fn sealed(shared: &Shared, name: ChunkName) -> Result<Entry> {
     let entry = shared.index.get(name)?;
-    entry.ok_or_else(|| missing(shared, name))
-}
-
-fn missing(shared: &Shared, name: ChunkName) -> Error {
-    Error::new(
-        Code::ChunkMissing,
-        format!("{name} is not on disk {}", shared.identity.disk),
-    )
+    entry.ok_or_else(|| shared.missing(name))
 }
 
 /// Whether the bytes of a chunk are what its entry says, read from the disk and not from the page cache.

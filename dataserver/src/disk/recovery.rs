@@ -189,7 +189,7 @@ impl Recovery<'_> {
             let is_marked = self.aside.reason(name).is_some();
             if let Some(known) = index.get(name)? {
                 elsewhere += 1;
-                if !verifies || !self.is_older(name, &known, (segment, head.at)) {
+                if !verifies || !self.is_older(name, &known, segment, &head) {
                     continue;
                 }
                 index.remove(name)?;
@@ -229,12 +229,19 @@ impl Recovery<'_> {
             .try_for_each(|name| self.aside.remove(name, self.health))
     }
 
-    /// Whether what the index has of a chunk is older than a record at that place. A chunk that has a file gets no
-    /// record: if there is one, the file was deleted before.
-    fn is_older(&self, name: ChunkName, known: &Entry, place: (SegmentId, u32)) -> bool {
+    /// Whether what the index has of a chunk is older than a record.
+    fn is_older(
+        &self,
+        name: ChunkName,
+        known: &Entry,
+        place: SegmentId,
+        head: &RecordHead,
+    ) -> bool {
         match known {
-            Entry::Small { segment, at, .. } => (*segment, *at) < place,
-            Entry::File { .. } => !chunk_path(self.rooms, name).exists(),
+            Entry::Small { segment, at, .. } => (*segment, *at) < (place, head.at),
+            Entry::File { len, .. } => {
+                is_deleted(*len, head.len) || !chunk_path(self.rooms, name).exists()
+            }
         }
     }
 
@@ -258,9 +265,17 @@ impl Recovery<'_> {
             }
         }
         for name in files {
-            if let Some(entry) = self.recover(name, report)? {
-                index.replace(name, entry)?;
+            let Some(entry) = self.recover(name, report)? else {
+                continue;
+            };
+            let record = index.get(name)?;
+            let has_better = record.is_some_and(|record| is_deleted(entry.len(), record.len()));
+            if has_better && self.aside.reason(name).is_none() {
+                self.trash
+                    .put(&self.rooms.folder(folder).join(name.file_name()))?;
+                continue;
             }
+            index.replace(name, entry)?;
         }
         Ok(())
     }
@@ -310,6 +325,12 @@ impl Recovery<'_> {
             }
         }
     }
+}
+
+/// Whether a chunk file must have been deleted before a record of the chunk was written: of a chunk that has a file no
+/// record is, and a file takes the place of a record only if it is longer. A crash may have undone the deletion.
+fn is_deleted(file_len: u32, record_len: u32) -> bool {
+    file_len <= record_len
 }
 
 /// Whether it is a copy that a crash left unfinished.

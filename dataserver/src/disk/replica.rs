@@ -130,24 +130,12 @@ impl CopyWriter {
             reply,
         };
         queue.send(write).await.map_err(|_| segment::stopped())?;
+        // It was read back before the index turned to it.
         answer.await.unwrap_or_else(|_| Err(segment::stopped()))?;
-        tokio::task::spawn_blocking(move || settle_small(&disk.0.shared, name))
+        tokio::task::spawn_blocking(move || unmark(&disk.0.shared, name))
             .await
             .unwrap_or_else(|error| Err(Error::bug(format!("a check was lost: {error}"))))
     }
-}
-
-/// Reads a small copy back, and unmarks it or marks it.
-fn settle_small(shared: &Shared, name: ChunkName) -> Result<()> {
-    let Some(entry) = shared.index.get(name)? else {
-        // Deleted in the meantime, by whoever had the right to.
-        return Ok(());
-    };
-    if let Err(error) = reading::verify(&shared.path_of(name, &entry), name, &entry) {
-        shared.aside.put(name, &error.text, &shared.health)?;
-        return Err(error);
-    }
-    unmark(shared, name)
 }
 
 /// Whether the disk has these bytes in a good copy, which may be longer: then that one stays. The caller holds the

@@ -12,7 +12,7 @@ use super::name::ChunkName;
 use super::segment_format::SegmentId;
 use super::space::{COLLECT_FREE_PERMILLE, REPAIR_FREE_PERMILLE, Space};
 use super::trash::Trash;
-use quarry_common::{Error, Result};
+use quarry_common::{Code, Error, Result};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -70,6 +70,12 @@ impl Shared {
         self.index
             .put(&[(name, entry)])
             .map_err(|error| self.index_failed(&error))
+    }
+
+    /// That a chunk is not here.
+    pub fn missing(&self, name: ChunkName) -> Error {
+        let text = format!("{name} is not on disk {}", self.identity.disk);
+        Error::new(Code::ChunkMissing, text)
     }
 
     /// The index could not be written.

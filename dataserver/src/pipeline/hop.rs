@@ -13,9 +13,9 @@ use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::ids::DiskId;
 use quarry_common::limits::FLUSHES_MAX;
-use quarry_common::net::{BulkReader, BulkWriter, StreamType};
+use quarry_common::net::{BulkReader, BulkWriter, Peer, StreamType};
 use quarry_common::wire::data::frame::{self, HEAD_LEN, Head};
-use quarry_common::wire::data::{WriteChunk, WriteReply};
+use quarry_common::wire::data::{DataRequest, WriteChunk, WriteReply};
 use quarry_common::{Code, Error, Result};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -85,6 +85,7 @@ async fn answer_failure(writer: &mut BulkWriter, disk: Option<DiskId>, error: Er
 
 /// The stream to the next member.
 struct Downstream {
+    peer: Peer,
     reader: BulkReader,
     writer: BulkWriter,
 }
@@ -144,7 +145,7 @@ impl Hop {
     async fn run(self, node: &Node, reader: BulkReader, upstream: BulkWriter) {
         let Hop { core, disk, next } = self;
         let (next_reader, next_writer) = match next {
-            Some(next) => (Some(next.reader), Some(next.writer)),
+            Some(next) => (Some((next.reader, next.peer)), Some(next.writer)),
             None => (None, None),
         };
         let (arrivals_in, arrivals) = mpsc::channel(SLICES_WAITING);
@@ -193,7 +194,11 @@ async fn open_next(
         capacity: header.capacity,
     };
     writer.write_message(&header).await?;
-    Ok(Downstream { reader, writer })
+    Ok(Downstream {
+        peer,
+        reader,
+        writer,
+    })
 }
 
 /// Reads frames until the end of the stream or the first error; the channel closes after a clean end.
@@ -243,13 +248,14 @@ async fn read_frame(
 }
 
 /// Reads what the next member answers.
-async fn read_replies(reader: Option<BulkReader>, replies: mpsc::Sender<Result<WriteReply>>) {
-    let Some(mut reader) = reader else {
+async fn read_replies(next: Option<(BulkReader, Peer)>, replies: mpsc::Sender<Result<WriteReply>>) {
+    let Some((mut reader, peer)) = next else {
         return std::future::pending().await;
     };
     loop {
         let ended = || Error::new(Code::Disconnected, "the next member ended its stream");
-        let reply = reader.read_message("a reply of the next member").await;
+        let reading = reader.read_message("a reply of the next member");
+        let reply = peer.while_alive(DataRequest::ping(), reading).await;
         let reply = reply.and_then(|reply| reply.ok_or_else(ended));
         let last = reply.is_err();
         if replies.send(reply).await.is_err() || last {

@@ -172,9 +172,9 @@ impl Core {
         self.fills.len()
     }
 
-    /// Chunks that are referenced and that nobody can give.
-    pub fn lost(&self) -> impl Iterator<Item = (PoolId, ChunkId)> {
-        self.lost.iter().copied()
+    /// Chunks that were referenced and that nobody could give, since this was last called.
+    pub fn take_lost(&mut self) -> BTreeSet<(PoolId, ChunkId)> {
+        std::mem::take(&mut self.lost)
     }
 
     /// Takes over a map: which groups are to be filled, and from whom.
@@ -451,10 +451,7 @@ impl Core {
         };
         lacking.on_its_way = false;
         match outcome {
-            Outcome::Stored => {
-                self.lost.remove(&(group.0, chunk));
-                fill.lacking.remove(&chunk);
-            }
+            Outcome::Stored => drop(fill.lacking.remove(&chunk)),
             Outcome::Nobody if lacking.committed => {
                 self.lost.insert((group.0, chunk));
                 fill.lacking.remove(&chunk);

@@ -40,7 +40,7 @@ pub struct Wanted {
 pub enum Outcome {
     /// Our disk has it.
     Stored,
-    /// Every source that there is said that it can not give it.
+    /// Every source that there is said that it can not give it, or it is doomed.
     Nobody,
     /// Not now: a source can not be reached, or our disk can not take it.
     Later(Error),
@@ -73,6 +73,9 @@ pub async fn fetch(
     sources: &[DiskId],
     haste: Haste,
 ) -> Outcome {
+    if node.doomed.contains(wanted.pool, wanted.chunk) {
+        return Outcome::Nobody;
+    }
     // It may have been written or copied meanwhile.
     match is_held(disk, wanted).await {
         Ok(true) => return Outcome::Stored,
@@ -194,9 +197,15 @@ async fn copy(
         report(node, map, source, wanted).await;
     }
     copied?;
+    if node.doomed.contains(wanted.pool, wanted.chunk) {
+        let text = "the metaservers have doomed the chunk meanwhile";
+        return Err(Failure::CanNot(Error::new(Code::ChunkMissing, text)));
+    }
     // The seal syncs, reads back, and only then replaces what was there.
     let sealed = writer.seal(wanted.len, wanted.crc).await;
-    sealed.map_err(Failure::Own)
+    sealed.map_err(Failure::Own)?;
+    node.tally.add_copied(disk.identity().disk, wanted.len);
+    Ok(())
 }
 
 /// Begins a copy, once whoever else writes, copies or deletes the chunk has ended.
@@ -366,7 +375,8 @@ fn check(mut frame: Frame, at: u32, wanted_len: u32) -> Result<Frame> {
 async fn report(node: &Node, map: &ClusterMap, source: DiskId, wanted: Wanted) {
     let Wanted { pool, chunk, .. } = wanted;
     if node.disks.get(source).is_ok() {
-        return node.suspects.put(source, pool, chunk);
+        node.suspects.put(source, pool, chunk);
+        return;
     }
     let request = DataRequest::Verify {
         disk: source,

@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 /// Groups are looked at this often, and when the map changes.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// Where something went wrong, or is still being written, it is looked again after so long.
+const LOOK_SOON: Duration = Duration::from_secs(2);
+
 /// A group in which something had to stay is looked at again after so long, if its row stays the same.
 const AGAIN_AFTER: Duration = Duration::from_secs(600);
 
@@ -77,6 +80,7 @@ pub async fn run(node: Arc<Node>, disk: Disk) {
             let same = licence(&map, *group, id) == Some(&*row);
             same && *until > Instant::now()
         });
+        let mut pause = LOOK_EVERY;
         for group in groups.unwrap_or_else(|error| {
             tracing::warn!("the groups of disk {id} can not be listed: {error}");
             Vec::new()
@@ -86,18 +90,27 @@ pub async fn run(node: Arc<Node>, disk: Disk) {
             };
             let (pool, pg) = group;
             match leave(&node, &disk, group, row).await {
-                Ok(Left { deleted, kept }) => {
+                Ok(Left {
+                    deleted,
+                    kept,
+                    open,
+                }) => {
                     if deleted > 0 {
                         tracing::info!(
                             "disk {id} left group {pool}.{pg}: {deleted} chunks deleted"
                         );
                     }
-                    if kept > 0 {
+                    if open > 0 {
+                        pause = LOOK_SOON;
+                    } else if kept > 0 {
                         let until = Instant::now() + AGAIN_AFTER;
                         rest.insert(group, (row.clone(), until));
                     }
                 }
-                Err(error) => tracing::debug!("disk {id} stays in group {pool}.{pg}: {error}"),
+                Err(error) => {
+                    tracing::debug!("disk {id} stays in group {pool}.{pg}: {error}");
+                    pause = LOOK_SOON;
+                }
             }
         }
         tokio::select! {
@@ -106,7 +119,7 @@ pub async fn run(node: Arc<Node>, disk: Disk) {
                     return;
                 }
             }
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -142,6 +155,8 @@ async fn groups(map: &ClusterMap, disk: Disk) -> Result<Vec<Group>> {
 struct Left {
     deleted: usize,
     kept: usize,
+    /// Of those that are kept: here or at a member still being written.
+    open: usize,
 }
 
 /// Deletes what every member has.
@@ -158,13 +173,16 @@ async fn leave(node: &Arc<Node>, disk: &Disk, group: Group, row: &Row) -> Result
         let listed = blocking(move || own.group(pool, (pg, pg_count), from, PAGE_LEN)).await?;
         for (chunk, info) in listed.chunks {
             let mut is_everywhere = true;
+            let mut is_open = info.state == ChunkState::Open;
             for member in &mut members {
                 let found = member.find(node, chunk).await?;
+                is_open |= found.is_some_and(|found| found.state == ReplicaState::Open);
                 let prefix = |len| disk.prefix_crc(pool, chunk, len);
                 is_everywhere &= is_held(&info, found, prefix)?;
             }
             if !is_everywhere {
                 left.kept += 1;
+                left.open += usize::from(is_open);
                 continue;
             }
             let (own, node, row) = (disk.clone(), Arc::clone(node), row.clone());

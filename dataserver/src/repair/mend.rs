@@ -3,16 +3,17 @@
 //! A read that finds damage, a reader that reports it, and the marks of bad copies wake it. A copy is verified before
 //! it is set aside, and stays until a good one was read back.
 
+use super::core::Group;
 use super::fetch::{self, Haste, Outcome, Wanted, is_held};
 use super::worker::referenced;
 use crate::disk::{ChunkName, Disk};
 use crate::metaservers::Metaservers;
 use crate::node::Node;
 use crate::read::replica_info;
-use quarry_common::ids::DiskId;
+use quarry_common::ids::{ChunkId, DiskId};
 use quarry_common::map::{ClusterMap, MemberState, Row};
 use quarry_common::wire::data::{ReplicaInfo, ReplicaState};
-use quarry_common::{Error, Result};
+use quarry_common::{Code, Error, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,17 +36,19 @@ enum Decision {
     Ask,
 }
 
-/// Decides by what our disk has, and what the others have who could be asked.
+/// Decides by what our disk has, and what the others have who could be asked. What is missing may have been deleted
+/// here before it is deleted there: only the metaservers know whether it is to be here.
 fn decide(own: Option<ReplicaInfo>, others: &[ReplicaInfo]) -> Decision {
+    let Some(own) = own else {
+        return Decision::Ask;
+    };
     let good = others
         .iter()
         .filter(|info| info.state != ReplicaState::SetAside);
     let longest = good.max_by_key(|info| info.len);
     match longest {
         // What was committed is not longer than the bad copy was, where that is known.
-        Some(info) if info.len > 0 && own.is_none_or(|own| own.len <= info.len) => {
-            Decision::Copy(*info)
-        }
+        Some(info) if info.len > 0 && own.len <= info.len => Decision::Copy(*info),
         Some(_) | None => Decision::Ask,
     }
 }
@@ -108,8 +111,8 @@ pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
             }
         }
         let lost = waiting.iter().filter(|(_, waiting)| waiting.lost);
-        node.losses
-            .set_mended(id, lost.map(|(name, _)| (name.pool, name.chunk)));
+        node.tally
+            .set_lost(id, lost.map(|(name, _)| (name.pool, name.chunk)));
         let next = waiting.values().map(|waiting| waiting.at).min();
         let until_next = next.map_or(LOOK_EVERY, |at| {
             at.saturating_duration_since(Instant::now())
@@ -169,9 +172,12 @@ async fn mend(
     let map = node.membership.map();
     let (pg, row) = map.locate(pool, chunk)?;
     let id = disk.identity().disk;
-    if !is_complete(row, id) {
-        // A filling member lists it, and a former one deletes it.
-        return Ok(Mended::Done);
+    match state_of(row, id) {
+        Some(MemberState::Complete) => {}
+        // It lists what it lacks, and is asked again when it has everything.
+        Some(MemberState::Filling) => return Err(Error::new(Code::Busy, "its group is filled")),
+        // It deletes it.
+        None => return Ok(Mended::Done),
     }
     let looking = disk.clone();
     let own = tokio::task::spawn_blocking(move || looking.stat(pool, chunk))
@@ -181,12 +187,17 @@ async fn mend(
     match own.map(|own| own.state) {
         Some(ReplicaState::Sealed) => return Ok(Mended::Done),
         Some(ReplicaState::Open) => {
-            return Err(Error::new(quarry_common::Code::Busy, "it is being written"));
+            return Err(Error::new(Code::Busy, "it is being written"));
         }
         Some(ReplicaState::SetAside) | None => {}
     }
     let (others, silent) = ask_others(node, &map, row, id, name).await;
     let sources = row.sources();
+    // It may still be published, and is then asked for again by whoever reads it.
+    let nobodys = || match own {
+        Some(_) => Mended::Nobodys,
+        None => Mended::Done,
+    };
     let wanted = match decide(own, &others) {
         Decision::Copy(ReplicaInfo { len, crc, .. }) => Wanted {
             pool,
@@ -194,35 +205,44 @@ async fn mend(
             len,
             crc,
         },
-        Decision::Ask => {
-            let page = referenced(node, metaservers.clone(), (pool, pg), Some(chunk)).await?;
-            let Some(committed) = page.0.into_iter().find(|found| found.chunk == chunk) else {
-                return match (silent, own) {
-                    (Some(error), _) => Err(error),
-                    // It may still be published, and is then asked for again by whoever reads it.
-                    (None, Some(_)) => Ok(Mended::Nobodys),
-                    (None, None) => Ok(Mended::Done),
-                };
-            };
-            Wanted {
-                pool,
-                chunk,
-                len: committed.len,
-                crc: committed.crc,
-            }
-        }
+        Decision::Ask => match committed(node, metaservers, (pool, pg), chunk).await? {
+            Some(wanted) => wanted,
+            None => return silent.map_or_else(|| Ok(nobodys()), Err),
+        },
     };
     match fetch::fetch(node, disk, wanted, &sources, Haste::Paced).await {
         Outcome::Stored => Ok(Mended::Done),
         Outcome::Later(error) => Err(error),
         Outcome::Nobody if is_held(disk, wanted).await? => Ok(Mended::Done),
-        Outcome::Nobody => Ok(Mended::Lost),
+        // It may have been deleted everywhere since, because nothing refers to it.
+        Outcome::Nobody => match committed(node, metaservers, (pool, pg), chunk).await? {
+            Some(_) => Ok(Mended::Lost),
+            None => Ok(nobodys()),
+        },
     }
 }
 
-fn is_complete(row: &Row, disk: DiskId) -> bool {
+/// What the metaservers say that a chunk must be; `None` if nothing refers to it.
+async fn committed(
+    node: &Node,
+    metaservers: &Metaservers,
+    group: Group,
+    chunk: ChunkId,
+) -> Result<Option<Wanted>> {
+    let (page, _) = referenced(node, metaservers.clone(), group, Some(chunk)).await?;
+    let found = page.into_iter().find(|found| found.chunk == chunk);
+    Ok(found.map(|found| Wanted {
+        pool: group.0,
+        chunk,
+        len: found.len,
+        crc: found.crc,
+    }))
+}
+
+fn state_of(row: &Row, disk: DiskId) -> Option<MemberState> {
     let mut members = row.members.iter().flatten();
-    members.any(|member| member.disk == disk && member.state == MemberState::Complete)
+    let member = members.find(|member| member.disk == disk);
+    member.map(|member| member.state)
 }
 
 /// What other disks of the row have of a chunk; why one did not answer.
@@ -268,8 +288,8 @@ mod tests {
             (bad, vec![info(9, Sealed)], Decision::Ask),
             (bad, vec![info(20, SetAside)], Decision::Ask),
             (bad, vec![], Decision::Ask),
-            (None, vec![info(7, Sealed), info(3, Open)], copy(7, Sealed)),
-            (None, vec![info(0, Open)], Decision::Ask),
+            (bad, vec![info(0, Open)], Decision::Ask),
+            (None, vec![info(7, Sealed), info(3, Open)], Decision::Ask),
         ];
         for (own, others, expected) in cases {
             assert_eq!(decide(own, &others), expected, "{own:?} {others:?}");

@@ -9,10 +9,10 @@ pub mod core;
 pub mod fetch;
 pub mod leave;
 pub mod list;
-pub mod losses;
 pub mod mend;
 pub mod pace;
 pub mod suspects;
+pub mod tally;
 #[cfg(test)]
 mod traces;
 pub mod worker;

@@ -21,13 +21,15 @@ impl Suspects {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A chunk of a disk could not be read.
-    pub fn put(&self, disk: DiskId, pool: PoolId, chunk: ChunkId) {
+    /// A chunk of a disk could not be read, or not be had. Whether there was room for it.
+    pub fn put(&self, disk: DiskId, pool: PoolId, chunk: ChunkId) -> bool {
         let mut waiting = self.lock();
-        if waiting.len() < WAITING_MAX {
-            waiting.insert((disk, ChunkName { pool, chunk }));
-            self.came.send_replace(());
+        if waiting.len() >= WAITING_MAX {
+            return false;
         }
+        waiting.insert((disk, ChunkName { pool, chunk }));
+        self.came.send_replace(());
+        true
     }
 
     /// Those of one disk.

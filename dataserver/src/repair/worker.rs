@@ -11,6 +11,7 @@ use quarry_common::ids::{ChunkId, Epoch, PgId};
 use quarry_common::wire::data::{DataReply, DataRequest, ListChunks, ListedChunk, ReplicaInfo};
 use quarry_common::wire::meta::{CommittedChunk, Complete, MetaBody, MetaReply};
 use quarry_common::{Error, Result};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -49,6 +50,7 @@ pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
     let mut tasks: JoinSet<Event> = JoinSet::new();
     let mut progress = Progress::default();
     let mut has_changed = true;
+    let mut lost = BTreeSet::new();
     loop {
         if has_changed {
             let map = Arc::clone(&changes.borrow_and_update());
@@ -73,7 +75,10 @@ pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
             },
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        node.losses.set_filled(disk.identity().disk, core.lost());
+        // Those who mend look for it on and on, and whether it is referenced still.
+        lost.extend(core.take_lost());
+        let id = disk.identity().disk;
+        lost.retain(|(pool, chunk)| !node.suspects.put(id, *pool, *chunk));
     }
 }
 
@@ -240,7 +245,6 @@ async fn report(node: &Node, mut metaservers: Metaservers, complete: Vec<Complet
 #[derive(Default)]
 struct Progress {
     filling: usize,
-    lost: usize,
     said_at: Option<Instant>,
 }
 
@@ -253,15 +257,6 @@ impl Progress {
             self.filling = filling;
             self.said_at = Some(Instant::now());
         }
-        let lost = core.lost().count();
-        if lost > self.lost {
-            for (pool, chunk) in core.lost() {
-                tracing::error!(
-                    "chunk {chunk} of pool {pool} is referenced and lost: no disk has it"
-                );
-            }
-        }
-        self.lost = lost;
     }
 }
 

@@ -37,6 +37,27 @@ pub struct Health {
 struct Heard {
     at: Instant,
     disks: Vec<DiskReport>,
+    /// Bytes a second that repair copies to each of them.
+    copying: HashMap<DiskId, u64>,
+}
+
+impl Heard {
+    fn now(before: Option<&Heard>, disks: Vec<DiskReport>, at: Instant) -> Heard {
+        let rate = |report: &DiskReport| {
+            let (disk, before) = (report.disk?, before?);
+            let mut reports = before.disks.iter();
+            let last = reports.find(|last| last.disk == Some(disk))?;
+            let millis = at.saturating_duration_since(before.at).as_millis().max(1) as u64;
+            // A server that was started again counts from nothing.
+            let more = report.copied.saturating_sub(last.copied);
+            let now = more.saturating_mul(1_000) / millis;
+            let until_now = before.copying.get(&disk).copied().unwrap_or_default();
+            // The mean of about the last four heartbeats.
+            Some((disk, until_now - until_now / 4 + now / 4))
+        };
+        let copying = disks.iter().filter_map(rate).collect();
+        Heard { at, disks, copying }
+    }
 }
 
 #[derive(Debug)]
@@ -132,7 +153,8 @@ impl Health {
                 self.handle(disk, event, now);
             }
         }
-        self.heard.insert(server, Heard { at: now, disks });
+        let heard = Heard::now(self.heard.get(&server), disks, now);
+        self.heard.insert(server, heard);
     }
 
     /// A dataserver stops: its disks are down at once.
@@ -298,9 +320,11 @@ impl Health {
                 failed: None,
                 trash: 0,
                 lost: 0,
+                copied: 0,
             }),
             state: known.state,
             returns_in_ms: self.returns_in(disk, now),
+            copies_per_second: self.copies_per_second(server, disk),
         };
         let status = |(id, server): (&ServerId, &Server)| ServerStatus {
             server: *id,
@@ -316,6 +340,12 @@ impl Health {
                 .collect(),
         };
         map.topology.servers.iter().map(status).collect()
+    }
+
+    fn copies_per_second(&self, server: ServerId, disk: DiskId) -> u64 {
+        let heard = self.heard.get(&server);
+        let rate = heard.and_then(|heard| heard.copying.get(&disk));
+        rate.copied().unwrap_or_default()
     }
 
     fn returns_in(&self, disk: DiskId, now: Instant) -> Option<u64> {

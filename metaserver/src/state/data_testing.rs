@@ -32,6 +32,7 @@ pub(crate) fn new_disk(path: &str) -> DiskReport {
         failed: None,
         trash: 0,
         lost: 0,
+        copied: 0,
     }
 }
 

@@ -348,6 +348,7 @@ fn report(disk: Option<DiskId>) -> DiskReport {
         failed: None,
         trash: 0,
         lost: 0,
+        copied: 0,
     }
 }
 

@@ -41,10 +41,13 @@ const OUT_AFTER_SECONDS: u64 = 20;
 /// dev.toml                 what the cluster is made of; written last, so it says that the rest is there
 /// lock                     the number of the process that runs it, which holds a lock on it
 /// log                      of a detached process
+/// control                  the socket of a process whose servers are processes of their own
+/// meta-1.log ...           of such servers, also dataservers' (data-1.log ...)
+/// seed.toml                what such metaservers are started with
 /// authority.pem            the cluster's authority
 /// client.toml              the admin's client file
-/// meta-1/ ...              identity.pem, and a metaserver's state
-/// dataserver-1/ ...        identity.pem, and disk-1 ...
+/// meta-1/ ...              identity.pem, and a metaserver's state; metaserver.toml of a process of its own
+/// dataserver-1/ ...        identity.pem, and disk-1 ...; dataserver.toml of a process of its own
 /// ```
 #[derive(Clone, Debug)]
 pub struct Home {
@@ -113,6 +116,19 @@ impl Home {
     /// The log of a detached process.
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
+    }
+
+    /// The socket at which the parent of servers that are processes of their own is asked.
+    pub fn control(&self) -> PathBuf {
+        self.dir.join("control")
+    }
+
+    /// How a command names it, with a space before: ` --dir DIR`, or nothing if that is the usual one.
+    pub fn place(&self) -> String {
+        match self.dir == super::usual_dir().unwrap_or_default() {
+            true => String::new(),
+            false => format!(" --dir {}", self.dir.display()),
+        }
     }
 
     /// The admin's client file.
@@ -271,15 +287,18 @@ impl Home {
         Ok(file.save(&self.client_file())?)
     }
 
-    fn authority_path(&self) -> PathBuf {
+    /// The cluster's authority, with its key.
+    pub fn authority_path(&self) -> PathBuf {
         self.dir.join("authority.pem")
     }
 
-    fn metaserver_dir(&self, server: ServerId) -> PathBuf {
+    /// A metaserver's folder.
+    pub fn metaserver_dir(&self, server: ServerId) -> PathBuf {
         self.dir.join(format!("meta-{server}"))
     }
 
-    fn dataserver_dir(&self, server: ServerId) -> PathBuf {
+    /// A dataserver's folder.
+    pub fn dataserver_dir(&self, server: ServerId) -> PathBuf {
         self.dir.join(format!("dataserver-{server}"))
     }
 
@@ -385,6 +404,14 @@ impl Plan {
     /// The metaservers and their addresses.
     pub fn metaservers(&self) -> Vec<(ServerId, String)> {
         let ports = (1..).map(ServerId).zip(&self.metaserver_ports);
+        ports
+            .map(|(id, port)| (id, local(*port).to_string()))
+            .collect()
+    }
+
+    /// The dataservers and their addresses.
+    pub fn dataserver_addresses(&self) -> Vec<(ServerId, String)> {
+        let ports = self.servers().zip(&self.dataserver_ports);
         ports
             .map(|(id, port)| (id, local(*port).to_string()))
             .collect()

@@ -1,8 +1,12 @@
-//! `quarry dev`: a whole cluster in one process.
+//! `quarry dev`: a whole cluster on this machine, in one process or in one each.
 
+mod act;
+mod control;
 mod home;
 mod lock;
+mod processes;
 mod run;
+mod servers;
 mod stop;
 
 use crate::context::Context;
@@ -12,12 +16,20 @@ use clap::Subcommand;
 use home::Home;
 use std::path::PathBuf;
 
-/// Run a whole cluster in one process, for trying and developing
+/// Run a whole cluster on this machine, for trying, developing and breaking
 ///
 /// Metaservers and dataservers with their state in DIR; it starts again on that state. Ready
 /// within seconds, and says so. Ctrl-C or 'quarry dev stop' stops it.
+///
+/// All servers run in one process, or with --processes each in its own, to be broken while you watch:
+///
+///   quarry dev --metaservers 3 --dataservers 5 --processes --detach
+///   quarry dev status                  # meta-1 to meta-3, data-1 to data-5, and how the cluster is
+///   quarry dev kill meta-2             # as a crash does; 'quarry metaserver status' shows who leads now
+///   quarry dev start meta-2
+///   quarry dev pause data-3            # as a machine that hangs; 'quarry dev resume data-3'
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, verbatim_doc_comment)]
 pub struct Dev {
     #[command(subcommand)]
     action: Option<Action>,
@@ -38,6 +50,12 @@ pub struct Start {
     /// Disks of each dataserver of a new cluster [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     disks: Option<u32>,
+    /// Each server in a process of its own, with its log in DIR/NAME.log
+    ///
+    /// They end with this command, however it ends. A server that ends by itself is reported and not
+    /// started again.
+    #[arg(long)]
+    processes: bool,
     /// In the background, with its log in DIR/log; returns when the cluster is ready
     #[arg(long)]
     detach: bool,
@@ -53,14 +71,38 @@ pub struct Place {
     dir: Option<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+pub struct Named {
+    /// The server's name, as 'quarry dev status' shows it: meta-2, data-3
+    #[arg(value_name = "NAME")]
+    server: String,
+    #[command(flatten)]
+    place: Place,
+}
+
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Stop the cluster and wait until it has ended
     Stop(Place),
-    /// Show whether the cluster runs, and how it is
+    /// Show whether the cluster runs, its servers, and how it is
     ///
-    /// Exit code 1 if it does not run.
+    /// A server is running, starting (its process runs, and it has not said yet that it is ready), paused or
+    /// dead. Exit code 1 if the cluster does not run.
     Status(Place),
+    /// Kill a server of a cluster that runs with --processes, and wait until it is dead
+    ///
+    /// By SIGKILL: as if it had crashed, or its machine had lost power. What was acknowledged is on its disks.
+    /// 'quarry dev start NAME' starts it again.
+    Kill(Named),
+    /// Pause a server of a cluster that runs with --processes
+    ///
+    /// By SIGSTOP: as a machine that hangs, or whose network is cut. It does not answer, and does not know that it
+    /// was away when 'quarry dev resume NAME' lets it go on.
+    Pause(Named),
+    /// Let a paused server go on
+    Resume(Named),
+    /// Start a server that was killed, or ended by itself, and wait until it is ready
+    Start(Named),
 }
 
 impl Dev {
@@ -72,6 +114,10 @@ impl Dev {
         match self.action {
             Some(Action::Stop(place)) => stop::stop(context, &place.home()?),
             Some(Action::Status(place)) => stop::status(context, &place.home()?),
+            Some(Action::Kill(named)) => named.act(context, servers::Action::Kill),
+            Some(Action::Pause(named)) => named.act(context, servers::Action::Pause),
+            Some(Action::Resume(named)) => named.act(context, servers::Action::Resume),
+            Some(Action::Start(named)) => named.act(context, servers::Action::Start),
             None => {
                 let home = self.start.place.home()?;
                 let wanted = home::Wanted {
@@ -79,12 +125,22 @@ impl Dev {
                     dataservers: self.start.dataservers,
                     disks: self.start.disks,
                 };
-                match (self.start.detach, self.start.detached) {
-                    (true, _) => run::detach(context, &home, wanted),
-                    (false, detached) => run::foreground(context, &home, wanted, detached),
+                let how = run::How {
+                    processes: self.start.processes,
+                    detached: self.start.detached,
+                };
+                match self.start.detach {
+                    true => run::detach(context, &home, wanted, how.processes),
+                    false => run::foreground(context, &home, wanted, how),
                 }
             }
         }
+    }
+}
+
+impl Named {
+    fn act(&self, context: &Context, action: servers::Action) -> Result<()> {
+        act::act(context, &self.place.home()?, action, &self.server)
     }
 }
 

@@ -1,17 +1,19 @@
 //! Starting a development cluster, in the foreground or detached.
 
+use super::control::{Request, ask};
 use super::home::{Home, Plan, Wanted};
 use super::lock::{Holder, Lock, holder};
+use super::processes;
 use crate::context::Context;
 use crate::failure::Interrupted;
 use crate::server::{self, Stopped};
 use crate::size::counted;
 use anyhow::{Context as _, Result, anyhow, bail};
-use quarry_client::{Client, ClientFile};
+use quarry_client::{Client, ClientFile, Options};
 use quarry_common::wire::meta::Status;
 use quarry_dataserver::Dataserver;
 use quarry_metaserver::Metaserver;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,12 +29,21 @@ struct Servers {
     dataservers: Vec<Dataserver>,
 }
 
-/// Runs the cluster in this process until it is told to stop.
+/// How a cluster runs.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// Each server in a process of its own.
+    pub processes: bool,
+    /// This process was started by `--detach`.
+    pub detached: bool,
+}
+
+/// Runs the cluster until this process is told to stop.
 ///
 /// # Errors
 /// Another process runs it, or it can not start.
-pub fn foreground(context: &Context, home: &Home, wanted: Wanted, detached: bool) -> Result<()> {
-    if detached {
+pub fn foreground(context: &Context, home: &Home, wanted: Wanted, how: How) -> Result<()> {
+    if how.detached {
         // Away from the terminal of whoever started it.
         rustix::process::setsid().context("the process can not leave its terminal")?;
     }
@@ -41,24 +52,25 @@ pub fn foreground(context: &Context, home: &Home, wanted: Wanted, detached: bool
         return Err(in_use(home)?);
     };
     let plan = home.found_or_make(wanted)?;
-    server::run(async move |mut stopped: Stopped| {
-        let started = tokio::select! {
-            started = Box::pin(start(home, &plan)) => started?,
-            () = &mut stopped => return Err(Interrupted.into()),
+    processes::wait_for_earlier(home, &plan)?;
+    server::run(async move |stopped: Stopped| {
+        let authority = home.authority(&plan)?;
+        let file = home.renewed_client_file(&authority, &plan)?;
+        let announce = || {
+            let place = publish(home, &file)?;
+            lock.set_ready()?;
+            let pid = std::process::id();
+            context.print(&announcement(home, &plan, &place, pid, how))
         };
-        let (servers, file) = started;
-        let place = publish(home, &file)?;
-        lock.set_ready()?;
-        context.print(&announcement(
-            home,
-            &plan,
-            &place,
-            std::process::id(),
-            detached,
-        ))?;
-        stopped.await;
-        stop(servers).await?;
-        if !detached {
+        let ran = match how.processes {
+            true => {
+                let ran = processes::run(home, &plan, file.clone(), announce, stopped);
+                Box::pin(ran).await
+            }
+            false => here(home, &plan, file.clone(), announce, stopped).await,
+        };
+        ran?;
+        if !how.detached {
             context.print("stopped\n").ok();
         }
         drop(lock);
@@ -66,9 +78,25 @@ pub fn foreground(context: &Context, home: &Home, wanted: Wanted, detached: bool
     })
 }
 
-async fn start(home: &Home, plan: &Plan) -> Result<(Servers, ClientFile)> {
+/// Runs all servers in this process until `stopped`.
+async fn here(
+    home: &Home,
+    plan: &Plan,
+    file: ClientFile,
+    announce: impl FnOnce() -> Result<()>,
+    mut stopped: Stopped,
+) -> Result<()> {
+    let servers = tokio::select! {
+        started = Box::pin(start(home, plan, file)) => started?,
+        () = &mut stopped => return Err(Interrupted.into()),
+    };
+    announce()?;
+    stopped.await;
+    stop(servers).await
+}
+
+async fn start(home: &Home, plan: &Plan, file: ClientFile) -> Result<Servers> {
     let authority = home.authority(plan)?;
-    let file = home.renewed_client_file(&authority, plan)?;
     let seed = plan.seed(&authority);
     let mut metaservers = Vec::new();
     for (server, _) in plan.metaservers() {
@@ -89,12 +117,11 @@ async fn start(home: &Home, plan: &Plan) -> Result<(Servers, ClientFile)> {
     for started in starting.join_all().await {
         dataservers.push(started.map_err(|error| with_ports(home, error))?);
     }
-    wait_until_ready(file.clone(), plan).await?;
-    let servers = Servers {
+    wait_until_ready(file, plan).await?;
+    Ok(Servers {
         metaservers,
         dataservers,
-    };
-    Ok((servers, file))
+    })
 }
 
 fn with_ports(home: &Home, error: quarry_common::Error) -> anyhow::Error {
@@ -114,8 +141,13 @@ async fn stop(servers: Servers) -> Result<()> {
 }
 
 /// Ready is what a client finds ready: every dataserver is heard and every group takes writes.
-async fn wait_until_ready(file: ClientFile, plan: &Plan) -> Result<()> {
-    let client = Client::connect(file).await?;
+pub async fn wait_until_ready(file: ClientFile, plan: &Plan) -> Result<()> {
+    let options = Options {
+        // Metaservers that are processes of their own may only be starting.
+        meta_deadline: READY_WITHIN,
+        ..Options::default()
+    };
+    let client = Client::connect_with(file, options).await?;
     let until = Instant::now() + READY_WITHIN;
     loop {
         let status = client.status().await?;
@@ -188,7 +220,7 @@ enum Found {
     ByName(PathBuf, PathBuf),
 }
 
-fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, detached: bool) -> String {
+fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, how: How) -> String {
     let disks = match plan.disks {
         1 => String::new(),
         disks => format!(" with {disks} disks each"),
@@ -225,12 +257,16 @@ fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, detached: boo
     text.push_str(&format!(
         "  try          echo hello | {command} put - /hello.txt && {command} cat /hello.txt\n"
     ));
-    let dir = match home.dir() == super::usual_dir().unwrap_or_default() {
-        true => String::new(),
-        false => format!(" --dir {}", home.dir().display()),
-    };
-    let stop = format!("quarry dev stop{dir}");
-    text.push_str(&match detached {
+    let place = home.place();
+    if how.processes {
+        text.push_str(&format!(
+            "  break it     quarry dev kill data-1{place} (or pause, resume, start; quarry dev status{place})\n  \
+               servers' log {}/NAME.log\n",
+            home.dir().display()
+        ));
+    }
+    let stop = format!("quarry dev stop{place}");
+    text.push_str(&match how.detached {
         true => format!(
             "  log          {}\n  stop         {stop}\n",
             home.log().display()
@@ -251,12 +287,12 @@ fn in_use(home: &Home) -> Result<anyhow::Error> {
     ))
 }
 
-/// Starts the cluster in a process of its own and waits until it is ready. One that runs already and
+/// Starts the cluster in the background and waits until it is ready. One that runs already and
 /// is what was asked for is fine.
 ///
 /// # Errors
 /// It can not start; the text has the end of its log.
-pub fn detach(context: &Context, home: &Home, wanted: Wanted) -> Result<()> {
+pub fn detach(context: &Context, home: &Home, wanted: Wanted, processes: bool) -> Result<()> {
     home.make()?;
     let mut child = None;
     let until = Instant::now() + READY_WITHIN + Duration::from_secs(10);
@@ -267,14 +303,25 @@ pub fn detach(context: &Context, home: &Home, wanted: Wanted) -> Result<()> {
                     .plan()?
                     .with_context(|| format!("{}: has no dev.toml", home.dir().display()))?;
                 home.check(&plan, wanted)?;
+                let how = How {
+                    processes: ask(home, &Request::Status)?.is_some(),
+                    detached: true,
+                };
+                if processes && !how.processes {
+                    bail!(
+                        "the cluster in {} runs in one process ({pid}): stop it first, with 'quarry dev stop{}'",
+                        home.dir().display(),
+                        home.place()
+                    );
+                }
                 let place = publish(home, &ClientFile::load(&home.client_file())?)?;
-                return context.print(&announcement(home, &plan, &place, pid, true));
+                return context.print(&announcement(home, &plan, &place, pid, how));
             }
             Holder::Nobody if child.is_none() => {
                 if let Some(plan) = home.plan()? {
                     home.check(&plan, wanted)?;
                 }
-                child = Some(spawn(home, wanted)?);
+                child = Some(spawn(home, wanted, processes)?);
             }
             Holder::Nobody | Holder::Unknown | Holder::Process { .. } => {}
         }
@@ -283,21 +330,21 @@ pub fn detach(context: &Context, home: &Home, wanted: Wanted) -> Result<()> {
         {
             bail!(
                 "the cluster did not start ({ended}); its log ends:\n{}",
-                log_end(home)
+                log_end(&home.log())
             );
         }
         if Instant::now() > until {
             bail!(
                 "the cluster is not ready after {} s; its log ends:\n{}",
                 READY_WITHIN.as_secs(),
-                log_end(home)
+                log_end(&home.log())
             );
         }
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-fn spawn(home: &Home, wanted: Wanted) -> Result<Child> {
+fn spawn(home: &Home, wanted: Wanted, processes: bool) -> Result<Child> {
     let path = home.log();
     let log = std::fs::OpenOptions::new()
         .append(true)
@@ -315,6 +362,9 @@ fn spawn(home: &Home, wanted: Wanted) -> Result<Child> {
     if let Some(count) = wanted.disks {
         command.arg("--disks").arg(count.to_string());
     }
+    if processes {
+        command.arg("--processes");
+    }
     command
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -326,8 +376,9 @@ fn spawn(home: &Home, wanted: Wanted) -> Result<Child> {
         .context("the cluster's process can not be started")
 }
 
-fn log_end(home: &Home) -> String {
-    let log = std::fs::read(home.log()).unwrap_or_default();
+/// The last lines of a log.
+pub fn log_end(path: &Path) -> String {
+    let log = std::fs::read(path).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
@@ -363,8 +414,14 @@ mod tests {
     fn the_announcement_says_ready_and_how_to_go_on() {
         let home = Home::new("/d".into());
         let found = Found::ByName("/d/client.toml".into(), "/c".into());
-        let text = announcement(&home, &plan(), &found, 7, true);
+        let how = How {
+            processes: true,
+            detached: true,
+        };
+        let text = announcement(&home, &plan(), &found, 7, how);
         for part in [
+            "dev kill data-1 --dir /d",
+            "/d/NAME.log",
             "ready",
             "/d/client.toml",
             "put - /hello.txt",

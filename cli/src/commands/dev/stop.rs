@@ -1,7 +1,9 @@
 //! `quarry dev stop` and `quarry dev status`.
 
+use super::control::{Reply, Request, ask};
 use super::home::Home;
 use super::lock::{Holder, end_holder, holder};
+use super::servers::{self, Seen, Server, State};
 use crate::commands::status;
 use crate::context::Context;
 use crate::failure::Reported;
@@ -31,7 +33,7 @@ pub fn stop(context: &Context, home: &Home) -> Result<()> {
     }
 }
 
-/// Shows whether the cluster runs, and how it is.
+/// Shows whether the cluster runs, its servers, and how it is.
 ///
 /// # Errors
 /// [`Reported`] if it does not run.
@@ -53,16 +55,24 @@ pub fn status(context: &Context, home: &Home) -> Result<()> {
             return Err(Reported.into());
         }
     };
+    let (servers, processes) = servers_of(home, pid, ready)?;
     if context.json {
         return context.print_json(&json!({
             "running": true, "ready": ready, "pid": pid, "dir": home.dir(), "client_file": home.client_file(),
+            "processes": processes, "servers": servers,
         }));
     }
     let pid = pid.map_or("a process".to_owned(), |pid| format!("process {pid}"));
+    let does = match ready {
+        true => "runs",
+        false => "is starting",
+    };
+    let servers = servers::text(&servers);
+    context.print(&format!("{pid} {does} the cluster in {dir}\n\n{servers}"))?;
     if !ready {
-        return context.print(&format!("{pid} is starting the cluster in {dir}\n"));
+        return Ok(());
     }
-    context.print(&format!("{pid} runs the cluster in {dir}\n\n"))?;
+    context.print("\n")?;
     let file = ClientFile::load(&home.client_file())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -73,4 +83,32 @@ pub fn status(context: &Context, home: &Home) -> Result<()> {
         async |client: &Client| Ok(client.status().await?),
     ))?;
     context.print(&status::text(&report))
+}
+
+/// All servers, and whether they are processes of their own.
+fn servers_of(home: &Home, pid: Option<u32>, ready: bool) -> Result<(Vec<Seen>, bool)> {
+    match ask(home, &Request::Status)? {
+        Some(Reply::Servers(servers)) => return Ok((servers, true)),
+        Some(Reply::Refused(reason)) => bail!("{reason}"),
+        None => {}
+    }
+    // It may not be made yet.
+    let all = home
+        .plan()?
+        .iter()
+        .flat_map(Server::all)
+        .collect::<Vec<_>>();
+    let seen = all.into_iter().map(|(server, address)| Seen {
+        name: server.to_string(),
+        id: server.id().0,
+        address,
+        pid,
+        state: match ready {
+            true => State::Running,
+            false => State::Starting,
+        },
+        ended: None,
+        log: None,
+    });
+    Ok((seen.collect(), false))
 }

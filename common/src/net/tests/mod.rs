@@ -1,5 +1,6 @@
 //! Endpoints over loopback.
 
+mod alive;
 mod bulk;
 mod hostile;
 mod peers;

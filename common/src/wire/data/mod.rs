@@ -8,6 +8,7 @@ pub mod frame;
 pub mod ticket;
 
 use crate::checksum::Crc;
+use crate::codec;
 use crate::error::Error;
 use crate::ids::{ChunkId, DiskId, Epoch, PgId, PoolId};
 use crate::token::{Capability, CertificateHash, MemberMac};
@@ -168,6 +169,13 @@ pub enum DataRequest {
         /// The right to read it.
         capability: Capability,
     },
+}
+
+impl DataRequest {
+    /// An encoded [`DataRequest::Ping`], to see whether a dataserver lives.
+    pub fn ping() -> Bytes {
+        codec::encode(&DataRequest::Ping).into()
+    }
 }
 
 /// Asks for the chunks of some groups on one disk.

@@ -161,6 +161,8 @@ pub struct DiskReport {
     pub trash: u64,
     /// Chunks that are referenced, should be on it, and are on no disk.
     pub lost: u64,
+    /// Bytes of chunks that repair has copied to it since its server started.
+    pub copied: u64,
 }
 
 /// The reply to a registration.
@@ -279,6 +281,8 @@ pub struct DiskStatus {
     pub state: DiskState,
     /// It serves again, and takes part in so many milliseconds: it went down more than once lately.
     pub returns_in_ms: Option<u64>,
+    /// Bytes a second that repair copies to it, over the last heartbeats.
+    pub copies_per_second: u64,
 }
 
 /// A placement group.

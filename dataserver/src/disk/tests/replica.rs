@@ -2,8 +2,16 @@
 
 use super::*;
 use crate::disk::listing::Page;
+use crate::disk::segment_format::SegmentId;
 use quarry_common::ids::PgId;
 use quarry_common::map::pg_of;
+
+fn name_of(chunk: u64) -> ChunkName {
+    ChunkName {
+        pool: POOL,
+        chunk: ChunkId(chunk),
+    }
+}
 
 async fn copy(disk: &Disk, chunk: u64, data: &Bytes) -> Result<()> {
     let mut writer = disk.create_copy(POOL, ChunkId(chunk), data.len() as u32)?;
@@ -355,4 +363,255 @@ async fn a_group_lists_what_is_open_sealed_and_bad_page_by_page() {
     let found = all.iter().find(|(chunk, _)| *chunk == ChunkId(0)).unwrap();
     assert_eq!(found.1.len, 10);
     drop(copying);
+}
+
+/// The index is written out now and then only: after a crash it may be that of long ago.
+async fn flushed(dir: &TempDir, disk: Disk) -> Disk {
+    disk.stop().unwrap();
+    drop(disk);
+    open(dir)
+}
+
+async fn compact(disk: &Disk) -> Option<SegmentId> {
+    let disk = disk.clone();
+    let compacted = tokio::task::spawn_blocking(move || disk.compact());
+    compacted.await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn the_last_record_of_a_chunk_counts_after_a_crash_with_an_old_index_or_none() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 60_000);
+    write_small(&disk, 1, &data.slice(..40_000)).await.unwrap();
+    let disk = flushed(&dir, disk).await;
+    copy(&disk, 1, &data).await.unwrap();
+    same(read(&disk, 1).unwrap(), &data);
+    for indexed in [true, false] {
+        let after = crashed(&dir);
+        if !indexed {
+            remove_index(&after);
+        }
+        let again = open(&after);
+        same(read(&again, 1).unwrap(), &data);
+        assert_eq!((again.counts().small, again.counts().len), (1, 60_000));
+        // Both records were read: what is live is counted right, and the old segment goes.
+        while compact(&again).await.is_some() {}
+        assert!(!segment_path(&after, 0).exists());
+        same(read(&again, 1).unwrap(), &data);
+    }
+    // Twice in one segment as well.
+    let data = bytes(2, 50_000);
+    write_small(&disk, 2, &data.slice(..20_000)).await.unwrap();
+    copy(&disk, 2, &data).await.unwrap();
+    same(read(&open(&crashed(&dir)), 2).unwrap(), &data);
+}
+
+#[tokio::test]
+async fn a_mark_goes_only_with_a_copy_that_came_after_the_bad_one() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 60_000);
+    write_small(&disk, 1, &data.slice(..40_000)).await.unwrap();
+    let segment = fs::read(segment_path(&dir, 0)).unwrap();
+    let disk = flushed(&dir, disk).await;
+    copy(&disk, 1, &data).await.unwrap();
+    disk.set_aside(POOL, ChunkId(1), "test").unwrap();
+    assert_eq!(compact(&disk).await, Some(SegmentId(0)));
+    drop(flushed(&dir, disk).await);
+    // The move of the old segment to the trash was undone by a crash.
+    fs::write(segment_path(&dir, 0), segment).unwrap();
+    let disk = open(&dir);
+    assert_eq!(code(read(&disk, 1)), Code::ChecksumMismatch);
+    assert_eq!(disk.stat(POOL, ChunkId(1)).unwrap().unwrap().len, 60_000);
+    // A crash before the mark of a bad copy went.
+    let before = crashed(&dir);
+    copy(&disk, 1, &data).await.unwrap();
+    let after = crashed(&dir);
+    fs::remove_dir_all(after.path().join("index")).unwrap();
+    copy_folder(&before.path().join("index"), &after.path().join("index"));
+    copy_folder(&before.path().join("aside"), &after.path().join("aside"));
+    let again = open(&after);
+    same(read(&again, 1).unwrap(), &data);
+    assert_eq!(again.bad_copies(), []);
+}
+
+/// As a leaver's, that becomes a member again.
+#[tokio::test]
+async fn a_chunk_that_was_deleted_can_be_copied_again_and_no_crash_takes_the_copy() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 50_000);
+    let names = [1, 2];
+    for chunk in names {
+        // Ended at a flush: shorter than what others have.
+        let writer = disk.create_chunk(POOL, ChunkId(chunk), 100_000).unwrap();
+        append(&writer, 0, data.slice(..30_000)).await.unwrap();
+        writer
+            .flush(30_000, Crc::of(&data[..30_000]))
+            .await
+            .unwrap();
+        drop(writer);
+    }
+    settled(&disk).await;
+    write_small(&disk, 3, &data.slice(..300)).await.unwrap();
+    let disk = flushed(&dir, disk).await;
+    let file = fs::read(chunk_path(&dir, 2)).unwrap();
+    for chunk in [1, 2, 3] {
+        assert!(disk.delete(POOL, ChunkId(chunk), || true).unwrap());
+        copy(&disk, chunk, &data).await.unwrap();
+    }
+    for indexed in [true, false] {
+        let after = crashed(&dir);
+        // That the file of one went to the trash was undone.
+        fs::write(chunk_path(&after, 2), &file).unwrap();
+        if !indexed {
+            remove_index(&after);
+        }
+        let again = open(&after);
+        for chunk in [1, 2, 3] {
+            same(read(&again, chunk).unwrap(), &data);
+        }
+        assert_eq!((again.counts().files, again.counts().small), (0, 3));
+        // It has become durable.
+        again.stop().unwrap();
+        drop(again);
+        let again = open(&after);
+        for chunk in [1, 2, 3] {
+            same(read(&again, chunk).unwrap(), &data);
+        }
+    }
+}
+
+#[tokio::test]
+async fn copies_deletions_and_compaction_of_the_same_chunks_lose_nothing() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let len = 20_000;
+    let count = 300;
+    for chunk in 0..count {
+        write_small(&disk, chunk, &bytes(chunk, len)).await.unwrap();
+    }
+    let disk = flushed(&dir, disk).await;
+    // Two in three go; a good copy takes the place of each bad one meanwhile.
+    let goes = |chunk: u64| !chunk.is_multiple_of(3);
+    let is_bad = |chunk: u64| chunk.is_multiple_of(12);
+    for chunk in (0..count).filter(|chunk| is_bad(*chunk)) {
+        disk.set_aside(POOL, ChunkId(chunk), "test").unwrap();
+    }
+    let deleting = {
+        let disk = disk.clone();
+        tokio::task::spawn_blocking(move || {
+            for chunk in (0..count).filter(|chunk| goes(*chunk)) {
+                while let Err(error) = disk.delete(POOL, ChunkId(chunk), || true) {
+                    assert_eq!(error.code, Code::Busy);
+                    std::thread::yield_now();
+                }
+            }
+        })
+    };
+    let compacting = {
+        let disk = disk.clone();
+        tokio::task::spawn_blocking(move || {
+            while disk.bad_copies() != [] || disk.0.shared.segment_path(SegmentId(0)).exists() {
+                disk.compact().unwrap();
+                std::thread::yield_now();
+            }
+        })
+    };
+    for chunk in (0..count).filter(|chunk| is_bad(*chunk)) {
+        while let Err(error) = copy(&disk, chunk, &bytes(chunk, len)).await {
+            assert_eq!(error.code, Code::Busy);
+        }
+    }
+    deleting.await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(30), compacting)
+        .await
+        .unwrap()
+        .unwrap();
+    let check = |disk: &Disk| {
+        for chunk in 0..count {
+            if goes(chunk) {
+                continue;
+            }
+            same(read(disk, chunk).unwrap(), bytes(chunk, len));
+        }
+        assert_eq!(disk.bad_copies(), []);
+    };
+    check(&disk);
+    assert_eq!(disk.counts().small, count / 3);
+    for indexed in [true, false] {
+        let after = crashed(&dir);
+        if !indexed {
+            remove_index(&after);
+        }
+        check(&open(&after));
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_moved_is_sealed_and_a_bad_copy_that_is_replaced_is_bad() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write_small(&disk, 1, &bytes(1, 700)).await.unwrap();
+    write(&disk, 2, &bytes(2, 70_000)).await.unwrap();
+    let shared = &disk.0.shared;
+    let entry = shared.index.get(name_of(1)).unwrap();
+    let moved = shared.claims.claim_again(name_of(1), entry).unwrap();
+    let listed = disk.group(POOL, (PgId(0), 1), None, 10).unwrap().chunks;
+    let of = |chunk| listed.iter().find(|(found, _)| *found == ChunkId(chunk));
+    assert_eq!(of(1).unwrap().1.state, ChunkState::Sealed);
+    drop(moved);
+    disk.set_aside(POOL, ChunkId(2), "test").unwrap();
+    let copying = disk.create_copy(POOL, ChunkId(2), 70_000).unwrap();
+    let state = || disk.stat(POOL, ChunkId(2)).unwrap().unwrap().state;
+    assert_eq!(state(), ChunkState::SetAside);
+    drop(copying);
+    settled(&disk).await;
+    copy(&disk, 2, &bytes(2, 70_000)).await.unwrap();
+    assert_eq!(state(), ChunkState::Sealed);
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_a_bad_copy() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write(&disk, 1, &bytes(1, 70_000)).await.unwrap();
+    fs::remove_file(chunk_path(&dir, 1)).unwrap();
+    assert!(!disk.verify(POOL, ChunkId(1)).unwrap());
+    assert_eq!(disk.bad_copies().len(), 1);
+    copy(&disk, 1, &bytes(1, 70_000)).await.unwrap();
+    same(read(&disk, 1).unwrap(), bytes(1, 70_000));
+    assert_eq!(disk.bad_copies(), []);
+}
+
+#[tokio::test]
+async fn a_copy_that_does_not_read_back_leaves_what_was_there() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 5_000_000);
+    copy(&disk, 1, &data.slice(..200_000)).await.unwrap();
+    let mut writer = disk.create_copy(POOL, ChunkId(1), 5_000_000).unwrap();
+    let (mut at, mut rest) = (0, data.clone());
+    while !rest.is_empty() {
+        let frame = rest.split_to(rest.len().min(FRAME_LEN_MAX));
+        let crcs = frame_crcs(at, &frame);
+        at += frame.len();
+        writer.append(vec![frame], &crcs).await.unwrap();
+    }
+    // What has been written is changed before the end.
+    let path = shared::copy_path(&disk.0.shared.rooms, name_of(1));
+    let first = layout::DATA_AT as usize + 7;
+    let is_written = || fs::read(&path).is_ok_and(|file| file.get(first) == Some(&data[7]));
+    while !is_written() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[data[7] ^ 1], first as u64).unwrap();
+    let sealed = writer.seal(5_000_000, Crc::of(&data)).await;
+    assert_eq!(code(sealed), Code::ChecksumMismatch);
+    settled(&disk).await;
+    same(read(&disk, 1).unwrap(), &data[..200_000]);
+    assert_eq!(copies_left(&dir), 0);
+    assert!(!disk.is_failed());
 }

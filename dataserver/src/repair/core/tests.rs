@@ -106,6 +106,8 @@ struct World {
     silent: BTreeSet<u32>,
     /// Of the silent ones, those that are out as well.
     out: BTreeSet<u32>,
+    /// Chunks that are listed, and when they are asked for are not there or bad.
+    gone: BTreeSet<u64>,
     now: Duration,
     listed: Vec<u32>,
     copied: Vec<(u64, u32)>,
@@ -183,7 +185,9 @@ impl World {
                     }
                     if self.silent.contains(&source.0) {
                         later = Some(Error::new(Code::Unreachable, "silent"));
-                    } else if self.has(source.0, wanted.chunk.0, wanted.len) {
+                    } else if self.has(source.0, wanted.chunk.0, wanted.len)
+                        && !self.gone.contains(&wanted.chunk.0)
+                    {
                         self.put(own, wanted.chunk.0, wanted.len, ReplicaState::Sealed);
                         self.copied.push((wanted.chunk.0, source.0));
                         outcome = Outcome::Stored;
@@ -313,6 +317,27 @@ fn trace_r_setaside() {
     assert!(!world.reports.is_empty() && world.has(3, 0, 1));
 }
 
+/// It may have been doomed and deleted since, or every copy is bad.
+#[test]
+fn what_was_listed_and_is_given_by_nobody_is_asked_about() {
+    let mut world = World::default();
+    for disk in [1, 2] {
+        world.put(disk, 0, 1, SEALED);
+    }
+    world.gone.insert(0);
+    for referenced in [false, true] {
+        if referenced {
+            world.referenced.insert(0, 1);
+        }
+        let mut core = Core::new(DiskId(3));
+        core.handle_map(&after_a_crash());
+        world.reports.clear();
+        world.run(&mut core, 3, 1);
+        assert_eq!(world.reports.len(), 1, "{referenced}");
+        assert_eq!(core.take_lost().len(), usize::from(referenced));
+    }
+}
+
 /// A chunk whose only copy is bad and to which nobody refers keeps no group from being clean.
 #[test]
 fn trace_walk_rot() {
@@ -321,7 +346,7 @@ fn trace_walk_rot() {
     world.put(2, 0, 1, SET_ASIDE);
     core.handle_map(&after_a_crash());
     world.run(&mut core, 3, 1);
-    assert_eq!((world.reports.len(), core.lost().count()), (1, 0));
+    assert_eq!((world.reports.len(), core.take_lost().len()), (1, 0));
     // One that is referenced is lost, and is said to be.
     world.referenced.insert(0, 1);
     let mut core = Core::new(DiskId(3));
@@ -329,7 +354,7 @@ fn trace_walk_rot() {
     world.reports.clear();
     world.run(&mut core, 3, 1);
     assert_eq!(world.reports.len(), 1);
-    assert_eq!(core.lost().collect::<Vec<_>>(), [(POOL, ChunkId(0))]);
+    assert_eq!(core.take_lost(), [(POOL, ChunkId(0))].into());
 }
 
 #[test]
@@ -345,7 +370,7 @@ fn a_bad_copy_that_was_longer_than_what_is_referenced_is_had_as_far_as_it_is() {
     world.silent.remove(&2);
     world.run(&mut core, 3, 3);
     assert!(!world.reports.is_empty() && world.has(3, 0, 1));
-    assert_eq!(core.lost().count(), 0);
+    assert_eq!(core.take_lost().len(), 0);
 }
 
 /// Only complete members as sources: after two losses nobody could fill. Here whoever covers an epoch is one, and
@@ -379,7 +404,7 @@ fn trace_r_strict_and_r_lastsrv() {
     world.run(&mut core, 4, 20);
     assert!(!world.reports.is_empty());
     assert!(world.has(4, 0, 2) && world.has(4, 1, 2));
-    assert_eq!(core.lost().collect::<Vec<_>>(), [(POOL, ChunkId(2))]);
+    assert_eq!(core.take_lost(), [(POOL, ChunkId(2))].into());
     // A returned disk's own cover counts for itself.
     let mut core = Core::new(DiskId(0));
     world.silent.clear();
@@ -621,9 +646,10 @@ fn whoever_reports_has_everything_that_is_referenced_and_not_lost() {
             !world.reports.is_empty(),
             "seed {seed}: it never becomes clean"
         );
+        let lost = core.take_lost();
         for (chunk, len) in &world.referenced {
             let anybody = (0..5).any(|disk| before.has(disk, *chunk, *len));
-            let is_lost = core.lost().any(|(_, lost)| lost == ChunkId(*chunk));
+            let is_lost = lost.contains(&(POOL, ChunkId(*chunk)));
             let since = since(*own).unwrap() as u64;
             if chunk / 10 + 1 < since {
                 assert_eq!(

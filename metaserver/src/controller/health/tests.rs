@@ -23,6 +23,7 @@ fn report(disk: u32, failed: Option<&str>) -> DiskReport {
         failed: failed.map(str::to_owned),
         trash: 0,
         lost: 0,
+        copied: 0,
     }
 }
 
@@ -241,4 +242,32 @@ fn one_host_may_go_out_though_it_is_a_third_of_the_disks() {
         leader.second([1, 2]);
     }
     assert_eq!(leader.states(), [(DiskId(3), DiskState::Out)]);
+}
+
+#[test]
+fn how_fast_repair_copies_follows_from_the_reports() {
+    let mut leader = Leader::new(3);
+    let mut copied = 0;
+    let rate = |leader: &Leader| {
+        let servers = leader.health.servers(&leader.map, leader.now);
+        servers[0].disks[0].copies_per_second
+    };
+    for _ in 0..20 {
+        leader.now += secs(1);
+        copied += 1_000_000;
+        let mut one = report(1, None);
+        one.copied = copied;
+        leader
+            .health
+            .handle_heartbeat(&leader.map, ServerId(1), vec![one], leader.now);
+    }
+    let steady = rate(&leader);
+    assert!((990_000..=1_000_000).contains(&steady), "{steady}");
+    // Its server was started again, and nothing is copied.
+    leader.second([1]);
+    assert!(rate(&leader) < steady);
+    for _ in 0..60 {
+        leader.second([1]);
+    }
+    assert!(rate(&leader) < 10, "{}", rate(&leader));
 }

@@ -259,6 +259,7 @@ mod tests {
             failed: None,
             trash: 0,
             lost: 0,
+            copied: 0,
         }
     }
 

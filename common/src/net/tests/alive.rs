@@ -1,0 +1,103 @@
+//! Peers that live, hang and are gone, while something is awaited from them.
+
+use super::*;
+use crate::error::{Code, Result};
+use std::sync::mpsc;
+use std::time::Instant;
+use tokio::runtime::Builder;
+
+/// A server with a thread of its own, which can be made to hang.
+struct Apart {
+    address: SocketAddr,
+    tell: mpsc::Sender<Fate>,
+}
+
+enum Fate {
+    Hang(Duration),
+    Die,
+}
+
+impl Apart {
+    fn start() -> Apart {
+        let (tell, told) = mpsc::channel();
+        let (say, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            let endpoint = runtime.block_on(async {
+                let (endpoint, address) = server(&meta(1));
+                say.send(address).unwrap();
+                endpoint
+            });
+            runtime.spawn(async move {
+                while let Some(connection) = endpoint.accept().await {
+                    tokio::spawn(serve_echo_on(connection));
+                }
+            });
+            loop {
+                match told.try_recv() {
+                    Ok(Fate::Hang(time)) => std::thread::sleep(time),
+                    Ok(Fate::Die) | Err(mpsc::TryRecvError::Disconnected) => return,
+                    Err(mpsc::TryRecvError::Empty) => {
+                        runtime
+                            .block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
+                    }
+                }
+            }
+        });
+        let address = said.recv().unwrap();
+        Apart { address, tell }
+    }
+
+    async fn peer(&self) -> Peer {
+        let peer = Peers::new(client()).get(&meta(1), self.address).await;
+        let peer = peer.unwrap();
+        peer.requests.call("b".into(), SOON).await.unwrap();
+        peer
+    }
+}
+
+async fn never() -> Result<()> {
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn work_that_takes_long_is_waited_for_while_the_peer_lives() {
+    let apart = Apart::start();
+    let peer = apart.peer().await;
+    let work = async {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        Ok(7)
+    };
+    assert_eq!(peer.while_alive("b".into(), work).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_peer_that_hangs_is_given_up_within_about_a_second() {
+    let apart = Apart::start();
+    let peer = apart.peer().await;
+    apart.tell.send(Fate::Hang(Duration::from_secs(4))).unwrap();
+    let began = Instant::now();
+    let error = peer.while_alive("b".into(), never()).await.unwrap_err();
+    assert_eq!(error.code, Code::Disconnected, "{error}");
+    assert!(error.text.contains("no sign of life"), "{error}");
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(700) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_died_is_given_up_sooner_where_its_machine_says_so() {
+    let apart = Apart::start();
+    let peer = apart.peer().await;
+    apart.tell.send(Fate::Die).unwrap();
+    let began = Instant::now();
+    let error = peer.while_alive("b".into(), never()).await.unwrap_err();
+    assert!(
+        began.elapsed() < Duration::from_millis(700),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(error.code, Code::Unreachable, "{error}");
+}
