@@ -6,6 +6,7 @@ use quarry_client::{Client, ClientFile, Place};
 use quarry_common::ids::ChunkId;
 use quarry_common::wire::meta::FileKind;
 use quarry_dataserver::disk::{ChunkState, Disk, DiskOptions};
+use quarry_tests::drill::is_long;
 use quarry_tests::power::LoopDisk;
 use quarry_tests::processes::Processes;
 use rand::rngs::SmallRng;
@@ -54,6 +55,13 @@ async fn referenced(client: &Client, dir: &str, found: &mut BTreeSet<ChunkId>) -
     Ok(files)
 }
 
+/// How many files and directories were ever made: ids are given out one after the other.
+async fn files_made(client: &Client) -> Result<u64> {
+    let made = client.create(b"/count", 0o644, false).await?;
+    client.unlink(b"/count").await?;
+    Ok(made.inode.0 & ((1 << 48) - 1))
+}
+
 /// What a stopped dataserver's disk has.
 fn chunks_of(cluster: &Processes, file: &ClientFile, server: u32) -> Result<BTreeSet<ChunkId>> {
     let path = cluster
@@ -81,7 +89,7 @@ fn status(cluster: &Processes) -> Result<serde_json::Value> {
 #[tokio::test]
 async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
     let scratch = tempfile::tempdir()?;
-    let disk = LoopDisk::new(scratch.path(), "disk", 8 << 30)?;
+    let disk = LoopDisk::new(scratch.path(), "disk", 64 << 30)?;
     let addresses = Processes::free_addresses(1 + DATASERVERS as usize)?;
     let mut cluster = Processes::init(&disk.path().join("cluster"), &addresses, None)?;
     cluster.set("QUARRY_DOOM_GRACE_SECONDS", "2");
@@ -91,12 +99,27 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
     let mut random = SmallRng::seed_from_u64(20_261_126);
     // The same names with other contents.
     let local = |number: u32| scratch.path().join(format!("{number}/tree"));
+    // In a long drill a hundred thousand files are made.
+    let (small, wanted) = if is_long() {
+        (2_000, 100_000)
+    } else {
+        (400, 0)
+    };
     for number in 0..4 {
-        make_tree(&local(number), &mut random, 400, 8)?;
+        make_tree(&local(number), &mut random, small, 8)?;
     }
+    let file = ClientFile::load(&cluster.client_file())?;
+    let client = Client::connect(file.clone()).await?;
     cluster.ok(["mkdir", "/dir-0", "/dir-1", "/dir-2"])?;
     let mut killed = 0;
-    for round in 0..12 {
+    for round in 0.. {
+        let made = files_made(&client).await?;
+        if round % 12 == 0 && round > 0 {
+            println!("round {round}: {made} files made, {killed} clients killed");
+            if made >= wanted {
+                break;
+            }
+        }
         // Two at once, of which most are killed in the middle; the same names again and again.
         let mut clients = Vec::new();
         for _ in 0..2 {
@@ -117,7 +140,7 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
             );
         }
         for mut client in clients {
-            if round < 10 {
+            if round % 12 < 10 {
                 std::thread::sleep(Duration::from_millis(random.random_range(50..900)));
                 client.kill()?;
             }
@@ -133,8 +156,6 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
     cluster.ok(["put", "-r", tree.to_str().context("utf-8")?, "/"])?;
 
     // Sessions of the dead end with their lease, files without a name after another one.
-    let file = ClientFile::load(&cluster.client_file())?;
-    let client = Client::connect(file.clone()).await?;
     let until = Instant::now() + Duration::from_secs(400);
     let mut kept = BTreeSet::new();
     let files = referenced(&client, "", &mut kept).await?;

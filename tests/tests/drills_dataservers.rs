@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use quarry_tests::compare::assert_same;
-use quarry_tests::drill::{Drill, Fault, GAP_MAX, Setup, durations, run};
+use quarry_tests::drill::{Drill, Fault, GAP_MAX, Setup, is_long, pauses, run};
 use quarry_tests::load::Plan;
 use quarry_tests::processes::CLIENTS;
 use rand::seq::IndexedRandom;
@@ -20,7 +20,12 @@ const SETUP: Setup = Setup {
 };
 
 /// Bytes of the file that goes up and down: several chunks.
-const LEN: usize = 150_000_000;
+fn len() -> usize {
+    if is_long() { 400_000_000 } else { 80_000_000 }
+}
+
+/// Whoever is silent for so long is missed.
+const DOWN: Duration = Duration::from_secs(7);
 
 fn some_dataserver(drill: &mut Drill) -> Result<String> {
     let all = drill.dataservers();
@@ -50,7 +55,7 @@ fn busiest(drill: &Drill, transfer: &mut Child) -> Result<String> {
             .zip(&before)
             .map(|((server, now), (_, before))| (now - before, server));
         if let Some((most, server)) = moved.max()
-            && most > LEN as u64 / 6
+            && most > len() as u64 / 6
         {
             return Ok(server.clone());
         }
@@ -91,7 +96,7 @@ fn dataservers_are_killed_in_transfers() -> Result<()> {
             back.to_str().context("utf-8")?,
         );
         for _ in 0..if drill.is_long { 3 } else { 1 } {
-            let mut bytes = vec![0; LEN];
+            let mut bytes = vec![0; len()];
             drill.random.fill_bytes(&mut bytes);
             fs::write(local, &bytes)?;
             transfer_with_a_death(drill, &["put", local, "/big"])?;
@@ -110,9 +115,15 @@ fn dataservers_are_paused() -> Result<()> {
         ..SETUP
     };
     run(setup, |drill| {
-        for lasting in durations(drill.is_long) {
+        for lasting in pauses() {
             let some = some_dataserver(drill)?;
-            drill.strike(&Fault::Paused(vec![some]), lasting)?;
+            drill.strike_and(&Fault::Paused(vec![some.clone()]), |drill| {
+                std::thread::sleep(lasting);
+                if lasting > DOWN {
+                    drill.wait_until_down(&some)?;
+                }
+                Ok(GAP_MAX)
+            })?;
             drill.wait_until_clean()?;
         }
         Ok(())
@@ -148,10 +159,17 @@ fn dataservers_are_cut_off() -> Result<()> {
                     _ => Fault::cut_one_way(&some, &clients),
                 };
                 // In a few minutes there is time for some of them.
-                if drill.is_long || shape < 3 {
-                    drill.strike(&fault, lasting)?;
-                    drill.wait_until_clean()?;
+                if !drill.is_long && shape > 1 {
+                    continue;
                 }
+                drill.strike_and(&fault, |drill| {
+                    std::thread::sleep(lasting);
+                    if lasting > DOWN && [1, 3].contains(&shape) {
+                        drill.wait_until_down(&some[0])?;
+                    }
+                    Ok(GAP_MAX)
+                })?;
+                drill.wait_until_clean()?;
             }
         }
         Ok(())
@@ -179,7 +197,11 @@ fn clients_are_paused() -> Result<()> {
             fs::write(file, bytes)?;
         }
         let tree_arg = tree.to_str().context("utf-8")?;
-        for (number, lasting) in durations(drill.is_long).into_iter().enumerate() {
+        let mut lasting = pauses();
+        if !drill.is_long {
+            lasting.truncate(1);
+        }
+        for (number, lasting) in lasting.into_iter().enumerate() {
             let remote = format!("/paused-{number}");
             drill.cluster.ok(["mkdir", &remote])?;
             let back = folder.join(format!("back-{number}"));

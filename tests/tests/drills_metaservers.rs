@@ -1,7 +1,7 @@
 //! Metaservers are killed, paused and cut off under load.
 
 use anyhow::{Result, ensure};
-use quarry_tests::drill::{Drill, Fault, GAP_MAX, Setup, durations, run};
+use quarry_tests::drill::{Drill, Fault, GAP_MAX, Setup, pauses, run};
 use quarry_tests::load::Plan;
 use quarry_tests::processes::CLIENTS;
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn leaders_are_killed() -> Result<()> {
         ..SETUP
     };
     run(setup, |drill| {
-        for _ in 0..if drill.is_long { 10 } else { 3 } {
+        for _ in 0..if drill.is_long { 10 } else { 2 } {
             let (leader, _) = drill.leader()?;
             drill.strike_and(&Fault::Killed(vec![leader.clone()]), |drill| {
                 drill.wait_for_another_leader(&leader)?;
@@ -54,7 +54,7 @@ fn leaders_are_paused() -> Result<()> {
         ..SETUP
     };
     run(setup, |drill| {
-        for lasting in durations(drill.is_long) {
+        for lasting in pauses() {
             let (leader, _) = drill.leader()?;
             drill.strike_and(&Fault::Paused(vec![leader.clone()]), |drill| {
                 std::thread::sleep(lasting);
@@ -68,7 +68,8 @@ fn leaders_are_paused() -> Result<()> {
         // A follower is not missed, and catches up.
         let (leader, _) = drill.leader()?;
         let follower = others(drill, &leader).swap_remove(0);
-        drill.strike(&Fault::Paused(vec![follower]), Duration::from_secs(10))?;
+        let lasting = Duration::from_secs(if drill.is_long { 75 } else { 3 });
+        drill.strike(&Fault::Paused(vec![follower]), lasting)?;
         drill.wait_until_clean()
     })
 }
@@ -84,29 +85,34 @@ fn leaders_are_cut_off() -> Result<()> {
         let lasting = if drill.is_long {
             vec![3, 10, 75]
         } else {
-            vec![10]
+            vec![6]
         };
         for lasting in lasting.into_iter().map(Duration::from_secs) {
-            type Shape = fn(&str, &[String]) -> Fault;
-            // It still hears clients and dataservers; it hears nobody; it says nothing to the others; they say nothing to it.
-            let shapes: [Shape; 4] = [
-                |leader, others| Fault::cut(&[leader.to_owned()], others),
-                |leader, others| {
-                    let mut all = others.to_vec();
-                    all.push(CLIENTS.to_owned());
-                    all.extend((1..=3).map(|number| format!("dataserver-{number}")));
-                    Fault::cut(&[leader.to_owned()], &all)
-                },
-                |leader, others| Fault::cut_one_way(&[leader.to_owned()], others),
-                |leader, others| Fault::cut_one_way(others, &[leader.to_owned()]),
-            ];
-            for shape in shapes {
+            for shape in 0..4 {
+                // In a few minutes there is time for two: it alone is cut off from the others, and it hears nobody.
+                if !drill.is_long && [1, 2].contains(&shape) {
+                    continue;
+                }
                 let (leader, _) = drill.leader()?;
-                let fault = shape(&leader, &others(drill, &leader));
+                let others = others(drill, &leader);
+                let leader = vec![leader];
+                let everybody = [
+                    others.clone(),
+                    drill.dataservers(),
+                    vec![CLIENTS.to_owned()],
+                ]
+                .concat();
+                let fault = match shape {
+                    // It still hears clients and dataservers.
+                    0 => Fault::cut(&leader, &others),
+                    1 => Fault::cut(&leader, &everybody),
+                    2 => Fault::cut_one_way(&leader, &others),
+                    _ => Fault::cut_one_way(&others, &leader),
+                };
                 drill.strike_and(&fault, |drill| {
                     std::thread::sleep(lasting);
                     if lasting > ELECTION {
-                        drill.wait_for_another_leader(&leader)?;
+                        drill.wait_for_another_leader(&leader[0])?;
                     }
                     Ok(GAP_MAX)
                 })?;
@@ -129,7 +135,7 @@ fn clients_are_cut_off_from_metaservers() -> Result<()> {
         for lasting in if drill.is_long {
             vec![3, 10, 40]
         } else {
-            vec![10]
+            vec![4]
         } {
             let lasting = Duration::from_secs(lasting);
             let (leader, _) = drill.leader()?;
@@ -140,7 +146,8 @@ fn clients_are_cut_off_from_metaservers() -> Result<()> {
                 Fault::cut_one_way(&leader, &clients),
                 Fault::cut_one_way(&clients, &everyone),
             ];
-            for fault in shapes {
+            let count = if drill.is_long { 3 } else { 2 };
+            for fault in shapes.into_iter().take(count) {
                 drill.strike_and(&fault, |_| {
                     std::thread::sleep(lasting);
                     // Nobody else can serve them.
@@ -160,7 +167,7 @@ fn a_third_of_all_packets_is_lost() -> Result<()> {
     };
     run(setup, |drill| {
         let everybody: Vec<String> = drill.hosts.names().into_iter().map(str::to_owned).collect();
-        let lasting = Duration::from_secs(if drill.is_long { 120 } else { 15 });
+        let lasting = Duration::from_secs(if drill.is_long { 120 } else { 8 });
         let fault = Fault::lossy(30, &everybody, &everybody, false);
         drill.strike_and(&fault, |drill| {
             std::thread::sleep(lasting);

@@ -40,7 +40,7 @@ fn power_is_cut_while_disks_are_rebuilt() -> Result<()> {
         ..SETUP
     };
     run(setup, |drill| {
-        for _ in 0..if drill.is_long { 5 } else { 2 } {
+        for _ in 0..if drill.is_long { 5 } else { 1 } {
             cut_power(drill)?;
             // A dataserver dies and goes out; in the middle of what follows all lose power.
             let all = drill.dataservers();
@@ -95,7 +95,7 @@ fn faults_of_all_kinds_overlap() -> Result<()> {
         ..SETUP
     };
     run(setup, |drill| {
-        for round in 0..if drill.is_long { 20 } else { 3 } {
+        for round in 0..if drill.is_long { 20 } else { 2 } {
             let fault = some_fault(drill)?;
             let lasting = Duration::from_secs_f64(drill.random.random_range(0.5..12.0));
             drill.load.begin_period();

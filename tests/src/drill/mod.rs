@@ -14,6 +14,7 @@ use crate::processes::{CLIENTS, Net, Processes};
 use anyhow::{Context, Result, bail, ensure};
 use quarry_client::ClientFile;
 use quarry_common::map::{DiskState, Pool};
+use quarry_common::telemetry;
 use quarry_common::wire::meta::{DiskStatus, MetaserverStatus, Status};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -29,6 +30,9 @@ use std::time::{Duration, Instant};
 /// less than 3 s (DESIGN §8) and a lost write finds other members in seconds; the rest is for a machine that
 /// does other things as well.
 pub const GAP_MAX: Duration = Duration::from_secs(30);
+
+/// An operation that takes longer is named.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// Everything is repaired by then: a disk that went down several times waits for minutes before it takes part again.
 const CLEAN_WITHIN: Duration = Duration::from_secs(240);
@@ -63,7 +67,7 @@ pub struct Drill {
     pub disk: LoopDisk,
     /// What the drill chooses follows from the seed.
     pub random: SmallRng,
-    /// Whether all durations and shapes are wanted, not those that fit into a few minutes.
+    /// See [`is_long`].
     pub is_long: bool,
     setup: Setup,
     seed: u64,
@@ -85,6 +89,10 @@ pub fn run(setup: Setup, body: impl FnOnce(&mut Drill) -> Result<()>) -> Result<
         Ok(seed) => seed.parse().context("QUARRY_DRILL_SEED is no number")?,
         Err(_) => 1,
     };
+    // What the clients of the load say, if anybody wants to know.
+    if std::env::var_os(telemetry::LOG_VARIABLE).is_some() {
+        telemetry::init(false);
+    }
     let Setup { name, .. } = setup;
     println!("{name}: seed {seed} (QUARRY_DRILL_SEED={seed} scripts/drills.sh {name})");
     let mut drill = Drill::start(setup, seed)?;
@@ -137,7 +145,7 @@ impl Drill {
             hosts,
             disk,
             random: SmallRng::seed_from_u64(seed),
-            is_long: std::env::var("QUARRY_DRILLS").is_ok_and(|which| which == "long"),
+            is_long: is_long(),
             setup,
             seed,
             begun,
@@ -145,8 +153,10 @@ impl Drill {
             _scratch: scratch,
         };
         drill.say(&format!(
-            "{} metaservers, {} dataservers, {:?}",
-            setup.metaservers, setup.dataservers, setup.plan
+            "{} metaservers, {} dataservers, {} clients",
+            setup.metaservers,
+            setup.dataservers,
+            setup.plan.clients()
         ));
         drill.load.wait_for_progress(3, GAP_MAX)?;
         Ok(drill)
@@ -211,6 +221,25 @@ impl Drill {
             ensure!(
                 Instant::now() < until,
                 "{old} still leads: the fault took no effect"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until the leader counts a dataserver as down.
+    pub fn wait_until_down(&self, server: &str) -> Result<()> {
+        let until = Instant::now() + GAP_MAX;
+        loop {
+            let status = self.status()?;
+            let mut servers = status.servers.iter();
+            let found = servers.find(|one| format!("dataserver-{}", one.server) == server);
+            if found.is_some_and(|server| server.disks.iter().all(|disk| !disk.up)) {
+                self.say(&format!("{server} is down for the leader"));
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "{server} is not down: the fault took no effect"
             );
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -283,6 +312,10 @@ impl Drill {
             gaps.join(", ")
         ));
         for (kind, figures) in &figures {
+            if figures.slowest > SLOW {
+                let (took, what) = (figures.slowest.as_secs_f64(), &figures.slowest_what);
+                self.say(&format!("{what} took {took:.1} s"));
+            }
             let longest = self.longest.entry(*kind).or_default();
             *longest = (*longest).max(figures.gap);
             ensure!(
@@ -464,8 +497,14 @@ impl std::fmt::Debug for Drill {
     }
 }
 
-/// How long a fault lasts: 1 s and 10 s, in a long drill also longer than every timeout.
-pub fn durations(is_long: bool) -> Vec<Duration> {
-    let seconds: &[u64] = if is_long { &[1, 10, 75] } else { &[1, 10] };
+/// Whether all durations and shapes are wanted, not those that fit into a few minutes.
+pub fn is_long() -> bool {
+    std::env::var("QUARRY_DRILLS").is_ok_and(|which| which == "long")
+}
+
+/// How long somebody is paused: short and longer than it takes to be missed; in a long drill also longer than every
+/// timeout.
+pub fn pauses() -> Vec<Duration> {
+    let seconds: &[u64] = if is_long() { &[1, 10, 75] } else { &[1, 8] };
     seconds.iter().copied().map(Duration::from_secs).collect()
 }

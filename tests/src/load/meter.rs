@@ -44,6 +44,8 @@ pub struct Figures {
     pub gap: Duration,
     /// The longest time that an operation took.
     pub slowest: Duration,
+    /// Which one it was.
+    pub slowest_what: String,
 }
 
 /// What became of an operation.
@@ -106,7 +108,7 @@ impl Meter {
         loop {
             match op().await {
                 Ok(done) => {
-                    self.tallies().handle_done(kind, begun, again);
+                    self.tallies().handle_done(kind, what, begun, again);
                     return Outcome::Done(done);
                 }
                 Err(error) if error.code == Code::OldReceipt && again < 3 => again += 1,
@@ -170,14 +172,17 @@ impl Meter {
 }
 
 impl Tallies {
-    fn handle_done(&mut self, kind: Kind, begun: Instant, again: u64) {
+    fn handle_done(&mut self, kind: Kind, what: &str, begun: Instant, again: u64) {
         let now = Instant::now();
         let since = self.since;
         let Tally { figures, last } = self.kinds.entry(kind).or_default();
         figures.done += 1;
         figures.again += again;
         figures.gap = figures.gap.max(now - last.unwrap_or(since));
-        figures.slowest = figures.slowest.max(now - begun);
+        if now - begun > figures.slowest {
+            figures.slowest = now - begun;
+            figures.slowest_what = what.to_owned();
+        }
         *last = Some(now);
     }
 }

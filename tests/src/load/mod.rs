@@ -73,15 +73,23 @@ impl Plan {
         pace: Duration::from_millis(40),
     };
 
-    fn kinds(&self) -> impl Iterator<Item = Kind> {
-        let workers = [
+    /// How many clients that are.
+    pub fn clients(&self) -> usize {
+        self.workers().iter().sum()
+    }
+
+    fn workers(&self) -> [usize; 5] {
+        [
             self.readers,
             self.files,
             self.writers,
             self.names,
             self.trees,
-        ];
-        let used = Kind::ALL.into_iter().zip(workers);
+        ]
+    }
+
+    fn kinds(&self) -> impl Iterator<Item = Kind> {
+        let used = Kind::ALL.into_iter().zip(self.workers());
         used.filter(|(_, workers)| *workers > 0)
             .map(|(kind, _)| kind)
     }
@@ -203,12 +211,15 @@ impl Load {
         self.meter.failures()
     }
 
-    /// Waits until so many operations of every kind, begun or not, are acknowledged from now on.
+    /// Waits until so many operations of every kind, begun or not, are acknowledged from now on. Appends that are
+    /// all done are not waited for.
     pub fn wait_for_progress(&self, count: u64, within: Duration) -> Result<()> {
         let before = self.figures();
         let until = Instant::now() + within;
         for (kind, figures) in before {
-            while self.meter.done(kind) < figures.done + count {
+            while self.meter.done(kind) < figures.done + count
+                && !(kind == Kind::Append && self.is_all_appended())
+            {
                 ensure!(
                     Instant::now() < until,
                     "{kind:?}: fewer than {count} operations in {within:?}"
