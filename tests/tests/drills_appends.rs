@@ -52,7 +52,7 @@ fn many_clients_append_through_three_changes_of_leaders() -> Result<()> {
                 _ => {
                     let mut others = drill.metaservers();
                     others.retain(|server| *server != leader);
-                    Fault::cut(&[leader.clone()], &others)
+                    Fault::cut(std::slice::from_ref(&leader), &others)
                 }
             };
             drill.strike_and(&fault, |drill| {

@@ -111,10 +111,10 @@ impl Worker {
             .meter
             .measure(Kind::Read, &format!("reading {path}"), look)
             .await;
-        if let Outcome::Done(found) = found {
-            if let Some(difference) = difference(&content.render(), &found) {
-                self.meter.handle_fault(format!("{path}: {difference}"));
-            }
+        if let Outcome::Done(found) = found
+            && let Some(difference) = difference(&content.render(), &found)
+        {
+            self.meter.handle_fault(format!("{path}: {difference}"));
         }
     }
 }

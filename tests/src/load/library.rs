@@ -57,11 +57,11 @@ impl Worker {
                 .meter
                 .measure(Kind::Read, &format!("reading {path}"), read)
                 .await;
-            if let Outcome::Done(found) = found {
-                if let Some(difference) = difference(&content.render()[from..from + len], &found) {
-                    let fault = format!("{path} from {from} on: {difference}");
-                    self.meter.handle_fault(fault);
-                }
+            if let Outcome::Done(found) = found
+                && let Some(difference) = difference(&content.render()[from..from + len], &found)
+            {
+                let fault = format!("{path} from {from} on: {difference}");
+                self.meter.handle_fault(fault);
             }
         }
     }
