@@ -513,7 +513,8 @@ async fn copies_deletions_and_compaction_of_the_same_chunks_lose_nothing() {
     let compacting = {
         let disk = disk.clone();
         tokio::task::spawn_blocking(move || {
-            while disk.bad_copies() != [] || disk.0.shared.segment_path(SegmentId(0)).exists() {
+            while !disk.bad_copies().is_empty() || disk.0.shared.segment_path(SegmentId(0)).exists()
+            {
                 disk.compact().unwrap();
                 std::thread::yield_now();
             }
