@@ -193,12 +193,11 @@ fn rebuilding(report: &Report) -> Option<String> {
         counted(share(chunks), "chunk", "chunks"),
     );
     let rate: u64 = up().map(|(_, disk)| disk.copies_per_second).sum();
-    if rate > 0 {
-        let replicas = report
-            .pools
-            .first()
-            .map_or(1, |(_, pool, _)| pool.redundancy.members() as u64);
-        let left = share(report.bytes.saturating_mul(replicas)) / rate;
+    let replicas = report
+        .pools
+        .first()
+        .map_or(1, |(_, pool, _)| pool.redundancy.members() as u64);
+    if let Some(left) = share(report.bytes.saturating_mul(replicas)).checked_div(rate) {
         let words_of_rate = format!(
             "\n            at {}/s, at most {} more",
             human(rate),
