@@ -322,7 +322,15 @@ async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
                 .unwrap();
         }
     }
+    // One to which nobody refers either, and that only looks as if somebody could give it.
+    let rotten = 117;
+    damage(&cluster, 2, rotten);
+    cluster
+        .disk(1)
+        .set_aside(POOL, ChunkId(rotten), "test")
+        .unwrap();
     written.remove(&garbage);
+    written.remove(&rotten);
     refer(&cluster, &written);
     written.remove(&lost);
     cluster.exchange(&[1, 2, 3]).await;
@@ -335,6 +343,15 @@ async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
         reports[&ServerId(3)][0].lost
     };
     until(|| reported() == 1).await;
+    let is_aside = |server| {
+        let found = cluster.disk(server).stat(POOL, ChunkId(rotten)).unwrap();
+        found.unwrap().state == ChunkState::SetAside
+    };
+    until(|| is_aside(2)).await;
+    let count = |server| cluster.servers[&server].node().losses.count(DiskId(server));
+    until(|| [1, 2, 3].map(count) == [1, 1, 1]).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!([1, 2, 3].map(count), [1, 1, 1]);
 }
 
 /// The metaserver's word for word: a present member confirms what former ones wrote.
