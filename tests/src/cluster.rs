@@ -46,7 +46,8 @@ impl Dev {
         command
             .arg("--dataservers")
             .arg(self.dataservers.to_string())
-            .args(&self.more);
+            .args(&self.more)
+            .env("QUARRY_LOG", "error");
         self.process = Some(start_and_wait(&mut self.environment(command))?);
         Ok(())
     }
@@ -155,10 +156,9 @@ impl Drop for Dev {
 }
 
 /// Starts a server and waits until it says on its standard output that it is ready. What it says
-/// afterwards goes nowhere; the errors of its log stay on this process's standard error.
+/// afterwards goes nowhere; its log goes where `command` says.
 pub fn start_and_wait(command: &mut Command) -> Result<Child> {
     let mut child = command
-        .env("QUARRY_LOG", "error")
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {command:?}"))?;

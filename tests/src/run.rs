@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 /// The `quarry` binary beside this test.
 pub fn quarry() -> PathBuf {
@@ -41,5 +42,28 @@ pub fn ok(command: &mut Command) -> Result<Output> {
 /// Runs a program with arguments; fails with its output unless it succeeds. Returns its standard output.
 pub fn tool<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> Result<String> {
     let output = ok(Command::new(program).args(args))?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command to its end with this on its standard input; fails with its output unless it succeeds. Returns its
+/// standard output.
+pub fn feed(command: &mut Command, input: &str) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {command:?}"))?;
+    let mut pipe = child.stdin.take().context("a pipe was asked for")?;
+    pipe.write_all(input.as_bytes())?;
+    drop(pipe);
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!(
+            "{command:?} failed ({}):\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use quarry_client::{Client, ClientFile};
 use quarry_common::wire::meta::RenameMode;
-use quarry_tests::processes::Processes;
+use quarry_tests::processes::{Net, Processes};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,7 +24,7 @@ const LONG: Duration = Duration::from_secs(60);
 fn start(dir: &std::path::Path) -> Result<Processes<'static>> {
     let addresses = Processes::free_addresses(4)?;
     let (metaservers, dataservers) = addresses.split_at(3);
-    let mut cluster = Processes::init_several(dir, metaservers, dataservers, None, &[])?;
+    let mut cluster = Processes::init_several(dir, metaservers, dataservers, Net::Here, &[])?;
     for server in ["metaserver-1", "metaserver-2", "metaserver-3"] {
         cluster.start(server)?;
     }

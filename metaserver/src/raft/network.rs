@@ -19,11 +19,17 @@ use quarry_common::{Code, Error, Result, codec};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Entries of one request to append: so many bytes that a disk's sync is shared well, and few enough to
 /// arrive within the time that openraft gives a request. One longer entry goes alone.
 const APPEND_LEN_MAX: usize = 1 << 20;
+
+/// A member that was asked something and from which no datagram came for so long, not even to say that ours
+/// arrived, does not reach us. It may well be reached by us: then it would hear a leader that can get nothing agreed on
+/// until the connection's own time is over, which is many elections. So the connection is closed, and none is made
+/// before both ways are open.
+const DEAF_AFTER: Duration = Duration::from_millis(800);
 
 /// Pause before a member that could not be reached is tried again.
 const BACK_OFF: Duration = Duration::from_millis(100);
@@ -39,7 +45,29 @@ struct Link {
     peers: Peers,
     cluster: ClusterId,
     /// Who is connected, so that a request needs no task to find out.
-    connected: Mutex<HashMap<ServerId, (String, Peer)>>,
+    connected: Mutex<HashMap<ServerId, Connected>>,
+}
+
+struct Connected {
+    address: String,
+    peer: Peer,
+    /// Datagrams that had come from it when an answer was late, and when it was so many for the first time.
+    late: Option<(u64, Instant)>,
+}
+
+impl Connected {
+    /// An answer is late. Whether nothing at all has come since an earlier one was, long ago.
+    fn is_deaf(&mut self, datagrams: u64, now: Instant) -> bool {
+        match self.late {
+            Some((before, since)) if before == datagrams => {
+                now.saturating_duration_since(since) >= DEAF_AFTER
+            }
+            Some(_) | None => {
+                self.late = Some((datagrams, now));
+                false
+            }
+        }
+    }
 }
 
 impl Network {
@@ -92,15 +120,35 @@ impl Network {
             codec::decode::<Result<RaftReply>>("the answer of a metaserver", &answer)?
         };
         let answer = tokio::time::timeout(timeout, asked).await;
-        answer.unwrap_or_else(|_| {
+        let answer = answer.unwrap_or_else(|_| {
             let text = format!("metaserver {to} at {address} did not answer within {timeout:?}");
             Err(Error::new(Code::Disconnected, text))
-        })
+        });
+        if let (Err(error), Some(link)) = (&answer, &self.link)
+            && error.code == Code::Disconnected
+        {
+            link.handle_late(to);
+        }
+        answer
     }
 }
 
 impl Link {
-    fn connected(&self) -> MutexGuard<'_, HashMap<ServerId, (String, Peer)>> {
+    /// A member did not answer in time.
+    fn handle_late(&self, to: ServerId) {
+        let mut connected = self.connected();
+        let Some(there) = connected.get_mut(&to) else {
+            return;
+        };
+        let datagrams = there.peer.connection.stats().udp_rx.datagrams;
+        if there.is_deaf(datagrams, Instant::now()) {
+            tracing::warn!(metaserver = %to, "nothing comes from it any more: the connection is closed");
+            there.peer.connection.close("nothing comes from you");
+            connected.remove(&to);
+        }
+    }
+
+    fn connected(&self) -> MutexGuard<'_, HashMap<ServerId, Connected>> {
         self.connected
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -108,8 +156,9 @@ impl Link {
 
     fn cached(&self, to: ServerId, address: &str) -> Option<Peer> {
         let connected = self.connected();
-        let (at, peer) = connected.get(&to)?;
-        (at == address && !peer.is_closed()).then(|| peer.clone())
+        let there = connected.get(&to)?;
+        let usable = there.address == address && !there.peer.is_closed();
+        usable.then(|| there.peer.clone())
     }
 
     async fn dial(&self, to: ServerId, address: String) -> Result<Peer> {
@@ -125,8 +174,12 @@ impl Link {
         for found in found {
             match self.peers.get(&name, found).await {
                 Ok(peer) => {
-                    let at = address.clone();
-                    self.connected().insert(to, (at, peer.clone()));
+                    let there = Connected {
+                        address: address.clone(),
+                        peer: peer.clone(),
+                        late: None,
+                    };
+                    self.connected().insert(to, there);
                     return Ok(peer);
                 }
                 Err(error) => last = error,

@@ -375,6 +375,23 @@ async fn a_leader_that_is_cut_off_answers_no_read_and_confirms_no_command() {
     group.stop().await;
 }
 
+/// What it says arrives, and keeps the others from standing: they must not hear it for as long as its connections live.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_hears_nobody_is_replaced_as_soon_as_one_that_died() {
+    let group = Group::of_three(|options| options).await;
+    let old = group.leader().await;
+    assert_eq!(propose(&group.raft(old), "x").await, 1);
+    group.wires.deafen(old);
+    let begun = Instant::now();
+    let next = group.leader_of(&group.followers(old)).await;
+    let took = begun.elapsed();
+    assert!(took < FAILOVER * 2, "another one leads after {took:?}");
+    assert_eq!(propose(&group.raft(next), "x").await, 2);
+    group.wires.mend(old);
+    group.wait_for(old, "x", 2).await;
+    group.stop().await;
+}
+
 // --- members come and go ---
 
 /// Adds a member and waits until it votes.

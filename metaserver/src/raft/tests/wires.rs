@@ -16,13 +16,20 @@ struct State {
     at: HashMap<ServerId, SocketAddr>,
     /// Who hears nobody and is heard by nobody.
     cut_off: HashSet<ServerId>,
+    /// Who hears nobody and is heard.
+    deaf: HashSet<ServerId>,
 }
 
 impl State {
-    fn passes(&self, from: SocketAddr, to: ServerId) -> bool {
-        let sender = self.at.iter().find(|(_, at)| **at == from);
-        let sender_is_cut_off = sender.is_some_and(|(id, _)| self.cut_off.contains(id));
-        !sender_is_cut_off && !self.cut_off.contains(&to)
+    fn member_at(&self, address: SocketAddr) -> Option<ServerId> {
+        let mut members = self.at.iter();
+        members.find(|(_, at)| **at == address).map(|(id, _)| *id)
+    }
+
+    fn passes(&self, from: Option<ServerId>, to: Option<ServerId>) -> bool {
+        let is_cut_off = |id: Option<ServerId>| id.is_some_and(|id| self.cut_off.contains(&id));
+        let is_deaf = to.is_some_and(|id| self.deaf.contains(&id));
+        !is_cut_off(from) && !is_cut_off(to) && !is_deaf
     }
 }
 
@@ -48,13 +55,26 @@ impl Wires {
         self.0.lock().unwrap().cut_off.insert(id);
     }
 
-    pub(super) fn mend(&self, id: ServerId) {
-        self.0.lock().unwrap().cut_off.remove(&id);
+    pub(super) fn deafen(&self, id: ServerId) {
+        self.0.lock().unwrap().deaf.insert(id);
     }
 
+    pub(super) fn mend(&self, id: ServerId) {
+        let mut state = self.0.lock().unwrap();
+        state.cut_off.remove(&id);
+        state.deaf.remove(&id);
+    }
+
+    /// Where a datagram to a member goes.
     fn passes(&self, from: SocketAddr, to: ServerId) -> Option<SocketAddr> {
         let state = self.0.lock().unwrap();
-        state.passes(from, to).then(|| state.at.get(&to).copied())?
+        let passes = state.passes(state.member_at(from), Some(to));
+        passes.then(|| state.at.get(&to).copied())?
+    }
+
+    fn passes_back(&self, from: ServerId, to: SocketAddr) -> bool {
+        let state = self.0.lock().unwrap();
+        state.passes(Some(from), state.member_at(to))
     }
 }
 
@@ -102,7 +122,7 @@ async fn carry_back(
         let Ok(len) = way.recv(&mut buffer).await else {
             continue;
         };
-        if wires.passes(to, from).is_some() {
+        if wires.passes_back(from, to) {
             let _lost = inside.send_to(&buffer[..len], to).await;
         }
     }
