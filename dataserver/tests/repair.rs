@@ -348,7 +348,7 @@ async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
         found.unwrap().state == ChunkState::SetAside
     };
     until(|| is_aside(2)).await;
-    let count = |server| cluster.servers[&server].node().losses.count(DiskId(server));
+    let count = |server| cluster.servers[&server].node().reports()[0].lost;
     until(|| [1, 2, 3].map(count) == [1, 1, 1]).await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert_eq!([1, 2, 3].map(count), [1, 1, 1]);
