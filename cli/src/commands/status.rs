@@ -176,8 +176,9 @@ fn rebuilding(report: &Report) -> Option<String> {
             by_copies.push_str(&words);
         }
     }
-    if groups == 0 && by_copies.is_empty() {
-        return None;
+    if groups == 0 {
+        let words = by_copies.strip_prefix("; ")?;
+        return Some(format!("groups: {words}"));
     }
     // Each disk says how many chunks it has, in how many groups: a group has about the mean.
     let up = || disks(report).filter(|(_, disk)| disk.up);
@@ -510,6 +511,10 @@ pub mod tests {
             "{words}"
         );
         assert!(!words.contains("more"), "nothing is copied: {words}");
+        report.pools[0].2.filling = 0;
+        let words = rebuilding(&report).unwrap();
+        assert_eq!(words, "groups: 8 with 0 of 1 copies up");
+        report.pools[0].2.filling = 16;
         report.servers[0].disks[0].copies_per_second = 1 << 20;
         let words = rebuilding(&report).unwrap();
         // A quarter of a gibibyte.
