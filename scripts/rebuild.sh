@@ -11,7 +11,7 @@ gib=${1:-10}
 place=$(realpath "${2:-/var/tmp}")
 . scripts/env.sh
 quarry_build_setup
-quarry_install jq
+quarry_install jq bc
 cargo build --locked --release -p quarry-cli
 quarry=$CARGO_TARGET_DIR/release/quarry
 
@@ -49,18 +49,20 @@ lose() {
     'BEGIN { printf "%s: %.2f GiB copied in %.1f s: %.3f GB/s\n", what, b / 2^30, t, b / 1e9 / t }'
 }
 
-quarry_install bc
 "$quarry" bench write --json > "$scratch/before.json" || true
 lose data-5 1 "alone"
 echo "while clients write and read:"
-# As long as the rebuild takes, one after the other.
+# One after the other, before the loss and as long as the rebuild takes.
+head -c 256M "$scratch/file" > "$scratch/load"
 ( while :; do
-    t0=$(date +%s.%N); "$quarry" put "$scratch/file" /load; t1=$(date +%s.%N); "$quarry" get /load "$scratch/back"; t2=$(date +%s.%N)
-    awk -v a="$t0" -v b="$t1" -v c="$t2" 'BEGIN { printf "  put of 1 GiB %.3f GB/s, get %.3f GB/s\n", 1.0737 / (b - a), 1.0737 / (c - b) }'
+    t0=$(date +%s.%N); "$quarry" put "$scratch/load" /load; t1=$(date +%s.%N); "$quarry" get /load "$scratch/back"; t2=$(date +%s.%N)
+    awk -v a="$t0" -v b="$t1" -v c="$t2" 'BEGIN { printf "  put of 256 MiB %.3f GB/s, get %.3f GB/s\n", 0.2684 / (b - a), 0.2684 / (c - b) }'
   done ) & load=$!
-sleep 15
+sleep 10
+echo "  data-4 is lost"
 lose data-4 2 "with clients"
-kill "$load"; wait "$load" 2>/dev/null || true
+kill "$load" || true
+wait "$load" 2>/dev/null || true
 echo "the machine: $(jq -c . "$scratch/before.json")"
 for i in $(seq "$files"); do "$quarry" cat "/file-$i" | cmp - "$scratch/file"; done
 echo "all $files files are identical"

@@ -93,7 +93,7 @@ impl Dataserver {
             let (node, disk) = (Arc::clone(&node), disk.clone());
             let repair = repair::run(Arc::clone(&node), disk.clone(), metaservers.clone());
             let ends = cancel.clone();
-            tasks.spawn(async move { ends.run_until_cancelled(repair).await });
+            tasks.spawn(async move { Box::pin(ends.run_until_cancelled(repair)).await });
             let asked = metaservers.clone();
             tasks.spawn(collect::run(node, disk, asked, every, cancel.clone()));
         }

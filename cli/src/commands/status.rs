@@ -176,8 +176,9 @@ fn rebuilding(report: &Report) -> Option<String> {
             by_copies.push_str(&words);
         }
     }
-    if groups == 0 && by_copies.is_empty() {
-        return None;
+    if groups == 0 {
+        let words = by_copies.strip_prefix("; ")?;
+        return Some(format!("groups: {words}"));
     }
     // Each disk says how many chunks it has, in how many groups: a group has about the mean.
     let up = || disks(report).filter(|(_, disk)| disk.up);
@@ -193,12 +194,11 @@ fn rebuilding(report: &Report) -> Option<String> {
         counted(share(chunks), "chunk", "chunks"),
     );
     let rate: u64 = up().map(|(_, disk)| disk.copies_per_second).sum();
-    if rate > 0 {
-        let replicas = report
-            .pools
-            .first()
-            .map_or(1, |(_, pool, _)| pool.redundancy.members() as u64);
-        let left = share(report.bytes.saturating_mul(replicas)) / rate;
+    let replicas = report
+        .pools
+        .first()
+        .map_or(1, |(_, pool, _)| pool.redundancy.members() as u64);
+    if let Some(left) = share(report.bytes.saturating_mul(replicas)).checked_div(rate) {
         let words_of_rate = format!(
             "\n            at {}/s, at most {} more",
             human(rate),
@@ -511,6 +511,10 @@ pub mod tests {
             "{words}"
         );
         assert!(!words.contains("more"), "nothing is copied: {words}");
+        report.pools[0].2.filling = 0;
+        let words = rebuilding(&report).unwrap();
+        assert_eq!(words, "groups: 8 with 0 of 1 copies up");
+        report.pools[0].2.filling = 16;
         report.servers[0].disks[0].copies_per_second = 1 << 20;
         let words = rebuilding(&report).unwrap();
         // A quarter of a gibibyte.

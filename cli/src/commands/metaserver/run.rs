@@ -3,10 +3,9 @@
 use crate::server::{self, load_identity};
 use anyhow::{Context as _, Result};
 use quarry_common::config::ConfigFile;
-use quarry_common::identity::{Authority, Identity};
+use quarry_common::identity::Authority;
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// The keys of a metaserver's configuration file.
 pub const KEYS: &[&str] = &[
@@ -69,15 +68,6 @@ pub struct Settings {
     pub server: MetaserverConfig,
 }
 
-async fn start(
-    config: MetaserverConfig,
-    identity: Arc<Identity>,
-    authority: Authority,
-    seed: Option<ClusterSeed>,
-) -> Result<quarry_metaserver::Metaserver> {
-    Ok(quarry_metaserver::Metaserver::start(config, identity, authority, seed).await?)
-}
-
 impl Run {
     /// Runs it.
     ///
@@ -88,8 +78,14 @@ impl Run {
         let seed = settings.seed.as_deref().map(read_seed).transpose()?;
         let identity = load_identity(&settings.identity)?;
         let authority = read_authority(&settings.authority)?;
-        server::run(async move |stopped| {
-            let server = start(settings.server, identity, authority, seed).await?;
+        server::run(async move |mut stopped| {
+            let starting =
+                quarry_metaserver::Metaserver::start(settings.server, identity, authority, seed);
+            let server = tokio::select! {
+                started = Box::pin(starting) => started?,
+                // It may have to wait until it leads; what it had begun is as after a crash.
+                () = &mut stopped => return Ok(()),
+            };
             crate::server::say_ready(&format!("metaserver at {}", server.local_addr()?))?;
             stopped.await;
             Ok(server.stop().await?)

@@ -124,6 +124,11 @@ async fn a_crash_between_a_good_copy_and_its_entry_ends_with_one_of_the_two() {
     writer.seal(300_000, Crc::of(&data)).await.unwrap();
     same(read(&disk, 1).unwrap(), &data);
     assert_eq!(copies_left(&dir), 0);
+    // Finished: the entry of the old one went durably, that of the new one need not be there yet.
+    let finished = crashed(&dir);
+    let again = open(&finished);
+    same(read(&again, 1).unwrap(), &data);
+    assert_eq!(again.counts().files, 1);
     // Unfinished: the old one, and nothing of the copy.
     assert_eq!(copies_left(&unfinished), 1);
     let again = open(&unfinished);
@@ -149,6 +154,20 @@ async fn a_crash_between_a_good_copy_and_its_entry_ends_with_one_of_the_two() {
     let again = open(&wrong);
     let found = read(&again, 1);
     assert!(found.is_err() || found.unwrap() == data[..100_000]);
+}
+
+#[tokio::test]
+async fn a_short_copy_of_a_chunk_that_has_a_file_is_a_file_too() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 30_000);
+    write(&disk, 1, &data).await.unwrap();
+    disk.set_aside(POOL, ChunkId(1), "test").unwrap();
+    copy(&disk, 1, &data).await.unwrap();
+    for disk in [&disk, &open(&crashed(&dir))] {
+        same(read(disk, 1).unwrap(), &data);
+        assert_eq!((disk.counts().files, disk.counts().small), (1, 0));
+    }
 }
 
 /// It may have been written between the moment at which it was found missing and the copy.
@@ -442,8 +461,8 @@ async fn a_chunk_that_was_deleted_can_be_copied_again_and_no_crash_takes_the_cop
     let dir = formatted();
     let disk = open(&dir);
     let data = bytes(1, 50_000);
-    let names = [1, 2];
-    for chunk in names {
+    let chunks = [1, 2, 3, 4];
+    for chunk in [1, 2] {
         // Ended at a flush: shorter than what others have.
         let writer = disk.create_chunk(POOL, ChunkId(chunk), 100_000).unwrap();
         append(&writer, 0, data.slice(..30_000)).await.unwrap();
@@ -455,9 +474,11 @@ async fn a_chunk_that_was_deleted_can_be_copied_again_and_no_crash_takes_the_cop
     }
     settled(&disk).await;
     write_small(&disk, 3, &data.slice(..300)).await.unwrap();
+    // With a tail that nobody else has.
+    write(&disk, 4, &bytes(1, 100_000)).await.unwrap();
     let disk = flushed(&dir, disk).await;
     let file = fs::read(chunk_path(&dir, 2)).unwrap();
-    for chunk in [1, 2, 3] {
+    for chunk in chunks {
         assert!(disk.delete(POOL, ChunkId(chunk), || true).unwrap());
         copy(&disk, chunk, &data).await.unwrap();
     }
@@ -469,15 +490,15 @@ async fn a_chunk_that_was_deleted_can_be_copied_again_and_no_crash_takes_the_cop
             remove_index(&after);
         }
         let again = open(&after);
-        for chunk in [1, 2, 3] {
+        for chunk in chunks {
             same(read(&again, chunk).unwrap(), &data);
         }
-        assert_eq!((again.counts().files, again.counts().small), (0, 3));
+        assert_eq!((again.counts().files, again.counts().small), (0, 4));
         // It has become durable.
         again.stop().unwrap();
         drop(again);
         let again = open(&after);
-        for chunk in [1, 2, 3] {
+        for chunk in chunks {
             same(read(&again, chunk).unwrap(), &data);
         }
     }
@@ -513,7 +534,8 @@ async fn copies_deletions_and_compaction_of_the_same_chunks_lose_nothing() {
     let compacting = {
         let disk = disk.clone();
         tokio::task::spawn_blocking(move || {
-            while disk.bad_copies() != [] || disk.0.shared.segment_path(SegmentId(0)).exists() {
+            while !disk.bad_copies().is_empty() || disk.0.shared.segment_path(SegmentId(0)).exists()
+            {
                 disk.compact().unwrap();
                 std::thread::yield_now();
             }

@@ -111,6 +111,7 @@ struct World {
     now: Duration,
     listed: Vec<u32>,
     copied: Vec<(u64, u32)>,
+    asked: u32,
     reports: Vec<Epoch>,
 }
 
@@ -200,6 +201,7 @@ impl World {
                 core.handle_copy(group, epoch, wanted, &outcome, now);
             }
             Action::Ask { group, epoch, from } => {
+                self.asked += 1;
                 let from = from.map_or(0, |chunk| chunk.0);
                 let all = self.referenced.clone();
                 let mut rest = all.range(from..);
@@ -422,6 +424,18 @@ fn trace_r_strict_and_r_lastsrv() {
     );
 }
 
+/// A disk that comes back needs the epochs in which it was away, and no others.
+#[test]
+fn what_our_own_disk_covers_need_not_be_covered_by_others() {
+    let members = [(0, false, 3), (2, false, 3), (3, false, 3)];
+    let (mut core, mut world) = (Core::new(DiskId(0)), World::default());
+    world.put(1, 0, 2, SEALED);
+    core.handle_map(&map(3, &members, &[(0, 0, 1), (1, 2, 2)]));
+    world.run(&mut core, 0, 1);
+    assert!(world.has(0, 0, 2));
+    assert_eq!((world.reports.len(), world.asked), (1, 0));
+}
+
 /// Members that agree among themselves cover nothing.
 #[test]
 fn trace_r_vacuous() {
@@ -517,7 +531,7 @@ fn groups_with_the_fewest_live_replicas_go_first_and_one_listing_serves_many() {
     pool.exceptions
         .extend((0..512).map(|pg| (pg, target.clone())));
     let row = |pg: u32| {
-        if pg % 8 == 0 {
+        if pg.is_multiple_of(8) {
             weak.clone()
         } else {
             safe.clone()

@@ -97,6 +97,11 @@ fn a_disk_leaves_a_clean_group_that_it_has_no_place_in_and_none_else() {
     let pool = back.topology.pools.get_mut(&POOL).unwrap();
     pool.exceptions.insert(0, [0, 2, 3].map(DiskId).to_vec());
     assert!(licence(&back, GROUP, own).is_none(), "it is to come back");
+    let stands_in = map(2, &[0, 2, 3].map(|disk| (disk, COMPLETE)));
+    assert!(
+        licence(&stands_in, GROUP, own).is_none(),
+        "a member that is not in the target"
+    );
     let mut out = clean(2);
     out.topology.disks.get_mut(&own).unwrap().state = DiskState::Out;
     assert!(licence(&out, GROUP, own).is_none(), "it may come back");
