@@ -52,16 +52,20 @@ fn refer(cluster: &Cluster, written: &Written) {
 }
 
 fn read(disk: &Disk, chunk: u64, len: usize) -> Vec<u8> {
+    try_read(disk, chunk, len).unwrap()
+}
+
+fn try_read(disk: &Disk, chunk: u64, len: usize) -> quarry_common::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while bytes.len() < len {
         let at = bytes.len() as u32;
         let part_len = (len as u32 - at).min(1 << 20);
-        let part = disk.read(POOL, ChunkId(chunk), at, part_len).unwrap();
+        let part = disk.read(POOL, ChunkId(chunk), at, part_len)?;
         bytes.extend_from_slice(&part.data);
     }
     // Whole blocks come.
     bytes.truncate(len);
-    bytes
+    Ok(bytes)
 }
 
 fn has(disk: &Disk, chunk: u64, data: &Bytes) -> bool {
@@ -244,7 +248,7 @@ async fn a_damaged_source_is_passed_over_and_gets_a_good_copy_itself() {
 fn has_whole(disk: &Disk, chunk: u64, data: &Bytes) -> bool {
     let info = disk.stat(POOL, ChunkId(chunk)).unwrap();
     let is_good = info.is_some_and(|info| info.state == ChunkState::Sealed);
-    is_good && read(disk, chunk, data.len()) == *data
+    is_good && try_read(disk, chunk, data.len()).is_ok_and(|found| found == *data)
 }
 
 async fn verify(client: &Client, disk: DiskId, chunk: ChunkId) -> quarry_common::Result<DataReply> {
