@@ -53,6 +53,23 @@ impl LoopDisk {
         tool("mount", args).map(drop)
     }
 
+    /// Nothing more is written to it.
+    fn shut_down(&self) -> Result<()> {
+        let words = [text("-x"), text("-c"), text("shutdown")];
+        tool(
+            "xfs_io",
+            words.into_iter().chain([self.mount.as_os_str().into()]),
+        )
+        .map(drop)
+    }
+
+    /// Ends it for good. Nobody reads it any more: so it need not be written either.
+    fn end(&self) -> Result<()> {
+        self.shut_down()?;
+        fs::File::create(&self.image)?;
+        tool("umount", [&self.mount]).map(drop)
+    }
+
     /// Drops everything that was not synced. All processes that used it must be dead.
     ///
     /// Fails if the cut did not take effect: a file that was written just before, and never
@@ -60,15 +77,7 @@ impl LoopDisk {
     pub fn cut_power(&self) -> Result<()> {
         let witness = self.mount.join("not synced");
         fs::write(&witness, b"this must be lost")?;
-        tool(
-            "xfs_io",
-            [
-                text("-x"),
-                text("-c"),
-                text("shutdown"),
-                self.mount.as_os_str().into(),
-            ],
-        )?;
+        self.shut_down()?;
         tool("umount", [&self.mount])?;
         self.mount()?;
         ensure!(!witness.exists(), "the power cut lost nothing: it was none");
@@ -82,7 +91,7 @@ fn text(word: &str) -> std::ffi::OsString {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
-        if let Err(error) = tool("umount", [&self.mount]).context("unmount a loop disk") {
+        if let Err(error) = self.end().context("unmount a loop disk") {
             eprintln!("{error:#}");
         }
     }

@@ -117,7 +117,7 @@ fn no_byte_is_lost_whatever_happens_to_a_disk() -> Result<()> {
         metaservers: 3,
         dataservers: 5,
         plan: Plan::MIXED,
-        settings: &[("QUARRY_OUT_AFTER_SECONDS", "5")],
+        settings: &[("QUARRY_OUT_AFTER_SECONDS", "2")],
     };
     run(setup, |drill| {
         let mut servers = drill.dataservers();
