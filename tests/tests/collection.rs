@@ -116,9 +116,14 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
         let made = files_made(&client).await?;
         if round % 12 == 0 && round > 0 {
             println!("round {round}: {made} files made, {killed} clients killed");
-            if made >= wanted {
+            // On a fast machine many are done before they are killed.
+            if made >= wanted && killed > 8 {
                 break;
             }
+            ensure!(
+                round < 600,
+                "clients are too fast to be killed, or too slow"
+            );
         }
         // Two at once, of which most are killed in the middle; the same names again and again.
         let mut clients = Vec::new();
@@ -147,10 +152,6 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
             killed += u32::from(!client.wait()?.success());
         }
     }
-    ensure!(
-        killed > 8,
-        "only {killed} clients were killed: that tests little"
-    );
     // Something that stays, whatever the others came to.
     let tree = local(0);
     cluster.ok(["put", "-r", tree.to_str().context("utf-8")?, "/"])?;
