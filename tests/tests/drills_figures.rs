@@ -21,7 +21,11 @@ const SETUP: Setup = Setup {
         trees: 0,
         ..Plan::MIXED
     },
-    settings: &[("QUARRY_OUT_AFTER_SECONDS", "600")],
+    settings: &[
+        ("QUARRY_OUT_AFTER_SECONDS", "600"),
+        // What is replaced in ten minutes fills the disks.
+        ("QUARRY_DOOM_GRACE_SECONDS", "10"),
+    ],
 };
 
 /// Kills a server so many times and prints, for each kind of operation, how long there was none, and how long the
