@@ -145,7 +145,10 @@ impl Hop {
     async fn run(self, node: &Node, reader: BulkReader, upstream: BulkWriter) {
         let Hop { core, disk, next } = self;
         let (next_reader, next_writer) = match next {
-            Some(next) => (Some((next.reader, next.peer)), Some(next.writer)),
+            Some(next) => (
+                Some((next.reader, next.peer.clone())),
+                Some((next.writer, next.peer)),
+            ),
             None => (None, None),
         };
         let (arrivals_in, arrivals) = mpsc::channel(SLICES_WAITING);
@@ -295,7 +298,7 @@ struct Owner<'a> {
     node: &'a Node,
     core: Core,
     upstream: BulkWriter,
-    next: Option<BulkWriter>,
+    next: Option<(BulkWriter, Peer)>,
     /// Nothing can be passed on any more; the reason comes on the other direction of that stream.
     next_broken: bool,
     /// Who took nothing for too long: a disk or a member that hangs must not keep the stream, whose writer
@@ -485,10 +488,12 @@ impl Owner<'_> {
 
     /// Passes bytes to the next member, if there is one.
     async fn pass_on(&mut self, mut pieces: Vec<Bytes>) {
-        let Some(next) = self.next.as_mut().filter(|_| !self.next_broken) else {
+        let Some((next, peer)) = self.next.as_mut().filter(|_| !self.next_broken) else {
             return;
         };
-        match tokio::time::timeout(SYNC_WAIT, next.write_pieces(&mut pieces)).await {
+        // Replies are not looked at meanwhile: a member that is gone would keep us until its connection's time is over.
+        let writing = peer.while_alive(DataRequest::ping(), next.write_pieces(&mut pieces));
+        match tokio::time::timeout(SYNC_WAIT, writing).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!("the next member takes no more: {error}");
