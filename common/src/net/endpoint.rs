@@ -46,6 +46,10 @@ const WELCOME: u8 = 1;
 /// How long a closing endpoint waits until its peers have heard.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A machine says only about once a second to each other one that nothing listens (Linux: icmp_ratelimit), and what it
+/// says may be lost: it is asked again.
+const PROBE_EVERY: Duration = Duration::from_millis(300);
+
 /// Sends and receives for one process. Cheap to clone; [`Endpoint::close`] ends all its connections.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -455,9 +459,13 @@ pub(super) async fn nobody_there(address: SocketAddr) -> Error {
     let probe = async {
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(address).await?;
-        socket.send(&[0]).await?;
         loop {
-            socket.recv(&mut [0; 1]).await?;
+            socket.send(&[0]).await?;
+            let mut byte = [0];
+            let answer = socket.recv(&mut byte);
+            if let Ok(answer) = tokio::time::timeout(PROBE_EVERY, answer).await {
+                answer?;
+            }
         }
     };
     let answer: std::io::Result<std::convert::Infallible> = probe.await;
