@@ -307,3 +307,18 @@ async fn a_server_that_was_started_again_resets_its_old_connections() {
     soon(client.connect(address, &meta(1))).await.unwrap();
     reborn.close("test").await;
 }
+
+#[tokio::test]
+async fn nobody_there_is_known_although_the_first_word_of_it_was_lost() {
+    // It takes the first probe and says nothing, as a machine does that has just said so to somebody else.
+    let deaf = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+    let address = deaf.local_addr().unwrap();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(deaf);
+    });
+    let began = std::time::Instant::now();
+    let error = client().connect(address, &meta(1)).await.unwrap_err();
+    assert_eq!(error.code, Code::Unreachable, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(3), "{error}");
+}
