@@ -6,11 +6,14 @@ use quarry_tests::power::LoopDisk;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Every place below `dir` where `needle` is stored, in the order of the disks; the trash does not count.
+///
+/// Its servers run: what they remove or move meanwhile is not there.
 fn replicas(dir: &Path, needle: &[u8]) -> Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
     places(dir, needle, &mut found)?;
@@ -19,15 +22,20 @@ fn replicas(dir: &Path, needle: &[u8]) -> Result<Vec<(PathBuf, u64)>> {
 }
 
 fn places(dir: &Path, needle: &[u8], found: &mut Vec<(PathBuf, u64)>) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
+    let Some(entries) = unless_gone(fs::read_dir(dir))? else {
+        return Ok(());
+    };
+    for entry in entries {
         let entry = entry?;
         if entry.file_name() == "trash" {
             continue;
         }
-        if entry.file_type()?.is_dir() {
+        let Some(kind) = unless_gone(entry.file_type())? else {
+            continue;
+        };
+        if kind.is_dir() {
             places(&entry.path(), needle, found)?;
-        } else {
-            let bytes = fs::read(entry.path())?;
+        } else if let Some(bytes) = unless_gone(fs::read(entry.path()))? {
             let at = bytes
                 .windows(needle.len())
                 .position(|window| window == needle);
@@ -35,6 +43,13 @@ fn places(dir: &Path, needle: &[u8], found: &mut Vec<(PathBuf, u64)>) -> Result<
         }
     }
     Ok(())
+}
+
+fn unless_gone<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 fn flip(path: &Path, at: u64) -> Result<()> {
