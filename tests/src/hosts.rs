@@ -37,6 +37,7 @@ impl Hosts {
             numbers: names.into_iter().map(str::to_owned).zip(1..).collect(),
             next_drop: AtomicU32::new(0),
         };
+        remove_abandoned()?;
         let switch = hosts.switch();
         tool("ip", ["netns", "add", &switch])?;
         ip(&switch, "link add bridge type bridge forward_delay 0")?;
@@ -179,6 +180,27 @@ pub fn move_to(host: &Path) -> Result<()> {
         .with_context(|| format!("move to {}", host.display()))
 }
 
+/// Removes the namespaces of tests that were killed.
+fn remove_abandoned() -> Result<()> {
+    let Ok(entries) = std::fs::read_dir("/run/netns") else {
+        return Ok(());
+    };
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix("quarry-")
+            .and_then(|rest| rest.split('-').next());
+        let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else {
+            continue;
+        };
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            // Another test may be removing it.
+            let _gone = tool("ip", ["netns", "del", &name]);
+        }
+    }
+    Ok(())
+}
+
 fn ip(namespace: &str, words: &str) -> Result<()> {
     tool(
         "ip",
@@ -228,6 +250,17 @@ mod tests {
     fn arrives(from: &UdpSocket, to: &UdpSocket) -> Result<bool> {
         from.send_to(b"x", to.local_addr()?)?;
         Ok(to.recv_from(&mut [0; 8]).is_ok())
+    }
+
+    #[test]
+    fn namespaces_of_a_test_that_was_killed_are_removed() -> Result<()> {
+        // No process has a number beyond 2^22.
+        let abandoned = "quarry-4194305-0-a";
+        tool("ip", ["netns", "add", abandoned])?;
+        let hosts = Hosts::new(["a"])?;
+        ensure!(!Path::new("/run/netns").join(abandoned).exists());
+        ensure!(hosts.file("a").exists());
+        Ok(())
     }
 
     #[test]

@@ -17,15 +17,11 @@ const SETUP: Setup = Setup {
     metaservers: 3,
     dataservers: 5,
     plan: Plan {
-        pace: Duration::from_millis(5),
+        pace: Duration::from_millis(15),
         trees: 0,
         ..Plan::MIXED
     },
-    settings: &[
-        ("QUARRY_OUT_AFTER_SECONDS", "600"),
-        // What is replaced in ten minutes fills the disks.
-        ("QUARRY_DOOM_GRACE_SECONDS", "10"),
-    ],
+    settings: &[("QUARRY_OUT_AFTER_SECONDS", "600")],
 };
 
 /// Kills a server so many times and prints, for each kind of operation, how long there was none, and how long the

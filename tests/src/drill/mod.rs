@@ -40,6 +40,9 @@ const CLEAN_WITHIN: Duration = Duration::from_secs(240);
 /// The length of the disk of a drill; the image is sparse.
 const DISK_LEN: u64 = 24 << 30;
 
+/// What a load of hours replaces would fill the disk if it waited for the usual time.
+const DOOM_GRACE_SECONDS: &str = "20";
+
 /// What a drill begins with.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
@@ -130,6 +133,7 @@ impl Drill {
         )?;
         cluster.keep_logs();
         cluster.set("QUARRY_CACHE_MIB", "32");
+        cluster.set("QUARRY_DOOM_GRACE_SECONDS", DOOM_GRACE_SECONDS);
         for (variable, value) in setup.settings {
             cluster.set(variable, value);
         }
