@@ -7,9 +7,9 @@ cd "$(dirname "$0")/.."
 quarry_build_setup
 # Network namespaces, packet filters, loop file systems that lose power, false clocks.
 quarry_install iproute2 nftables xfsprogs e2fsprogs util-linux procps faketime
+# The cluster tests start this binary.
+cargo build --locked --release --workspace --bins
 if [ $# -gt 0 ]; then
   exec cargo test --locked --release "$@"
 fi
-# The cluster tests start this binary.
-cargo build --locked --release --workspace --bins
 cargo test --locked --release --workspace --no-fail-fast
