@@ -3,7 +3,7 @@
 use super::connection::{Connection, StreamType};
 use super::endpoint::Endpoint;
 use super::request::Requests;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::identity::{PeerName, Role};
 use std::collections::HashMap;
 use std::fmt;
@@ -15,6 +15,11 @@ use tokio::time::Instant;
 
 /// After a failure the peer is not dialled again for this long: all who ask get the same answer.
 const BACK_OFF: Duration = Duration::from_millis(200);
+
+/// Whoever asks for a peer waits for a handshake for so long at most. The handshake goes on without it: who asks later
+/// finds it done. (A server that was unplugged or paused costs a writer a second then, not the five of a handshake;
+/// where a third of all packets is lost some handshakes take three.)
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A peer that is connected. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,6 +65,57 @@ enum State {
     },
 }
 
+impl State {
+    fn connected(&self) -> Option<Peer> {
+        match self {
+            State::Connected(peer) if !peer.is_closed() => Some(peer.clone()),
+            State::Connected(_) | State::Failed { .. } | State::Unknown => None,
+        }
+    }
+}
+
+impl Slot {
+    async fn dial(&self, inner: &Inner, name: &PeerName, address: SocketAddr) -> Result<Peer> {
+        let mut state = self.0.lock().await;
+        if let Some(peer) = state.connected() {
+            return Ok(peer);
+        }
+        if let State::Failed {
+            error,
+            address: failed_at,
+            at,
+        } = &*state
+            && *failed_at == address
+            && at.elapsed() < BACK_OFF
+        {
+            return Err(error.clone());
+        }
+        match inner.endpoint.connect(address, name).await {
+            Ok(connection) => {
+                let kind = inner.kind.unwrap_or(match name.role {
+                    Role::Metaserver => StreamType::MetaRequests,
+                    Role::Dataserver => StreamType::DataRequests,
+                    Role::User | Role::Join => StreamType::Push,
+                });
+                let peer = Peer {
+                    requests: Requests::new(&connection, kind),
+                    connection,
+                };
+                *state = State::Connected(peer.clone());
+                Ok(peer)
+            }
+            Err(error) => {
+                *state = State::Failed {
+                    error: error.clone(),
+                    address,
+                    at: Instant::now(),
+                };
+                Err(error)
+            }
+        }
+    }
+}
+
 impl Peers {
     /// Dials with `endpoint`; request streams are those for the peer's role.
     pub fn new(endpoint: Endpoint) -> Peers {
@@ -87,52 +143,32 @@ impl Peers {
     }
 
     /// The peer of that name, dialled at `address` if it is not connected. All who ask at the same
-    /// time wait for one attempt; for 200 ms after a failure they get its error.
+    /// time wait for one attempt, each for a second; for 200 ms after a failure they get its error.
     ///
-    /// Cancel-safe: if the caller that dials goes away, the next one dials.
+    /// Cancel-safe: an attempt goes on when nobody waits for it.
     ///
     /// # Errors
-    /// As [`Endpoint::connect`].
+    /// As [`Endpoint::connect`]; `Unreachable` also when the attempt takes longer than a second.
     pub async fn get(&self, name: &PeerName, address: SocketAddr) -> Result<Peer> {
         let slot = self.slot(name);
-        let mut state = slot.0.lock().await;
-        match &*state {
-            State::Connected(peer) if !peer.is_closed() => return Ok(peer.clone()),
-            State::Failed {
-                error,
-                address: failed_at,
-                at,
-            } if *failed_at == address && at.elapsed() < BACK_OFF => return Err(error.clone()),
-            State::Connected(_) | State::Failed { .. } | State::Unknown => {}
+        if let Ok(state) = slot.0.try_lock()
+            && let Some(peer) = state.connected()
+        {
+            return Ok(peer);
         }
-        match self.inner.endpoint.connect(address, name).await {
-            Ok(connection) => {
-                let kind = self.inner.kind.unwrap_or(match name.role {
-                    Role::Metaserver => StreamType::MetaRequests,
-                    Role::Dataserver => StreamType::DataRequests,
-                    Role::User | Role::Join => StreamType::Push,
-                });
-                let peer = Peer {
-                    requests: Requests::new(&connection, kind),
-                    connection,
-                };
-                *state = State::Connected(peer.clone());
-                Ok(peer)
-            }
-            Err(error) => {
-                *state = State::Failed {
-                    error: error.clone(),
-                    address,
-                    at: Instant::now(),
-                };
-                Err(error)
+        let (inner, peer) = (self.inner.clone(), name.clone());
+        let attempt = tokio::spawn(async move { slot.dial(&inner, &peer, address).await });
+        match tokio::time::timeout(PATIENCE, attempt).await {
+            Ok(Ok(dialled)) => dialled,
+            Ok(Err(error)) => Err(Error::bug(format!("dialling {name} failed: {error}"))),
+            Err(_) => {
+                let text = format!(
+                    "{name} at {address} has not answered within {} ms",
+                    PATIENCE.as_millis()
+                );
+                Err(Error::new(Code::Unreachable, text))
             }
         }
-    }
-
-    /// Forgets a peer: it is dialled again when it is next needed. Those who have it keep it.
-    pub fn forget(&self, name: &PeerName) {
-        self.slots().remove(name);
     }
 
     fn slot(&self, name: &PeerName) -> Arc<Slot> {

@@ -88,7 +88,7 @@ impl Network {
         }
     }
 
-    /// The member, connected. Cancel-safe; a handshake that outlasts its caller serves the next one.
+    /// The member, connected. Cancel-safe.
     pub(crate) async fn peer(&self, to: ServerId, address: &str) -> Result<Peer> {
         let Some(link) = &self.link else {
             let text = format!("metaserver {to} can not be reached: this one has no network");
@@ -97,11 +97,7 @@ impl Network {
         if let Some(peer) = link.cached(to, address) {
             return Ok(peer);
         }
-        let (link, address) = (Arc::clone(link), address.to_owned());
-        let dialled = tokio::spawn(async move { link.dial(to, address).await });
-        dialled
-            .await
-            .map_err(|error| Error::bug(format!("dialling a metaserver failed: {error}")))?
+        link.dial(to, address).await
     }
 
     /// Asks a member, at most for `timeout`. Cancel-safe; the member may act on it.
@@ -161,13 +157,13 @@ impl Link {
         usable.then(|| there.peer.clone())
     }
 
-    async fn dial(&self, to: ServerId, address: String) -> Result<Peer> {
+    async fn dial(&self, to: ServerId, address: &str) -> Result<Peer> {
         let name = PeerName::metaserver(self.cluster, to);
         let unknown = |why: String| {
             let text = format!("the address {address} of metaserver {to} {why}");
             Error::new(Code::Unreachable, text)
         };
-        let found = tokio::net::lookup_host(&address)
+        let found = tokio::net::lookup_host(address)
             .await
             .map_err(|error| unknown(format!("can not be resolved: {error}")))?;
         let mut last = unknown("has no entry".into());
@@ -175,7 +171,7 @@ impl Link {
             match self.peers.get(&name, found).await {
                 Ok(peer) => {
                     let there = Connected {
-                        address: address.clone(),
+                        address: address.to_owned(),
                         peer: peer.clone(),
                         late: None,
                     };
