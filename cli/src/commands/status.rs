@@ -161,44 +161,73 @@ fn heard(server: &ServerStatus) -> String {
     }
 }
 
-/// How much is to be copied until every group is whole, if anything is.
-fn rebuilding(report: &Report) -> Option<String> {
-    let (mut groups, mut by_copies) = (0u64, String::new());
-    for (_, pool, counts) in &report.pools {
-        groups += u64::from(counts.filling);
-        let few = (0..pool.redundancy.members()).filter(|copies| counts.copies[*copies] > 0);
-        for copies in few {
-            let words = format!(
-                "; {} with {copies} of {} copies up",
-                grouped(counts.copies[copies].into()),
-                pool.redundancy.members()
-            );
-            by_copies.push_str(&words);
+/// Chunks, and bytes of copies, of which a metaserver knows only in which groups they are: a group has about the mean.
+struct Means {
+    chunks: u64,
+    bytes: u64,
+    /// Positions of groups on disks that are up.
+    positions: u64,
+}
+
+impl Means {
+    fn of(report: &Report) -> Means {
+        let up = || disks(report).filter(|(_, disk)| disk.up);
+        let pool = report.pools.first();
+        let replicas = pool.map_or(1, |(_, pool, _)| pool.redundancy.members() as u64);
+        Means {
+            chunks: up().map(|(_, disk)| disk.report.chunks).sum(),
+            bytes: report.bytes.saturating_mul(replicas),
+            positions: up().map(|(_, disk)| u64::from(disk.groups)).sum(),
         }
     }
-    if groups == 0 {
-        let words = by_copies.strip_prefix("; ")?;
-        return Some(format!("groups: {words}"));
-    }
-    // Each disk says how many chunks it has, in how many groups: a group has about the mean.
-    let up = || disks(report).filter(|(_, disk)| disk.up);
-    let chunks: u64 = up().map(|(_, disk)| disk.report.chunks).sum();
-    let positions: u64 = up().map(|(_, disk)| u64::from(disk.groups)).sum();
-    let share = |all: u64| {
-        let share = (u128::from(groups) * u128::from(all)).checked_div(u128::from(positions));
+
+    fn share(&self, groups: u64, all: u64) -> u64 {
+        let share = (u128::from(groups) * u128::from(all)).checked_div(u128::from(self.positions));
         share.unwrap_or(0) as u64
-    };
+    }
+
+    fn chunks_of(&self, groups: u64) -> u64 {
+        self.share(groups, self.chunks)
+    }
+
+    fn bytes_of(&self, groups: u64) -> u64 {
+        self.share(groups, self.bytes)
+    }
+}
+
+/// Which chunks have fewer copies than they should, a line for each number of copies.
+fn endangered(report: &Report) -> Vec<String> {
+    let means = Means::of(report);
+    let mut found = Vec::new();
+    for (id, pool, counts) in &report.pools {
+        let members = pool.redundancy.members();
+        for copies in (0..members).filter(|copies| counts.copies[*copies] > 0) {
+            let groups = u64::from(counts.copies[copies]);
+            found.push(format!(
+                "pool {id}: about {} with {copies} of {members} copies up, in {}",
+                counted(means.chunks_of(groups), "chunk", "chunks"),
+                counted(groups, "group", "groups"),
+            ));
+        }
+    }
+    found
+}
+
+/// How much is to be copied until every group is whole, if anything is.
+fn rebuilding(report: &Report) -> Option<String> {
+    let filling = report.pools.iter();
+    let groups: u64 = filling.map(|(.., counts)| u64::from(counts.filling)).sum();
+    if groups == 0 {
+        return None;
+    }
+    let means = Means::of(report);
     let mut words = format!(
-        "rebuilding: {} filling, about {} to check or copy{by_copies}",
+        "rebuilding: {} filling, about {} to check or copy",
         counted(groups, "group", "groups"),
-        counted(share(chunks), "chunk", "chunks"),
+        counted(means.chunks_of(groups), "chunk", "chunks"),
     );
-    let rate: u64 = up().map(|(_, disk)| disk.copies_per_second).sum();
-    let replicas = report
-        .pools
-        .first()
-        .map_or(1, |(_, pool, _)| pool.redundancy.members() as u64);
-    if let Some(left) = share(report.bytes.saturating_mul(replicas)).checked_div(rate) {
+    let rate: u64 = disks(report).map(|(_, disk)| disk.copies_per_second).sum();
+    if let Some(left) = means.bytes_of(groups).checked_div(rate) {
         let words_of_rate = format!(
             "\n            at {}/s, at most {} more",
             human(rate),
@@ -300,6 +329,7 @@ pub fn text(report: &Report) -> String {
         ]);
     }
     line(pools.text());
+    endangered(report).into_iter().for_each(&mut line);
     if let Some(words) = rebuilding(report) {
         line(words);
     }
@@ -501,19 +531,26 @@ pub mod tests {
     fn a_rebuild_shows_what_is_left_and_what_is_out_is_no_problem_any_more() {
         let mut report = healthy();
         assert_eq!(rebuilding(&report), None);
+        assert_eq!(endangered(&report), Vec::<String>::new());
         let counts = &mut report.pools[0].2;
         (counts.filling, counts.clean) = (16, 48);
         counts.copies = [0; 9];
         (counts.copies[0], counts.copies[1]) = (8, 56);
         let words = rebuilding(&report).unwrap();
         assert!(
-            words.contains("16 groups filling, about 3 chunks") && words.contains("8 with 0 of 1"),
+            words.contains("16 groups filling, about 3 chunks"),
             "{words}"
         );
+        let few = endangered(&report);
+        assert_eq!(
+            few,
+            ["pool 1: about 1 chunk with 0 of 1 copies up, in 8 groups"]
+        );
+        assert!(text(&report).contains(&few[0]));
         assert!(!words.contains("more"), "nothing is copied: {words}");
         report.pools[0].2.filling = 0;
-        let words = rebuilding(&report).unwrap();
-        assert_eq!(words, "groups: 8 with 0 of 1 copies up");
+        assert_eq!(rebuilding(&report), None);
+        assert_eq!(endangered(&report), few);
         report.pools[0].2.filling = 16;
         report.servers[0].disks[0].copies_per_second = 1 << 20;
         let words = rebuilding(&report).unwrap();
