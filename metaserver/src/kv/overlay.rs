@@ -51,6 +51,11 @@ impl<'a> Overlay<'a> {
         Mark(self.undo.len())
     }
 
+    /// Writes since `mark`.
+    pub fn writes_since(&self, mark: Mark) -> usize {
+        self.undo.len() - mark.0
+    }
+
     /// Takes back every write since `mark`.
     pub fn roll_back(&mut self, mark: Mark) {
         while self.undo.len() > mark.0 {

@@ -5,7 +5,7 @@ use crate::controller::{Life, Placement, Planner};
 use crate::raft::blocking;
 use crate::state::command::{Action, Reply};
 use quarry_common::identity::PeerName;
-use quarry_common::ids::{DiskId, Epoch, ServerId};
+use quarry_common::ids::{DiskId, Epoch, InodeId, ServerId, SessionId, Version};
 use quarry_common::limits::SESSION_LEASE;
 use quarry_common::time::Nanos;
 use quarry_common::wire::data::DataRequest;
@@ -24,15 +24,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A dataserver that is well answers the leader within a millisecond or two; with a silence of a second before, this is long.
 const PING_WITHIN: Duration = Duration::from_millis(500);
 
-/// Orphans looked at in one pass, and records removed by one command: a few milliseconds of applying.
-const ORPHANS_PER_PASS: usize = 256;
+/// Orphans and records that one command removes: a few milliseconds of applying.
+const ORPHANS_PER_COMMAND: usize = 256;
 const RECORDS_PER_COMMAND: u32 = 1_000;
+
+/// Leases are looked at again after this long, however much there is to purge.
+const PURGE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Ends sessions whose lease is over and purges what nobody can reach, for ever. An error
 /// ends a pass, and the next one begins anew.
 pub async fn keep_house(serving: Arc<Serving>) {
     loop {
+        let begun = Instant::now();
         tokio::time::sleep(EVERY).await;
+        // Who was stopped finds the renewals of that time in its socket.
+        let stood_still = begun.elapsed().saturating_sub(EVERY);
+        if stood_still > EVERY {
+            serving.leases().handle_standstill(stood_still);
+        }
         if let Err(error) = pass(&serving).await {
             tracing::warn!(%error, "a pass of housekeeping was given up");
         }
@@ -40,8 +49,8 @@ pub async fn keep_house(serving: Arc<Serving>) {
 }
 
 async fn pass(serving: &Serving) -> Result<()> {
-    let expired = serving.leases().expired(Instant::now());
-    for session in expired {
+    // Looked at one by one: others are renewed while one is ended.
+    while let Some(session) = expired(serving) {
         tracing::info!(%session, "a session was not renewed and is ended");
         serving
             .propose(
@@ -55,7 +64,8 @@ async fn pass(serving: &Serving) -> Result<()> {
         serving.leases().handle_ended(session);
     }
     // Removed trees and truncated files are emptied too, so there may be work without orphans.
-    loop {
+    let begun = Instant::now();
+    while begun.elapsed() < PURGE_WITHIN {
         let orphans = purgeable(serving)?;
         let count = orphans.len();
         let action = Action::Purge {
@@ -66,26 +76,28 @@ async fn pass(serving: &Serving) -> Result<()> {
             return Ok(());
         }
         match serving.propose(Default::default(), action).await? {
-            Reply::Collected { purged, trees_left } if purged.is_empty() && !trees_left => {
+            Reply::Collected { purged, more } if purged.is_empty() && !more => {
                 return Ok(());
             }
             _ => {}
         }
     }
+    Ok(())
+}
+
+fn expired(serving: &Serving) -> Option<SessionId> {
+    serving.leases().expired(Instant::now())
 }
 
 /// Orphans that nobody holds, a lease after they lost their last name.
-fn purgeable(serving: &Serving) -> Result<Vec<quarry_common::ids::InodeId>> {
-    let orphans = lookup::orphans(&*serving.kv, ORPHANS_PER_PASS)?;
+fn purgeable(serving: &Serving) -> Result<Vec<InodeId>> {
+    let Some(held) = serving.leases().held(Instant::now()) else {
+        return Ok(Vec::new());
+    };
     let until = Nanos::now()
         .micros()
         .saturating_sub(SESSION_LEASE.as_micros() as u64);
-    let (leases, now) = (serving.leases(), Instant::now());
-    let old = orphans
-        .into_iter()
-        .filter(|(since, _)| since.0 < until)
-        .map(|(_, inode)| inode);
-    Ok(old.filter(|inode| leases.may_purge(*inode, now)).collect())
+    lookup::orphans(&*serving.kv, Version(until), &held, ORPHANS_PER_COMMAND)
 }
 
 /// Moves disks out and back in and places groups, whenever the map or the life of a disk has changed, for ever.

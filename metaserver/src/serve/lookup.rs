@@ -7,6 +7,7 @@ use crate::state::txn::{HIDDEN_DIRECTORY, load};
 use quarry_common::ids::{ChunkId, InodeId, PgId, PoolId, Version};
 use quarry_common::wire::meta::CommittedChunk;
 use quarry_common::{Code, Error, Result};
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// Calls `visit` for each entry from `from` to `to` until it fails or breaks.
@@ -33,8 +34,13 @@ fn scan(
     outcome
 }
 
-/// The oldest orphans, with when they lost their last name.
-pub fn orphans(state: &dyn KvRead, max: usize) -> Result<Vec<(Version, InodeId)>> {
+/// The oldest orphans that lost their last name before `until` and are not `held`.
+pub fn orphans(
+    state: &dyn KvRead,
+    until: Version,
+    held: &HashSet<InodeId>,
+    max: usize,
+) -> Result<Vec<InodeId>> {
     let prefix = keys::orphans();
     let mut orphans = Vec::new();
     scan(
@@ -43,13 +49,14 @@ pub fn orphans(state: &dyn KvRead, max: usize) -> Result<Vec<(Version, InodeId)>
         &prefix,
         after_prefix(&prefix).as_deref(),
         |key, _| {
-            orphans.push(keys::parse_orphan(key)?);
-            let full = orphans.len() == max;
-            Ok(if full {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            })
+            let (since, inode) = keys::parse_orphan(key)?;
+            if since >= until || orphans.len() == max {
+                return Ok(ControlFlow::Break(()));
+            }
+            if !held.contains(&inode) {
+                orphans.push(inode);
+            }
+            Ok(ControlFlow::Continue(()))
         },
     )?;
     Ok(orphans)
@@ -136,6 +143,25 @@ mod tests {
     use crate::state::testing::{World, root};
     use quarry_common::map::pg_of;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn orphans_that_are_held_keep_no_others_from_being_found() {
+        let world = &mut World::in_memory();
+        let mut removed = Vec::new();
+        for number in 0..10 {
+            let name = format!("f{number}");
+            removed.push(world.put(InodeId::ROOT, &name, b"x").inode);
+            world.unlink(&root(), InodeId::ROOT, &name).unwrap();
+        }
+        let until = Version(u64::MAX);
+        let all = orphans(&*world.kv, until, &HashSet::new(), 100).unwrap();
+        assert_eq!(all, removed);
+        let held = removed[..6].iter().copied().collect();
+        let found = orphans(&*world.kv, until, &held, 3).unwrap();
+        assert_eq!(found, removed[6..9]);
+        let none = orphans(&*world.kv, Version(1), &HashSet::new(), 100).unwrap();
+        assert_eq!(none, []);
+    }
 
     #[test]
     fn a_group_lists_its_referenced_chunks_alone() {

@@ -3,7 +3,7 @@
 use quarry_common::ids::{InodeId, SessionId};
 use quarry_common::limits::SESSION_LEASE;
 use std::collections::{HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The leases of all sessions. A new leader gives each a full one.
 #[derive(Debug)]
@@ -63,43 +63,50 @@ impl Leases {
         self.sessions.remove(&session);
     }
 
-    /// Sessions whose lease is over. They stay until their end was applied.
-    pub fn expired(&self, now: Instant) -> Vec<SessionId> {
-        let over = |lease: &Lease| now.saturating_duration_since(lease.renewed_at) > SESSION_LEASE;
-        self.sessions
-            .iter()
-            .filter(|(_, lease)| over(lease))
-            .map(|(session, _)| *session)
-            .collect()
+    /// This metaserver stood still for so long: nobody could renew.
+    pub fn handle_standstill(&mut self, lasted: Duration) {
+        for lease in self.sessions.values_mut() {
+            lease.renewed_at += lasted;
+        }
     }
 
-    /// Whether an orphan may be purged: this metaserver has led for a lease, so that everybody who
-    /// has it open has said so, and nobody has.
-    pub fn may_purge(&self, inode: InodeId, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) > SESSION_LEASE
-            && !self
-                .sessions
-                .values()
-                .any(|lease| lease.open.contains(&inode))
+    /// A session whose lease is over, if there is one. It stays until its end was applied.
+    pub fn expired(&self, now: Instant) -> Option<SessionId> {
+        let over = |lease: &Lease| now.saturating_duration_since(lease.renewed_at) > SESSION_LEASE;
+        let mut sessions = self.sessions.iter();
+        sessions
+            .find(|(_, lease)| over(lease))
+            .map(|(session, _)| *session)
+    }
+
+    /// What may not be purged since somebody has it open; `None` until this metaserver has led for a lease, so that
+    /// everybody who has something open has said so.
+    pub fn held(&self, now: Instant) -> Option<HashSet<InodeId>> {
+        if now.saturating_duration_since(self.since) <= SESSION_LEASE {
+            return None;
+        }
+        let open = self.sessions.values().flat_map(|lease| &lease.open);
+        Some(open.copied().collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_session_expires_one_lease_after_its_last_renewal() {
         let start = Instant::now();
         let mut leases = Leases::new([SessionId(1), SessionId(2)], start);
         let later = start + SESSION_LEASE;
-        assert!(leases.expired(later).is_empty());
+        assert_eq!(leases.expired(later), None);
         assert!(leases.handle_renewal(SessionId(1), vec![], later));
-        assert_eq!(
-            leases.expired(later + Duration::from_millis(1)),
-            [SessionId(2)]
-        );
+        let over = later + Duration::from_millis(1);
+        assert_eq!(leases.expired(over), Some(SessionId(2)));
+        leases.handle_standstill(Duration::from_secs(1));
+        assert_eq!(leases.expired(over), None);
+        let over = over + Duration::from_secs(1);
+        assert_eq!(leases.expired(over), Some(SessionId(2)));
         leases.handle_ended(SessionId(2));
         assert!(!leases.handle_renewal(SessionId(2), vec![], later));
     }
@@ -112,12 +119,8 @@ mod tests {
             start + Duration::from_secs(1),
             start + SESSION_LEASE + Duration::from_secs(1),
         );
-        assert!(
-            !leases.may_purge(InodeId(7), soon),
-            "others may have it open"
-        );
+        assert_eq!(leases.held(soon), None, "others may have something open");
         leases.handle_renewal(SessionId(1), vec![InodeId(7)], later);
-        assert!(!leases.may_purge(InodeId(7), later));
-        assert!(leases.may_purge(InodeId(8), later));
+        assert_eq!(leases.held(later), Some(HashSet::from([InodeId(7)])));
     }
 }

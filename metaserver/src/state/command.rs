@@ -171,8 +171,8 @@ pub enum Reply {
     Collected {
         /// Orphans of the command that are gone.
         purged: Vec<InodeId>,
-        /// Whether removed trees still wait.
-        trees_left: bool,
+        /// Whether there may be more to do: all the records that were allowed were removed, or removed trees wait.
+        more: bool,
     },
     /// To `NumberMetaserver`.
     Metaserver(ServerId),

@@ -133,7 +133,7 @@ impl World {
             })
             .unwrap()
         {
-            Reply::Collected { purged, trees_left } => (purged, trees_left),
+            Reply::Collected { purged, more } => (purged, more),
             other => panic!("{other:?}"),
         }
     }

@@ -4,7 +4,7 @@ use super::command::Reply;
 use super::extents::Edit;
 use super::keys::{self, SystemKey};
 use super::ops::names::{self, Place};
-use super::records::{DentryRecord, InodeRecord, XattrRecord};
+use super::records::{DentryRecord, Flags, InodeRecord, XattrRecord};
 use super::stop::{OpResult, Stop};
 use super::txn::{HIDDEN_DIRECTORY, Txn};
 use crate::kv::{Family, after_prefix};
@@ -29,12 +29,10 @@ pub fn purge(txn: &mut Txn<'_>, orphans: &[InodeId], records_max: u32) -> OpResu
     }
     purge_truncated(txn, &mut left)?;
     while left > 0 && purge_tree(txn, &mut left)? {}
-    let waiting = first_key(txn, Family::System, &keys::trimmed())?.is_some()
+    let more = left == 0
+        || first_key(txn, Family::System, &keys::trimmed())?.is_some()
         || first_key(txn, Family::Dentries, &keys::inode(HIDDEN_DIRECTORY))?.is_some();
-    Ok(Reply::Collected {
-        purged,
-        trees_left: waiting,
-    })
+    Ok(Reply::Collected { purged, more })
 }
 
 /// Removes an orphan or a part of it. Whether it is gone.
@@ -51,6 +49,8 @@ fn purge_orphan(txn: &mut Txn<'_>, inode: InodeId, left: &mut usize) -> OpResult
     *left -= removed;
     *left -= remove_xattrs(txn, inode, *left)?;
     if *left == 0 {
+        // What is gone would read as a hole.
+        record.flags.set(Flags::PURGED, true);
         put_quietly(txn, inode, &record);
         return Ok(false);
     }
@@ -207,4 +207,53 @@ fn children(
         },
     )?;
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::testing::{on_both, root};
+    use quarry_common::Code;
+    use quarry_common::ids::FileOffset;
+    use quarry_common::wire::meta::{NewExtent, Op, Read, Source, View};
+
+    #[test]
+    fn what_is_gone_in_part_is_gone_for_readers_and_no_hole() {
+        on_both(|world| {
+            let file = world.put(InodeId::ROOT, "f", b"x");
+            let extent = |at: u64| NewExtent {
+                offset: FileOffset(at * 100),
+                len: 1,
+                source: Source::Inline(vec![7]),
+            };
+            let write = Op::CommitExtents {
+                inode: file.inode,
+                extents: (0..20).map(extent).collect(),
+                receipts: Vec::new(),
+                size: None,
+                mtime: None,
+            };
+            world.op(&root(), write).unwrap();
+            world.unlink(&root(), InodeId::ROOT, "f").unwrap();
+            assert_eq!(world.extents(file.inode).extents.len(), 20);
+            assert_eq!(world.purge(vec![file.inode], 5), (Vec::new(), true));
+            let read = Read::Extents {
+                view: View::Live,
+                inode: file.inode,
+                offset: FileOffset(0),
+                len: u64::MAX,
+            };
+            assert_eq!(world.read(&root(), read).unwrap_err().code, Code::Stale);
+            let link = Op::Link {
+                inode: file.inode,
+                parent: InodeId::ROOT,
+                name: b"again".to_vec(),
+            };
+            assert_eq!(world.op(&root(), link).unwrap_err().code, Code::Stale);
+            assert_eq!(
+                world.purge(vec![file.inode], 100),
+                (vec![file.inode], false)
+            );
+        });
+    }
 }

@@ -70,6 +70,8 @@ impl Flags {
     pub const HAS_DEFAULT_ACL: Flags = Flags(8);
     /// There is a record of its last access; without, it was its birth.
     pub const HAS_ATIME: Flags = Flags(16);
+    /// Nobody can reach it any more, and a part of its contents is gone already: it is as good as gone.
+    pub const PURGED: Flags = Flags(32);
 
     /// Whether all bits of `flag` are set.
     pub fn has(self, flag: Flags) -> bool {

@@ -115,6 +115,11 @@ impl<'a> Txn<'a> {
         }
     }
 
+    /// Records written and removed since `mark`.
+    pub fn changes_since(&self, mark: TxnMark) -> usize {
+        self.state.writes_since(mark.state)
+    }
+
     /// Takes back every change since `mark`.
     pub fn roll_back(&mut self, mark: TxnMark) {
         self.state.roll_back(mark.state);
@@ -212,7 +217,9 @@ impl<'a> Txn<'a> {
 
     /// An inode. `Stale` if it is gone.
     pub fn inode(&self, inode: InodeId) -> OpResult<InodeRecord> {
-        Ok(self.find_inode(inode)?.ok_or_else(|| stale(inode))?)
+        let found = self.find_inode(inode)?;
+        let found = found.filter(|record| !record.flags.has(Flags::PURGED));
+        Ok(found.ok_or_else(|| stale(inode))?)
     }
 
     /// An inode, if it exists.

@@ -11,6 +11,10 @@ use quarry_common::limits::LIST_OPS_MAX;
 use quarry_common::wire::meta::{Expectation, Op, OpReply};
 use quarry_common::{Code, Error};
 
+/// Records that a list changes at most, beside those of its last operation: some milliseconds of applying. Those that make
+/// a thousand files need a third of it; a small request may ask for a million (clones of a file of many extents).
+const CHANGES_MAX: usize = 16_384;
+
 /// The operations have one version and time, and see what those before them did.
 pub fn list(
     txn: &mut Txn<'_>,
@@ -32,6 +36,11 @@ pub fn list(
     for expectation in expectations {
         check(txn, expectation)?;
     }
+    if ops.iter().any(|op| matches!(op, Op::GrantRange { .. })) {
+        let text = "ranges are not granted in a list: ask for them by themselves";
+        return Err(Error::new(Code::Invalid, text).into());
+    }
+    let before = txn.mark();
     let mut replies = Vec::with_capacity(ops.len());
     for (at, op) in ops.iter().enumerate() {
         let reply = super::run(txn, who, op).map_err(|stop| match stop {
@@ -41,6 +50,13 @@ pub fn list(
             Stop::Broken(error) => Stop::Broken(error),
         })?;
         replies.push(reply);
+        if txn.changes_since(before) > CHANGES_MAX {
+            let text = format!(
+                "the first {} operations of the list change more than {CHANGES_MAX} records: make several lists",
+                at + 1
+            );
+            return Err(Error::new(Code::TooBig, text).into());
+        }
     }
     Ok(OpReply::List(replies))
 }
@@ -106,6 +122,7 @@ mod tests {
     use super::*;
     use crate::state::testing::{on_both, refusal, root};
     use quarry_common::ids::{FileOffset, Version};
+    use quarry_common::wire::meta::{CloneRange, NewExtent, Source, View};
 
     const ROOT: InodeId = InodeId::ROOT;
 
@@ -115,6 +132,45 @@ mod tests {
             name: name.to_vec(),
             mode: 0o755,
         }
+    }
+
+    #[test]
+    fn a_short_list_does_not_change_records_without_end() {
+        on_both(|world| {
+            let file = world.put(ROOT, "f", b"x");
+            let extent = |at: u64| NewExtent {
+                offset: FileOffset(at * 100),
+                len: 1,
+                source: Source::Inline(vec![7]),
+            };
+            let write = Op::CommitExtents {
+                inode: file.inode,
+                extents: (0..500).map(extent).collect(),
+                receipts: Vec::new(),
+                size: None,
+                mtime: None,
+            };
+            world.op(&root(), write).unwrap();
+            let clone = |at: u64| {
+                Op::Clone(CloneRange {
+                    view: View::Live,
+                    from: file.inode,
+                    from_offset: FileOffset(0),
+                    to: file.inode,
+                    to_offset: FileOffset(at << 20),
+                    len: 50_000,
+                })
+            };
+            let list = |count| Op::List {
+                expectations: vec![],
+                ops: (1..=count).map(clone).collect(),
+            };
+            let before = world.record(file.inode);
+            let refused = world.op(&root(), list(200)).unwrap_err();
+            assert_eq!(refused.code, Code::TooBig, "{refused}");
+            assert_eq!(world.record(file.inode), before);
+            world.op(&root(), list(20)).unwrap();
+        });
     }
 
     #[test]

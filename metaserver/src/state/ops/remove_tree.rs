@@ -75,13 +75,13 @@ mod tests {
                     orphans,
                     records_max: 4,
                 };
-                let Reply::Collected { trees_left, .. } = world.act(purge).unwrap() else {
+                let Reply::Collected { more, .. } = world.act(purge).unwrap() else {
                     panic!("no reply to a purge")
                 };
                 assert_eq!(faults(&*world.kv), Vec::<String>::new());
                 commands += 1;
                 assert!(commands < 200, "the tree does not end");
-                if !trees_left && all_orphans(world).is_empty() {
+                if !more && all_orphans(world).is_empty() {
                     break;
                 }
             }

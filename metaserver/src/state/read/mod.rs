@@ -8,7 +8,7 @@ mod xattr;
 
 use super::access::{self, Want, shown};
 use super::keys;
-use super::records::{DentryRecord, InodeRecord};
+use super::records::{DentryRecord, Flags, InodeRecord};
 use super::text::quoted;
 use super::txn::{attr, load, stale};
 use crate::kv::{Family, KvRead};
@@ -97,8 +97,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// An inode. `Stale` if it is gone.
     fn inode(&self, inode: InodeId) -> Result<InodeRecord> {
-        let record = load(self.state, Family::Inodes, &inode.0.to_be_bytes())?;
-        record.ok_or_else(|| stale(inode))
+        let found = load::<InodeRecord>(self.state, Family::Inodes, &inode.0.to_be_bytes())?;
+        let found = found.filter(|record| !record.flags.has(Flags::PURGED));
+        found.ok_or_else(|| stale(inode))
     }
 
     /// A directory. `Stale`, `NotDirectory`.
