@@ -9,14 +9,19 @@ use super::types::Pending;
 use bytes::Bytes;
 use quarry_common::{Code, Error, Result};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// Entries that are proposed and not answered.
 const IN_FLIGHT_MAX: usize = 2;
 
-/// Commands that wait to be packed; more are refused with `Overloaded`.
+/// Commands, and their bytes, that wait to be packed; more are refused with `Overloaded`.
 const WAITING_MAX: usize = 16_384;
+const WAITING_LEN_MAX: usize = 64 << 20;
+
+/// Commands are packed up to this length. A longer one has an entry of its own, as long as openraft waits for the followers
+/// to take it: a tenth of a second.
+const PACKED_LEN_MAX: usize = 1 << 20;
 
 /// The leader's wall clock in microseconds since 1970.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -30,11 +35,14 @@ pub(crate) trait Propose: Send + Sync + 'static {
 struct Waiting {
     command: Bytes,
     answer: oneshot::Sender<Result<Bytes>>,
+    /// Its share of the room for those that wait.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Takes commands; dropping the last one ends the packing after what waits was proposed.
 pub(crate) struct Batcher {
     queue: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
 }
 
 impl Batcher {
@@ -42,7 +50,10 @@ impl Batcher {
     pub(crate) fn start(log: Arc<dyn Propose>, clock: Clock) -> Batcher {
         let (queue, waiting) = mpsc::channel(WAITING_MAX);
         tokio::spawn(pack(waiting, log, clock));
-        Batcher { queue }
+        Batcher {
+            queue,
+            room: Arc::new(Semaphore::new(WAITING_LEN_MAX)),
+        }
     }
 
     /// Proposes a command and returns its answer. Commands of one caller that are proposed one
@@ -58,16 +69,22 @@ impl Batcher {
                 ),
             ));
         }
+        let full = || {
+            let text = "too many commands wait already: try again later";
+            Error::new(Code::Overloaded, text)
+        };
+        let room = Arc::clone(&self.room);
+        let room = room.try_acquire_many_owned(command.len() as u32);
         let (answer, answered) = oneshot::channel();
-        self.queue
-            .try_send(Waiting { command, answer })
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => Error::new(
-                    Code::Overloaded,
-                    format!("{WAITING_MAX} commands wait already: try again later"),
-                ),
-                mpsc::error::TrySendError::Closed(_) => stopping(),
-            })?;
+        let waiting = Waiting {
+            command,
+            answer,
+            _room: room.map_err(|_| full())?,
+        };
+        self.queue.try_send(waiting).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => full(),
+            mpsc::error::TrySendError::Closed(_) => stopping(),
+        })?;
         answered.await.map_err(|_| stopping())?
     }
 }
@@ -125,7 +142,7 @@ fn gather(
     while commands.len() < ENTRY_COMMANDS_MAX
         && let Ok(next) = waiting.try_recv()
     {
-        if len + next.command.len() > COMMAND_LEN_MAX {
+        if len + next.command.len() > PACKED_LEN_MAX {
             return (commands, callers, Some(next));
         }
         len += next.command.len();
@@ -264,11 +281,46 @@ mod tests {
         for entry in log.entries.lock().unwrap().iter() {
             assert!(entry.encode().len() <= quarry_common::limits::RAFT_ENTRY_LEN_MAX);
         }
+        log.entries.lock().unwrap().clear();
+        let middling = Bytes::from(vec![7; PACKED_LEN_MAX / 3]);
+        let proposals = (0..8).map(|_| batcher.propose(middling.clone()));
+        for answer in futures_in_order(proposals).await {
+            answer.unwrap();
+        }
+        for entry in log.entries.lock().unwrap().iter() {
+            assert!(entry.encode().len() <= PACKED_LEN_MAX + 1_024);
+        }
         let error = batcher
             .propose(Bytes::from(vec![0; COMMAND_LEN_MAX + 1]))
             .await
             .unwrap_err();
         assert_eq!(error.code, Code::TooBig);
+    }
+
+    #[tokio::test]
+    async fn many_long_commands_do_not_wait_without_end() {
+        let (log, batcher) = recorder();
+        let large = Bytes::from(vec![7; COMMAND_LEN_MAX]);
+        let count = 2 * WAITING_LEN_MAX / COMMAND_LEN_MAX;
+        let batcher = Arc::new(batcher);
+        let proposals = (0..count).map(|_| {
+            let (batcher, large) = (Arc::clone(&batcher), large.clone());
+            tokio::spawn(async move { batcher.propose(large).await })
+        });
+        let proposals: Vec<_> = proposals.collect();
+        tokio::task::yield_now().await;
+        log.let_through.add_permits(1_000);
+        let mut refused = 0;
+        for proposal in proposals {
+            match proposal.await.unwrap() {
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.code, Code::Overloaded);
+                    refused += 1;
+                }
+            }
+        }
+        assert!((1..count).contains(&refused), "{refused} of {count}");
     }
 
     async fn futures_in_order<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {

@@ -5,10 +5,11 @@ use super::publishing::Mutation;
 use super::{Serving, lookup};
 use crate::state::command::Reply;
 use crate::state::keys::SystemKey;
+use crate::state::ops::grant_range;
 use crate::state::read;
 use bytes::Bytes;
 use quarry_common::ids::{ChunkId, PoolId, ShardId, Version};
-use quarry_common::limits::CAPABILITY_LIFE;
+use quarry_common::limits::{CAPABILITY_LIFE, MUTATION_LEN_MAX};
 use quarry_common::time::Nanos;
 use quarry_common::token::{Access, Capability};
 use quarry_common::wire::meta::{
@@ -21,6 +22,16 @@ impl Serving {
     /// Answers one request of a peer.
     pub(super) async fn handle(self: &Arc<Self>, peer: &Peer, bytes: Bytes) -> Bytes {
         let result = match codec::decode::<MetaRequest>("a request", &bytes) {
+            Ok(MetaRequest {
+                body: MetaBody::Mutate { .. },
+                ..
+            }) if bytes.len() > MUTATION_LEN_MAX => {
+                let text = format!(
+                    "a request of {} bytes; {MUTATION_LEN_MAX} are the most that change something",
+                    bytes.len()
+                );
+                Err(Error::new(Code::TooBig, text))
+            }
             Ok(request) => self.answer(peer, request).await,
             Err(error) => Err(error),
         };
@@ -59,10 +70,10 @@ impl Serving {
             } => {
                 let caller = self.caller(peer, request.act_as)?;
                 self.check_session(peer, session)?;
-                if let Op::GrantRange { pool, .. } = op {
-                    self.check_first_grant(pool)?;
-                }
-                let grants = matches!(op, Op::GrantRange { .. });
+                let is_first_grant = match op {
+                    Op::GrantRange { pool, .. } => self.check_grant(pool)?,
+                    _ => false,
+                };
                 let mutation = Mutation {
                     seen: request.seen,
                     session,
@@ -72,8 +83,8 @@ impl Serving {
                     op,
                 };
                 let reply = self.mutate(mutation).await;
-                if grants {
-                    // The first one puts the pool in use.
+                if is_first_grant {
+                    // It puts the pool in use.
                     self.load_map()?;
                 }
                 let reply = reply?;
@@ -153,13 +164,23 @@ impl Serving {
         })
     }
 
-    /// Before a pool is in use its members are placed anew with every dataserver that comes;
-    /// afterwards they stay. So the first chunk waits until all that are expected have come.
-    fn check_first_grant(&self, pool: PoolId) -> Result<()> {
+    /// Whether a pool can be written, and whether this is the first time. Before a pool is in use its members are placed
+    /// anew with every dataserver that comes; afterwards they stay. So the first chunk waits until all that are expected
+    /// have come.
+    fn check_grant(&self, id: PoolId) -> Result<bool> {
         let map = self.map();
+        let pool = map.pool(id)?;
+        if pool.in_use {
+            let least = pool.redundancy.min_members();
+            let rows = map.rows.get(&id).map_or(&[][..], Vec::as_slice);
+            return match rows.iter().any(|row| row.present() < least) {
+                true => Err(grant_range::too_few(&map.topology, pool)),
+                false => Ok(false),
+            };
+        }
         let here = map.topology.servers.len();
-        if map.pool(pool)?.in_use || here >= self.settings.dataservers_wanted {
-            return Ok(());
+        if here >= self.settings.dataservers_wanted {
+            return Ok(true);
         }
         let text = format!(
             "{here} of {} dataservers have registered: start the others, then the first file can be written",

@@ -60,10 +60,11 @@ impl Apply for Machine {
 /// before the entry's time.
 fn next_version(last: Version, time_us: u64, seen: Version) -> Version {
     let beyond_last = last.0.saturating_add(1).max(time_us);
+    // Not an hour beyond the predecessor: each would add another one.
     let beyond_seen = seen
         .0
         .saturating_add(1)
-        .min(beyond_last.saturating_add(SEEN_AHEAD_MAX));
+        .min(time_us.saturating_add(SEEN_AHEAD_MAX));
     Version(beyond_last.max(beyond_seen))
 }
 
@@ -247,6 +248,15 @@ mod tests {
                 Version(version)
             );
         }
+    }
+
+    #[test]
+    fn whoever_says_to_have_seen_the_future_does_not_take_the_cluster_there() {
+        let (mut last, now) = (Version(0), 1_000);
+        for _ in 0..100 {
+            last = next_version(last, now, Version(u64::MAX));
+        }
+        assert_eq!(last, Version(now + SEEN_AHEAD_MAX + 99));
     }
 
     #[test]

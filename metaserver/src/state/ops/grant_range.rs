@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 ///
 /// # Errors
 /// `Invalid` for a count that can not be, `NotFound` for an unknown pool, `TooFewDisks` if a group of it has
-/// fewer members than it needs for a write, `Overloaded` for too many ranges.
+/// fewer members than it needs for a write when the first range is given, `Overloaded` for too many ranges.
 pub fn grant_range(
     txn: &mut Txn<'_>,
     who: &Who<'_>,
@@ -35,12 +35,15 @@ pub fn grant_range(
     let Some(pool) = topology.pools.get(&pool_id) else {
         return Err(Error::new(Code::NotFound, format!("there is no pool {pool_id}")).into());
     };
-    for pg in 0..pool.pg_count {
-        if map_state::row(txn, pool_id, PgId(pg))?.present() < pool.redundancy.min_members() {
-            return Err(too_few(&topology, pool).into());
+    // Later the leader looks, which has the rows at hand: here each would be read and decoded for every range.
+    if !pool.in_use {
+        for pg in 0..pool.pg_count {
+            if map_state::row(txn, pool_id, PgId(pg))?.present() < pool.redundancy.min_members() {
+                return Err(too_few(&topology, pool).into());
+            }
         }
+        map_state::set_in_use(txn, pool_id)?;
     }
-    map_state::set_in_use(txn, pool_id)?;
     // One id more than is given: the mark at the end of a range is then never the start of the next.
     let first = txn.new_chunk_ids(Slot(0), count + 1)?;
     session::add_range(txn, who.session, pool_id, first, count)?;
@@ -63,7 +66,8 @@ pub fn grant_range(
     }))
 }
 
-fn too_few(topology: &Topology, pool: &Pool) -> Error {
+/// That a group of a pool has fewer members than it needs for a write.
+pub fn too_few(topology: &Topology, pool: &Pool) -> Error {
     let taking_part = topology
         .disks
         .values()

@@ -194,7 +194,7 @@ pub fn check_own(txn: &Txn<'_>, session: SessionId, pool: PoolId, chunk: ChunkId
 /// chunk below an old mark that was not named then can not be named now.
 ///
 /// # Errors
-/// `SessionLost`, `Malformed` for too many open chunks.
+/// `SessionLost`, `Malformed` for too many marks or open chunks.
 pub fn mark(
     txn: &mut Txn<'_>,
     session: SessionId,
@@ -207,6 +207,10 @@ pub fn mark(
             "{} chunks are open below marks, {OPEN_CHUNKS_MAX} are the most",
             open_chunks.len()
         );
+        return Err(Error::malformed(text).into());
+    }
+    if marks.len() > RANGES_MAX {
+        let text = format!("{} marks, {RANGES_MAX} are the most", marks.len());
         return Err(Error::malformed(text).into());
     }
     let mut still_open = BTreeSet::new();

@@ -405,6 +405,18 @@ fn a_range_is_refused_until_every_group_can_be_written() {
     for (pool, count) in [(PoolId(9), 1), (POOL, 0), (POOL, 65_537)] {
         assert!(world.op(&root(), Op::GrantRange { pool, count }).is_err());
     }
+    let in_list = Op::List {
+        expectations: Vec::new(),
+        ops: vec![grant.clone()],
+    };
+    assert_eq!(world.op(&root(), in_list).unwrap_err().code, Code::Invalid);
+    let marks = vec![(POOL, granted.range.first); RANGES_MAX + 1];
+    let mark = Action::Mark {
+        session: world.session,
+        marks,
+        open_chunks: Vec::new(),
+    };
+    assert_eq!(code(world.act(mark)), Code::Malformed);
     for _ in 1..RANGES_MAX {
         world.op(&root(), grant.clone()).unwrap();
     }
