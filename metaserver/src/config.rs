@@ -15,7 +15,7 @@ use std::path::PathBuf;
 pub struct MetaserverConfig {
     /// Where it listens, UDP.
     pub listen: SocketAddr,
-    /// `host:port` at which others reach it; the address it listens on if left out.
+    /// `host:port` at which others reach it; the address it listens on if left out, which must then be one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advertise: Option<String>,
     /// Its directory: state, log, snapshots.

@@ -48,6 +48,13 @@ impl Metaserver {
         let endpoint = Endpoint::server(Arc::clone(&identity), config.listen, |_, _| true)?;
         let address = match &config.advertise {
             Some(address) => address.clone(),
+            None if config.listen.ip().is_unspecified() => {
+                let text = format!(
+                    "the metaserver listens at {}, which is no address that others can dial: set 'advertise'",
+                    config.listen
+                );
+                return Err(Error::new(Code::Configuration, text));
+            }
             None => endpoint.local_addr()?.to_string(),
         };
 

@@ -3,16 +3,18 @@
 use super::Serving;
 use super::caller::Peer;
 use crate::controller::{Life, count};
+use crate::raft::blocking;
 use crate::state::command::Action;
 use crate::state::map_state::place::is_clean;
 use crate::state::map_state::users;
 use crate::state::read::usage::totals;
 use quarry_common::identity::{PeerName, USER_VALID};
-use quarry_common::ids::{PgId, PoolId};
+use quarry_common::ids::{DiskId, PgId, PoolId};
 use quarry_common::limits::PAGE_ENTRIES_MAX;
 use quarry_common::wire::meta::User;
 use quarry_common::wire::meta::admin::{AdminOp, AdminReply, PgStatus, Status};
 use quarry_common::{Code, Error, Result};
+use std::collections::HashSet;
 use std::time::{Instant, SystemTime};
 
 impl Serving {
@@ -76,15 +78,21 @@ impl Serving {
         let now = Instant::now();
         let view = self.kv.view();
         let totals = totals(&*view)?;
-        let health = self.health();
-        let pools = map.topology.pools.iter().map(|(id, pool)| {
-            (
-                *id,
-                pool.clone(),
-                count(&map, *id, pool, |disk| {
-                    matches!(health.life(disk), Life::Up | Life::Returning)
-                }),
-            )
+        let (servers, up) = {
+            let health = self.health();
+            let is_up = |disk: &DiskId| matches!(health.life(*disk), Life::Up | Life::Returning);
+            let disks = map.topology.disks.keys().copied();
+            let up: HashSet<DiskId> = disks.filter(is_up).collect();
+            (health.servers(&map, now), up)
+        };
+        // It takes seconds with a thousand disks.
+        let pools = blocking(|| {
+            let pools = map.topology.pools.iter();
+            let counted = pools.map(|(id, pool)| {
+                let counts = count(&map, *id, pool, |disk| up.contains(&disk));
+                (*id, pool.clone(), counts)
+            });
+            counted.collect()
         });
         Ok(Status {
             cluster: map.topology.cluster,
@@ -96,8 +104,8 @@ impl Serving {
                 .iter()
                 .map(|(id, at)| (*id, at.clone()))
                 .collect(),
-            servers: health.servers(&map, now),
-            pools: pools.collect(),
+            servers,
+            pools,
             bytes: totals.bytes,
             files: totals.files,
             directories: totals.directories,

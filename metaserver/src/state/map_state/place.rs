@@ -150,17 +150,20 @@ pub fn complete(row: &Row, disk: DiskId, listed: Epoch, epoch: Epoch) -> Option<
 
 /// Whether a group's members are its target and all complete.
 pub fn is_clean(topology: &Topology, id: PoolId, pool: &Pool, pg: PgId, row: &Row) -> bool {
-    are_whole(row, &placement::target(topology, id, pool, pg))
+    // A target takes a while to compute, of many disks.
+    are_complete(row) && are_whole(row, &placement::target(topology, id, pool, pg))
 }
 
 /// Whether the members of a row are `target` and all complete. Positions do not matter: a substitute that stays keeps the
 /// one that it took.
 pub fn are_whole(row: &Row, target: &[Option<DiskId>]) -> bool {
-    let complete = |member: &Member| member.state == MemberState::Complete;
     let target: BTreeSet<DiskId> = target.iter().copied().flatten().collect();
-    row.present() > 0
-        && row.members.iter().flatten().all(complete)
-        && row.chain().collect::<BTreeSet<DiskId>>() == target
+    are_complete(row) && row.chain().collect::<BTreeSet<DiskId>>() == target
+}
+
+fn are_complete(row: &Row) -> bool {
+    let complete = |member: &Member| member.state == MemberState::Complete;
+    row.present() > 0 && row.members.iter().flatten().all(complete)
 }
 
 /// Forgets the holders of a group that is clean: its members have everything, and who left may delete.
