@@ -451,7 +451,7 @@ fn refused_by_peer(error: quinn::ConnectionError) -> Error {
 /// Ends when the peer's machine says that nothing listens there (ICMP port unreachable), which QUIC
 /// leaves to its timeouts: a server that was stopped is known at once. One byte is no QUIC packet
 /// and is dropped by a server that does listen.
-pub(super) async fn nobody_there(address: SocketAddr) -> Error {
+pub async fn nobody_there(address: SocketAddr) -> Error {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

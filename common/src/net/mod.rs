@@ -25,7 +25,7 @@ mod tests;
 pub use bulk::{BulkReader, BulkWriter, refuse_stream};
 pub use connection::{Connection, StreamType};
 pub use dial::Dial;
-pub use endpoint::{CONNECT_TIMEOUT, Endpoint};
+pub use endpoint::{CONNECT_TIMEOUT, Endpoint, nobody_there};
 pub use peers::{Peer, Peers};
 pub use profile::{BUFFER_LEN, LinkProfile};
 pub use quinn::{RecvStream, SendStream};

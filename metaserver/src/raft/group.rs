@@ -8,6 +8,7 @@ use super::log::{Flushed, Growth, LogStore};
 use super::machine::Machine;
 use super::network::{Members, Network};
 use super::snapshot::Snapshots;
+use super::succession::Succession;
 use super::types::{
     Fatal, LogId, NodeId, Pending, Types, blocking, end_process, node_id, server_id,
 };
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// A follower that has heard nothing for the longer of these times and then the other, by chance between the two,
-/// asks for votes: 1 to 1.4 s after a leader died, so that a failover takes less than 3 s (DESIGN §8).
+/// asks for votes: 1 to 1.3 s after a leader died, so that a failover takes less than 3 s (DESIGN §8).
 const ELECTION: (Duration, Duration) = (Duration::from_millis(350), Duration::from_millis(600));
 
 /// A leader that was heard within this time is not voted out.
@@ -104,8 +105,7 @@ pub struct Raft {
     pub(super) told_of: BTreeMap<ServerId, String>,
     pub(super) fitness: Arc<Fitness>,
     pub(super) vouched: Vouched,
-    /// When a leader spoke last.
-    pub(super) heard_leader_at: Mutex<Option<Instant>>,
+    pub(super) succession: Arc<Succession>,
     /// Held while a snapshot arrives; a queue for nobody, so that it is only ever tried.
     pub(super) receiving: tokio::sync::Mutex<()>,
     /// The term in which this metaserver leads, while it does.
@@ -169,8 +169,9 @@ impl Raft {
             heartbeat_interval: HEARTBEAT.as_millis() as u64,
             election_timeout_min: ELECTION.0.as_millis() as u64,
             election_timeout_max: ELECTION.1.as_millis() as u64,
-            // A new log is no reason to ask for votes either.
-            enable_elect: !fitness.is_new(),
+            // A new log is no reason to ask for votes either. But who begins a group may be restarted before the others
+            // were there: its log then names the members, and only those whose log is as short vote for it.
+            enable_elect: !fitness.is_new() || end_at_start.is_some_and(|last| last.index == 0),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
             max_in_snapshot_log_to_keep: options.kept_entries,
             // A purge is one synced write: not for every entry.
@@ -210,6 +211,13 @@ impl Raft {
             }
             .run(),
         );
+        let succession = Arc::new(Succession {
+            inner: inner.clone(),
+            fitness: Arc::clone(&fitness),
+            leading: leading.clone(),
+            heard_at: Mutex::default(),
+        });
+        tokio::spawn(Arc::clone(&succession).run(stopped.clone()));
         let proposals = Arc::new(Proposals {
             inner: inner.clone(),
             leading: leading.clone(),
@@ -228,7 +236,7 @@ impl Raft {
             told_of: options.told_of,
             fitness,
             vouched: Vouched::default(),
-            heard_leader_at: Mutex::default(),
+            succession,
             receiving: tokio::sync::Mutex::default(),
             leading,
             end_at_start,

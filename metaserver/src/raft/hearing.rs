@@ -5,11 +5,10 @@
 //! metaserver was away: then a member that is known vouches for it. What breaks the rules of Raft is refused before
 //! it comes near the log.
 
-use super::group::LEASE;
 use super::transfer::Arriving;
 use super::types::{LogId, NodeId, SnapshotMeta, Types, node_id, server_id};
 use super::wire::{RaftCall, RaftReply, RaftRequest, SnapshotAnswer};
-use super::{Consensus, Raft, fitness::Appended};
+use super::{Raft, fitness::Appended};
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Snapshot, Vote};
@@ -32,10 +31,6 @@ const VOUCHED_FOR: Duration = Duration::from_secs(2);
 
 /// How long somebody who is asked for that word has.
 const VOUCH_WAIT: Duration = Duration::from_millis(500);
-
-/// How often and how long one that was asked in vain asks for votes itself.
-const STANDS: u32 = 3;
-const STAND_WAIT: Duration = Duration::from_millis(100);
 
 /// Words about metaservers that are not known here: whether they are members, and when that was asked.
 #[derive(Default)]
@@ -123,8 +118,9 @@ impl Raft {
                 self.fitness.check_vote(&request)?;
                 let theirs = request.last_log_id;
                 let reply = self.inner.vote(request).await.map_err(raft_failed)?;
-                if !reply.vote_granted && reply.last_log_id > theirs && self.is_leader_silent() {
-                    self.stand();
+                let is_vain = !reply.vote_granted && reply.last_log_id > theirs;
+                if is_vain && self.succession.is_leader_silent() {
+                    self.succession.stand();
                 }
                 Ok(RaftReply::Vote(reply))
             }
@@ -160,36 +156,13 @@ impl Raft {
         let reply = self.inner.append_entries(request).await;
         let reply = reply.map_err(raft_failed)?;
         if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
-            *lock(&self.heard_leader_at) = Some(Instant::now());
+            self.succession.handle_heard();
         }
         if reply == AppendEntriesResponse::Success && self.fitness.handle_appended(&appended)? {
             tracing::info!("the log has caught up: this metaserver votes from now on");
             self.inner.runtime_config().elect(true);
         }
         Ok(RaftReply::Append(reply))
-    }
-
-    fn is_leader_silent(&self) -> bool {
-        let heard_at = *lock(&self.heard_leader_at);
-        heard_at.is_none_or(|at| at.elapsed() > LEASE) && !self.is_leader()
-    }
-
-    /// Asks for votes at once: somebody whose log is shorter has asked in vain. Left to itself that one would wait for
-    /// seconds, and this one for its own turn. (Measured: one failover in five took up to 3.8 s.)
-    fn stand(&self) {
-        let inner = self.inner.clone();
-        tokio::spawn(async move {
-            // The other one's term may be ahead of ours: the first attempt may only tell us so.
-            for _ in 0..STANDS {
-                if inner.trigger().elect().await.is_err() {
-                    return;
-                }
-                tokio::time::sleep(STAND_WAIT).await;
-                if inner.metrics().borrow().current_leader.is_some() {
-                    return;
-                }
-            }
-        });
     }
 
     async fn receive(&self, peer: ServerId, arriving: &mut Arriving) -> Result<Vote<NodeId>> {

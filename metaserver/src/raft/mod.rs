@@ -6,7 +6,8 @@
 //! with its index), and comes back as its answer.
 //!
 //! Members reach each other through `network` and are heard by `hearing`; `transfer` carries snapshots, `members` changes
-//! who belongs to the group, `fitness` keeps a log that may have forgotten something from voting.
+//! who belongs to the group, `fitness` keeps a log that may have forgotten something from voting, `succession` asks for
+//! votes where there is no need to wait.
 
 mod apply;
 mod barrier;
@@ -23,6 +24,7 @@ mod machine;
 mod members;
 mod network;
 mod snapshot;
+mod succession;
 #[cfg(test)]
 mod tests;
 mod transfer;

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::UdpSocket;
+use tokio_util::sync::CancellationToken;
 
 /// The longest datagram.
 const DATAGRAM_LEN_MAX: usize = 65_536;
@@ -18,6 +19,8 @@ struct State {
     cut_off: HashSet<ServerId>,
     /// Who hears nobody and is heard.
     deaf: HashSet<ServerId>,
+    /// Ends the relay to a member.
+    relays: HashMap<ServerId, CancellationToken>,
 }
 
 impl State {
@@ -42,8 +45,16 @@ impl Wires {
     pub(super) async fn relay(&self, to: ServerId) -> String {
         let inside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let address = inside.local_addr().unwrap().to_string();
-        tokio::spawn(carry(self.clone(), to, inside));
+        let open = CancellationToken::new();
+        self.0.lock().unwrap().relays.insert(to, open.clone());
+        let carry = carry(self.clone(), to, inside, open.clone());
+        tokio::spawn(open.run_until_cancelled_owned(carry));
         address
+    }
+
+    /// Nothing listens at a member's address any more, for good.
+    pub(super) fn close(&self, id: ServerId) {
+        self.0.lock().unwrap().relays[&id].cancel();
     }
 
     /// A member listens there now.
@@ -79,7 +90,7 @@ impl Wires {
 }
 
 /// Carries what arrives on `inside` to the member, and back.
-async fn carry(wires: Wires, to: ServerId, inside: Arc<UdpSocket>) {
+async fn carry(wires: Wires, to: ServerId, inside: Arc<UdpSocket>, open: CancellationToken) {
     let mut buffer = vec![0; DATAGRAM_LEN_MAX];
     let mut ways: HashMap<(SocketAddr, SocketAddr), Arc<UdpSocket>> = HashMap::new();
     loop {
@@ -95,13 +106,14 @@ async fn carry(wires: Wires, to: ServerId, inside: Arc<UdpSocket>) {
             None => {
                 let way = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
                 way.connect(at).await.unwrap();
-                tokio::spawn(carry_back(
+                let back = carry_back(
                     wires.clone(),
                     to,
                     from,
                     Arc::clone(&way),
                     Arc::clone(&inside),
-                ));
+                );
+                tokio::spawn(open.clone().run_until_cancelled_owned(back));
                 ways.insert((from, at), Arc::clone(&way));
                 way
             }
