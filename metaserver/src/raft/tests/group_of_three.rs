@@ -311,6 +311,10 @@ async fn a_leader_whose_machine_says_that_it_does_not_run_is_followed_sooner() {
         let mut group = Group::of_three(|options| options).await;
         let leader = group.leader().await;
         assert_eq!(propose(&group.raft(leader), "x").await, 1);
+        // Who has not caught up since the beginning does not vote.
+        for id in group.followers(leader) {
+            group.wait_for(id, "x", 1).await;
+        }
         group.wires.cut_off(leader);
         group.wires.close(leader);
         let died = Instant::now();
