@@ -1,7 +1,7 @@
 //! The way to the dataservers: map, chunk ids, health, and where a chunk goes.
 
 use crate::file::same_host::SameHost;
-use crate::health::Health;
+use crate::health::{Doing, Health};
 use crate::map_cache::MapCache;
 use crate::meta::MetaLink;
 use crate::session::Sessions;
@@ -101,9 +101,9 @@ impl DataLink {
 
     /// A disk did not do its part: it is avoided, and if its server did not answer, the metaserver is told so, which asks it
     /// and finds others for its groups sooner than its silence would make it.
-    pub(crate) fn handle_failure(&self, disk: DiskId, error: &Error) {
+    pub(crate) fn handle_failure(&self, disk: DiskId, doing: Doing, error: &Error) {
         let now = Instant::now();
-        self.health.handle_failure(disk, now);
+        self.health.handle_failure(disk, doing, now);
         let Ok(peer) = peer_of(&self.map.get(), disk) else {
             return;
         };

@@ -44,9 +44,34 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Disk {
-    failures: u32,
-    avoid_until: Option<Instant>,
+    reads: Failures,
+    writes: Failures,
     full_until: Option<Instant>,
+}
+
+/// Failures in a row.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    avoid_until: Option<Instant>,
+}
+
+/// What a disk was asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// To give bytes.
+    Read,
+    /// To take them.
+    Write,
+}
+
+impl Disk {
+    fn failures(&mut self, doing: Doing) -> &mut Failures {
+        match doing {
+            Doing::Read => &mut self.reads,
+            Doing::Write => &mut self.writes,
+        }
+    }
 }
 
 impl Health {
@@ -55,12 +80,12 @@ impl Health {
     }
 
     /// A disk did not do its part.
-    pub fn handle_failure(&self, disk: DiskId, now: Instant) {
+    pub fn handle_failure(&self, disk: DiskId, doing: Doing, now: Instant) {
         let mut state = self.state();
-        let disk = state.disks.entry(disk).or_default();
-        let pause = AVOID_FIRST * 2u32.saturating_pow(disk.failures.min(8));
-        disk.failures += 1;
-        disk.avoid_until = Some(now + pause.min(AVOID_LONGEST));
+        let failures = state.disks.entry(disk).or_default().failures(doing);
+        let pause = AVOID_FIRST * 2u32.saturating_pow(failures.count.min(8));
+        failures.count += 1;
+        failures.avoid_until = Some(now + pause.min(AVOID_LONGEST));
     }
 
     /// A server did not answer. Whether that is to be reported: not when it just was.
@@ -79,16 +104,22 @@ impl Health {
         self.state().disks.entry(disk).or_default().full_until = Some(now + FULL_FOR);
     }
 
-    /// A disk did its part.
-    pub fn handle_success(&self, disk: DiskId) {
-        self.state().disks.remove(&disk);
+    /// A disk did its part. One that can be read may still be full, or fail whenever it is written to.
+    pub fn handle_success(&self, disk: DiskId, doing: Doing) {
+        let mut state = self.state();
+        match (doing, state.disks.get_mut(&disk)) {
+            (Doing::Read, Some(disk)) => disk.reads = Failures::default(),
+            (Doing::Write, Some(_)) => drop(state.disks.remove(&disk)),
+            (_, None) => {}
+        }
     }
 
     /// Whether it failed lately.
     pub fn is_avoided(&self, disk: DiskId, now: Instant) -> bool {
         let state = self.state();
-        let until = state.disks.get(&disk).and_then(|disk| disk.avoid_until);
-        until.is_some_and(|until| until > now)
+        let failed = |failures: &Failures| failures.avoid_until.is_some_and(|until| until > now);
+        let disk = state.disks.get(&disk);
+        disk.is_some_and(|disk| failed(&disk.reads) || failed(&disk.writes))
     }
 
     /// Whether it said lately that it is full.
@@ -138,13 +169,27 @@ mod tests {
     fn a_disk_that_fails_again_is_avoided_longer_and_one_success_clears_it() {
         let health = Health::default();
         let (disk, start) = (DiskId(1), Instant::now());
-        health.handle_failure(disk, start);
-        assert!(health.is_avoided(disk, start));
-        assert!(!health.is_avoided(disk, start + AVOID_FIRST));
-        health.handle_failure(disk, start);
-        assert!(health.is_avoided(disk, start + AVOID_FIRST));
-        health.handle_success(disk);
-        assert!(!health.is_avoided(disk, start));
+        for doing in [Doing::Read, Doing::Write] {
+            health.handle_failure(disk, doing, start);
+            assert!(health.is_avoided(disk, start));
+            assert!(!health.is_avoided(disk, start + AVOID_FIRST));
+            health.handle_failure(disk, doing, start);
+            assert!(health.is_avoided(disk, start + AVOID_FIRST));
+            health.handle_success(disk, doing);
+            assert!(!health.is_avoided(disk, start));
+        }
+    }
+
+    #[test]
+    fn a_disk_that_can_be_read_may_still_be_full_and_fail_what_is_written() {
+        let health = Health::default();
+        let (disk, start) = (DiskId(1), Instant::now());
+        health.handle_full(disk, start);
+        health.handle_failure(disk, Doing::Write, start);
+        health.handle_success(disk, Doing::Read);
+        assert!(health.is_full(disk, start) && health.is_avoided(disk, start));
+        health.handle_success(disk, Doing::Write);
+        assert!(!health.is_full(disk, start) && !health.is_avoided(disk, start));
     }
 
     #[test]

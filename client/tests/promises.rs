@@ -34,6 +34,17 @@ async fn read(client: &Client, path: &[u8]) -> quarry_common::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The disk from which a file is read.
+async fn first_choice(fake: &Fake, client: &Client, path: &[u8]) -> DiskId {
+    fake.state().reads.clear();
+    for _ in 0..5 {
+        read(client, path).await.unwrap();
+    }
+    let reads = std::mem::take(&mut fake.state().reads);
+    let most = reads.into_iter().max_by_key(|(_, count)| *count);
+    most.unwrap().0
+}
+
 #[tokio::test]
 async fn files_of_all_lengths_read_back_as_they_were_written() {
     let client = Fake::new(5).client().await;
@@ -268,6 +279,24 @@ async fn full_disks_are_avoided_and_a_full_cluster_says_so() {
 }
 
 #[tokio::test]
+async fn a_full_disk_that_can_be_read_is_still_avoided_by_writers() {
+    let fake = Fake::new(4);
+    let client = fake.client().await;
+    publish(&client, b"/old", &content(MIB)).await.unwrap();
+    let readers_disk = first_choice(&fake, &client, b"/old").await;
+    fake.state().faults.full = [readers_disk].into();
+    while fake.state().write_streams < 3 {
+        publish(&client, b"/new", &content(MIB)).await.unwrap();
+    }
+    let streams = fake.state().write_streams;
+    for _ in 0..8 {
+        assert!(read(&client, b"/old").await.unwrap() == content(MIB));
+        publish(&client, b"/new", &content(MIB)).await.unwrap();
+    }
+    assert_eq!(fake.state().write_streams, streams + 8);
+}
+
+#[tokio::test]
 async fn a_refusal_counts_more_than_the_stream_that_broke_with_it() {
     let fake = Fake::new(3);
     let client = fake.client().await;
@@ -335,6 +364,44 @@ async fn a_slow_replica_does_not_hold_up_a_reader() {
         begun.elapsed() < Duration::from_millis(2_500),
         "{:?}",
         begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_slow_replica_is_not_waited_for_at_each_read() {
+    for len in [10_000, MIB] {
+        let fake = Fake::new(3);
+        let client = fake.client().await;
+        publish(&client, b"/file", &content(len)).await.unwrap();
+        let slow = first_choice(&fake, &client, b"/file").await;
+        fake.state().faults.slow = [(slow, Duration::from_secs(3))].into();
+        for _ in 0..20 {
+            assert!(read(&client, b"/file").await.unwrap() == content(len));
+        }
+        let waited_for = fake.state().reads.get(&slow).copied().unwrap_or(0);
+        assert!(waited_for < 10, "{waited_for} times");
+        assert!(fake.state().meta.suspects.is_empty(), "it lives");
+    }
+}
+
+#[tokio::test]
+async fn a_dead_replica_is_remembered_and_reported_while_another_one_delivers() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    publish(&client, b"/file", &content(MIB)).await.unwrap();
+    fake.state().faults.dead = [DiskId(1), DiskId(2)].into();
+    for _ in 0..20 {
+        assert!(read(&client, b"/file").await.unwrap() == content(MIB));
+    }
+    // They may be tried again after half a second.
+    let tried: u32 = fake.state().reads.values().sum();
+    assert!(tried < 20 + 12, "{tried}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let suspects = fake.state().meta.suspects.clone();
+    let dead = |server: &ServerId| [1, 2].contains(&server.0);
+    assert!(
+        !suspects.is_empty() && suspects.iter().all(dead),
+        "{suspects:?}"
     );
 }
 

@@ -5,6 +5,7 @@ use super::extents::ChunkRange;
 use super::same_host::ChunkFile;
 use crate::backoff::Backoff;
 use crate::data::{DataLink, peer_of};
+use crate::health::Doing;
 use crate::transport::{Peer, ReadStream};
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
@@ -78,8 +79,12 @@ impl DataLink {
                 let done = done.and_then(|()| check_whole(range, &mut have));
                 match done {
                     Ok(()) => {
-                        self.health.handle_success(disk);
+                        self.health.handle_success(disk, Doing::Read);
                         self.report_bad(&map, range, &failed);
+                        // The next unit need not wait for them again.
+                        for (disk, error) in &failed {
+                            self.note_failure(*disk, error);
+                        }
                         return Ok(have);
                     }
                     Err(error) => failed.push((disk, error)),
@@ -91,9 +96,7 @@ impl DataLink {
                 if error.code == Code::BadCapability {
                     return Err(error);
                 }
-                if !matches!(error.code, Code::NotYet | Code::NotMember | Code::OldMap) {
-                    self.handle_failure(disk, &error);
-                }
+                self.note_failure(disk, &error);
                 let bad = is_bad(&error);
                 let known = faults.entry(disk).or_insert((0, error.clone()));
                 *known = (known.0 + u32::from(bad), error);
@@ -125,6 +128,17 @@ impl DataLink {
             faults.join("; ")
         );
         Err(Error::new(Code::Io, text))
+    }
+
+    /// Remembers that a disk could not be read; not if it is only that one of us knows an older map, or the right to
+    /// read has expired.
+    fn note_failure(&self, disk: DiskId, error: &Error) {
+        if !matches!(
+            error.code,
+            Code::NotYet | Code::NotMember | Code::OldMap | Code::BadCapability
+        ) {
+            self.handle_failure(disk, Doing::Read, error);
+        }
     }
 
     /// Tells the disks that gave wrong bytes, which look at their copies and replace bad ones. Nobody waits for it.
@@ -186,7 +200,11 @@ impl DataLink {
                 None => settle(other.disk, second.await),
             },
             outcome = &mut second => match settle(other.disk, outcome) {
-                Some(answer) => Some(answer),
+                Some(answer) => {
+                    // Late once more it would hold up each unit. It may be slow and alive: nobody is told.
+                    self.health.handle_failure(source.disk, Doing::Read, Instant::now());
+                    Some(answer)
+                }
                 None => settle(source.disk, first.await),
             },
         }

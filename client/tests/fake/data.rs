@@ -69,6 +69,16 @@ pub fn open_write(fake: &Fake, header: WriteChunk) -> Result<WriteStream> {
     let members = fake.members(&header.target)?;
     fake.state().write_streams += 1;
     let (replies, receiver) = mpsc::unbounded_channel();
+    let given_up_after = fake.state().faults.given_up_after.pop_front();
+    if let Some(given_up_after) = given_up_after {
+        let (replies, disk) = (replies.clone(), Some(header.target.disk));
+        tokio::spawn(async move {
+            tokio::time::sleep(given_up_after).await;
+            let error = Error::new(Code::Disconnected, "the writer sent nothing");
+            // A writer that has gone hears nothing.
+            let _gone = replies.send(WriteReply::Failed { disk, error });
+        });
+    }
     Ok(WriteStream {
         sink: Box::new(Sink {
             fake: fake.clone(),
@@ -98,6 +108,18 @@ impl FrameSink for Sink {
                     check_crcs(frame.offset, &frame.pieces, &frame.crcs).unwrap();
                     for piece in frame.pieces {
                         self.bytes.extend_from_slice(&piece);
+                    }
+                    let breaks = self
+                        .fake
+                        .state()
+                        .faults
+                        .breaks_after
+                        .get(&self.members[0])
+                        .copied();
+                    if breaks.is_some_and(|after| self.bytes.len() as u64 > after) {
+                        // The other end goes with it.
+                        self.replies = mpsc::unbounded_channel().0;
+                        return Err(Error::new(Code::Disconnected, "the stream broke"));
                     }
                     let failing = self.fake.failing(&self.members, self.bytes.len() as u64);
                     if let Some((disk, error)) = failing {
@@ -153,6 +175,9 @@ async fn blocks_of(fake: &Fake, read: &ReadChunk) -> Result<(u32, u32, Vec<u8>, 
             return Err(unreachable());
         }
         *state.reads.entry(read.disk).or_default() += 1;
+        if state.faults.dead.contains(&read.disk) {
+            return Err(unreachable());
+        }
         state.faults.slow.get(&read.disk).copied()
     };
     if let Some(slow) = slow {
@@ -278,6 +303,10 @@ pub async fn open_read(fake: Fake, read: ReadChunk) -> Result<ReadStream> {
         }
     };
     let corrupt = fake.state().faults.corrupt.contains(&read.disk);
+    if corrupt {
+        // Frames are damaged below, where their checksums show it.
+        bytes[0] ^= 1;
+    }
     let end = start + bytes.len() as u32;
     let mut frames = Vec::new();
     for (at, piece) in bytes.chunks_mut(FRAME_LEN_MAX).enumerate() {

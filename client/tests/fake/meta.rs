@@ -6,15 +6,18 @@ use quarry_common::ids::*;
 use quarry_common::time::Nanos;
 use quarry_common::token::{Access, Capability, Receipt};
 use quarry_common::wire::meta::*;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 #[derive(Default)]
 pub struct Meta {
     nodes: HashMap<InodeId, Node>,
     last_inode: u64,
-    sessions: u64,
+    pub sessions: u64,
+    /// What the last renewal said is open.
+    pub announced: Vec<InodeId>,
     answers: HashMap<(SessionId, RequestNumber), Result<OpReply>>,
-    pub lost: HashSet<SessionId>,
+    /// The greatest number that each lost session had used.
+    pub lost: HashMap<SessionId, RequestNumber>,
     next_chunk: u64,
     /// Mutations that were carried out, by kind of interest.
     pub appends: u32,
@@ -70,8 +73,22 @@ impl State {
                     lease_ms: 60_000,
                 })
             }
-            MetaBody::Map { since, from } => Ok(MetaReply::Map(self.map.update_since(since, from))),
+            MetaBody::Map { since, from } => {
+                let mut update = self.map.update_since(since, from);
+                if std::mem::take(&mut self.faults.map_in_pages) {
+                    let rest = update.rows.split_off(update.rows.len() / 2);
+                    update.next = rest.first().map(|(pool, pg, _)| (*pool, *pg));
+                    self.map.epoch = Epoch(self.map.epoch.0 + 1);
+                    let first = &mut self.map.rows.get_mut(&POOL).unwrap()[0];
+                    (first.epoch, first.changed_at) = (self.map.epoch, self.map.epoch);
+                }
+                Ok(MetaReply::Map(update))
+            }
             MetaBody::Read(read) => self.meta.read(read).map(MetaReply::Read),
+            MetaBody::RenewSession(renewal) => {
+                self.meta.announced = renewal.open;
+                Ok(MetaReply::Renewed)
+            }
             MetaBody::CloseSession(_) => {
                 self.meta.closed += 1;
                 Ok(MetaReply::Renewed)
@@ -82,11 +99,24 @@ impl State {
                 op,
                 ..
             } => {
-                if std::mem::take(&mut self.faults.sessions_lost) {
-                    self.meta.lost.insert(session);
+                if self.faults.requests_lost > 0 {
+                    self.faults.requests_lost -= 1;
+                    return Err(no(Code::Disconnected, "the request was lost"));
                 }
-                if self.meta.lost.contains(&session) {
-                    Err(no(Code::SessionLost, "the session has ended"))
+                if std::mem::take(&mut self.faults.sessions_lost) {
+                    let used = self.meta.answers.keys().filter(|(of, _)| *of == session);
+                    let last = used.map(|(_, number)| *number).max();
+                    self.meta.lost.insert(session, last.unwrap_or_default());
+                }
+                if let Some(last) = self.meta.lost.get(&session) {
+                    // As the state machine says it.
+                    Err(match number <= *last {
+                        true => no(Code::UnknownOutcome, "it may have been done"),
+                        false => no(Code::SessionLost, "the session has ended"),
+                    })
+                } else if self.faults.overloaded > 0 {
+                    self.faults.overloaded -= 1;
+                    Err(no(Code::Overloaded, "there is too much to do"))
                 } else if self.faults.old_receipts > 0 && hands_in_receipts(&op) {
                     self.faults.old_receipts -= 1;
                     Err(no(Code::OldReceipt, "the members have changed"))

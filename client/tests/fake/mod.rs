@@ -16,7 +16,7 @@ use quarry_common::map::{
 use quarry_common::wire::data::ticket::FileTicket;
 use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, WriteChunk};
 use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -28,20 +28,38 @@ pub const POOL: PoolId = PoolId(1);
 pub struct Faults {
     /// So many mutations are carried out, and their answers are lost.
     pub answers_lost: u32,
+    /// So many mutations are lost on their way.
+    pub requests_lost: u32,
+    /// So many mutations are refused, since there is too much to do.
+    pub overloaded: u32,
+    /// No metaserver is reached.
+    pub meta_cut: bool,
+    /// The certificates of these metaservers are refused.
+    pub meta_refused: BTreeSet<ServerId>,
+    /// The next map comes in two pages, and the first row changes between them.
+    pub map_in_pages: bool,
     /// So many mutations with receipts are refused, as if the members had changed.
     pub old_receipts: u32,
     /// Every session is unknown from now on.
     pub sessions_lost: bool,
     /// A pipeline with this disk fails after so many bytes.
     pub fails_after: BTreeMap<DiskId, u64>,
+    /// A pipeline with this head breaks after so many bytes, without a word.
+    pub breaks_after: BTreeMap<DiskId, u64>,
     /// The refusal of a stream comes so long after the stream took no more.
     pub refusals_late: Duration,
+    /// The next streams are given up after so long, since nothing came on them.
+    pub given_up_after: VecDeque<Duration>,
+    /// The certificates of these dataservers are refused.
+    pub refused: BTreeSet<ServerId>,
     /// These disks are full.
     pub full: BTreeSet<DiskId>,
     /// These disks serve wrong bytes.
     pub corrupt: BTreeSet<DiskId>,
     /// These disks answer reads only after this long.
     pub slow: BTreeMap<DiskId, Duration>,
+    /// These disks answer no reads.
+    pub dead: BTreeSet<DiskId>,
     /// The files of these disks hold wrong bytes.
     pub bad_files: BTreeSet<DiskId>,
     /// The files of these disks are cut short.
@@ -148,17 +166,19 @@ impl Fake {
     }
 
     pub async fn client_with(&self, options: Options) -> Client {
+        let metaservers = self.state().map.topology.metaservers.clone();
+        let metaservers = metaservers
+            .into_iter()
+            .map(|(id, address)| MetaAddress { id, address })
+            .collect();
         let file = ClientFile {
             cluster: ClusterId([1; 16]),
-            metaservers: vec![MetaAddress {
-                id: ServerId(1),
-                address: "meta".into(),
-            }],
+            metaservers,
             identity: String::new(),
             user: "tester".into(),
         };
         let options = Options {
-            data_deadline: Duration::from_secs(20),
+            data_deadline: options.data_deadline.min(Duration::from_secs(20)),
             ..options
         };
         Client::connect_over(Arc::new(self.clone()), file, options)
@@ -167,26 +187,49 @@ impl Fake {
     }
 }
 
+fn refused() -> Error {
+    Error::new(
+        Code::Configuration,
+        "the server was refused: it has expired",
+    )
+}
+
 fn unreachable() -> Error {
     Error::new(Code::Unreachable, "the cable is cut")
 }
 
 impl Transport for Fake {
-    fn meta(&self, _: &Peer, request: &MetaRequest, _: Duration) -> Pending<'_, MetaAnswer> {
-        let answer = self.state().answer(request.clone());
+    fn meta(&self, to: &Peer, request: &MetaRequest, _: Duration) -> Pending<'_, MetaAnswer> {
+        let mut state = self.state();
+        let answer = if state.faults.meta_refused.contains(&to.server) {
+            Err(refused())
+        } else if state.faults.meta_cut {
+            Err(unreachable())
+        } else {
+            state.answer(request.clone())
+        };
         Box::pin(async move { answer })
     }
 
-    fn data(&self, _: &Peer, request: &DataRequest, _: Duration) -> Pending<'_, DataReply> {
+    fn data(&self, to: &Peer, request: &DataRequest, _: Duration) -> Pending<'_, DataReply> {
+        if self.state().faults.refused.contains(&to.server) {
+            return Box::pin(async { Err(refused()) });
+        }
         Box::pin(data::ask(self.clone(), request.clone()))
     }
 
-    fn write(&self, _: &Peer, header: WriteChunk) -> Pending<'_, WriteStream> {
+    fn write(&self, to: &Peer, header: WriteChunk) -> Pending<'_, WriteStream> {
+        if self.state().faults.refused.contains(&to.server) {
+            return Box::pin(async { Err(refused()) });
+        }
         let opened = data::open_write(self, header);
         Box::pin(async move { opened })
     }
 
-    fn read(&self, _: &Peer, header: ReadChunk) -> Pending<'_, ReadStream> {
+    fn read(&self, to: &Peer, header: ReadChunk) -> Pending<'_, ReadStream> {
+        if self.state().faults.refused.contains(&to.server) {
+            return Box::pin(async { Err(refused()) });
+        }
         Box::pin(data::open_read(self.clone(), header))
     }
 

@@ -9,6 +9,7 @@ pub mod core;
 use self::core::{Core, Durable, HELD_MAX, Part, Plan};
 use crate::backoff::Backoff;
 use crate::data::{DataLink, Target};
+use crate::health::Doing;
 use crate::session::ranges::OpenChunk;
 use crate::transport::WriteStream;
 use bytes::Bytes;
@@ -199,7 +200,7 @@ impl Runner {
             .data(&target.head, &request, SMALL_TIMEOUT);
         match reply.await {
             Ok(DataReply::Written { macs }) => {
-                self.link.health.handle_success(target.disk);
+                self.link.health.handle_success(target.disk, Doing::Write);
                 let part = self.shared.core().handle_small_written(len, crc, macs);
                 self.keep(part, target);
                 Ok(())
@@ -249,7 +250,7 @@ impl Runner {
         let sent = self.transfer(stream).await;
         match sent {
             Ok(part) => {
-                self.link.health.handle_success(target.disk);
+                self.link.health.handle_success(target.disk, Doing::Write);
                 self.keep(part, target);
                 Ok(())
             }
@@ -399,13 +400,13 @@ impl Trouble {
                 self.nonsense += 1;
             }
             Kind::Malformed | Kind::Bug => {
-                disk.inspect(|disk| self.link.handle_failure(*disk, &error));
+                disk.inspect(|disk| self.link.handle_failure(*disk, Doing::Write, &error));
                 self.nonsense += 1;
             }
             Kind::Posix(_) => return Err(error),
             Kind::Retry | Kind::Refresh | Kind::Fenced | Kind::Corrupt | Kind::Unavailable => {
                 if error.code != Code::OldMap {
-                    disk.inspect(|disk| self.link.handle_failure(*disk, &error));
+                    disk.inspect(|disk| self.link.handle_failure(*disk, Doing::Write, &error));
                 }
                 self.link.refresh().await;
             }
