@@ -6,7 +6,7 @@ mod fake;
 use bytes::Bytes;
 use fake::Fake;
 use quarry_client::{
-    Client, OpenOptions, Place, Progress, PublishOptions, TreeOptions, get_tree, put_tree,
+    Client, OpenOptions, Options, Place, Progress, PublishOptions, TreeOptions, get_tree, put_tree,
 };
 use quarry_common::Code;
 use quarry_common::ids::{DiskId, ServerId};
@@ -169,6 +169,23 @@ async fn a_request_refused_by_a_lost_session_is_done_in_a_new_one() {
 }
 
 #[tokio::test]
+async fn a_dataserver_that_is_refused_is_a_failure_of_its_disks_only() {
+    let fake = Fake::new(6);
+    let client = fake.client().await;
+    fake.state().faults.refused = [ServerId(1), ServerId(2)].into();
+    for len in [1_000, MIB] {
+        for _ in 0..8 {
+            publish(&client, b"/file", &content(len)).await.unwrap();
+            assert!(read(&client, b"/file").await.unwrap() == content(len));
+        }
+    }
+    // Where all are, something is wrong with us.
+    fake.state().faults.refused = (1..=6).map(ServerId).collect();
+    let error = publish(&client, b"/file", &content(MIB)).await.unwrap_err();
+    assert_eq!(error.code, Code::Configuration, "{error}");
+}
+
+#[tokio::test]
 async fn an_old_receipt_is_not_waited_for_and_who_has_the_bytes_writes_them_again() {
     let fake = Fake::new(3);
     let client = fake.client().await;
@@ -225,6 +242,19 @@ async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
 }
 
 #[tokio::test]
+async fn a_head_that_is_gone_is_reported_also_after_it_acknowledged_something() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    fake.state().faults.breaks_after = (1..=3).map(|disk| (DiskId(disk), 20 << 20)).collect();
+    let bytes = content(30 * MIB);
+    publish(&client, b"/file", &bytes).await.unwrap();
+    assert_eq!(fake.state().write_streams, 2, "a prefix was kept");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(fake.state().meta.suspects.len(), 1);
+    assert!(read(&client, b"/file").await.unwrap() == bytes);
+}
+
+#[tokio::test]
 async fn an_outage_in_the_middle_of_a_transfer_is_ridden_out() {
     let fake = Fake::new(3);
     let client = fake.client().await;
@@ -242,6 +272,89 @@ async fn an_outage_in_the_middle_of_a_transfer_is_ridden_out() {
         healed.state().faults.cut = false;
     });
     assert!(read(&client, b"/file").await.unwrap() == content(3 * MIB));
+}
+
+#[tokio::test]
+async fn the_time_for_trouble_runs_from_the_first_failure_and_not_from_the_start_of_a_slow_upload()
+{
+    let fake = Fake::new(6);
+    let deadline = Duration::from_secs(1);
+    let client = fake.client_with(Options {
+        data_deadline: deadline,
+        ..Options::default()
+    });
+    let client = client.await;
+    let (mut writer, reader) = tokio::io::duplex(MIB);
+    let uploading = client.clone();
+    let upload = tokio::spawn(async move {
+        let options = PublishOptions::default();
+        uploading.publish(b"/file", reader, options).await
+    });
+    let bytes = content(4 * MIB);
+    writer.write_all(&bytes[..2 * MIB]).await.unwrap();
+    tokio::time::sleep(deadline * 3 / 2).await;
+    fake.state().faults.fails_after = (1..=6).map(|disk| (DiskId(disk), 0)).collect();
+    writer.write_all(&bytes[2 * MIB..]).await.unwrap();
+    drop(writer);
+    let streams = fake.state().write_streams;
+    while fake.state().write_streams == streams && !upload.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    fake.state().faults.fails_after.clear();
+    upload.await.unwrap().unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_gives_a_silent_writer_up_is_not_reported() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    fake.state().faults.given_up_after = [Duration::from_secs(300)].into();
+    let (mut writer, reader) = tokio::io::duplex(MIB);
+    let uploading = client.clone();
+    let upload = tokio::spawn(async move {
+        let options = PublishOptions::default();
+        uploading.publish(b"/file", reader, options).await
+    });
+    let bytes = content(4 * MIB);
+    writer.write_all(&bytes[..3 * MIB]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(310)).await;
+    writer.write_all(&bytes[3 * MIB..]).await.unwrap();
+    drop(writer);
+    upload.await.unwrap().unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == bytes);
+    assert_eq!(fake.state().write_streams, 2, "it was given up once");
+    assert!(fake.state().meta.suspects.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_that_did_all_it_was_asked_for_ends_a_row_of_failures() {
+    let fake = Fake::new(6);
+    let deadline = Duration::from_millis(300);
+    let client = fake.client_with(Options {
+        data_deadline: deadline,
+        ..Options::default()
+    });
+    let client = client.await;
+    fake.state().faults.given_up_after = [Duration::from_secs(30); 2].into();
+    let (mut writer, reader) = tokio::io::duplex(MIB);
+    let uploading = client.clone();
+    let upload = tokio::spawn(async move {
+        let options = PublishOptions::default();
+        uploading.publish(b"/file", reader, options).await
+    });
+    let bytes = content(4 * MIB);
+    writer.write_all(&bytes[..3 * MIB]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    assert_eq!(fake.state().write_streams, 2);
+    // Deadlines are of the real clock.
+    std::thread::sleep(deadline);
+    tokio::time::sleep(Duration::from_secs(35)).await;
+    assert_eq!(fake.state().write_streams, 3);
+    writer.write_all(&bytes[3 * MIB..]).await.unwrap();
+    drop(writer);
+    upload.await.unwrap().unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == bytes);
 }
 
 #[tokio::test]

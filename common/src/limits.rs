@@ -87,6 +87,9 @@ pub const PG_COUNT_MAX: u32 = 1 << 20;
 /// Chunks in one request, reply or command of collection: some milliseconds of looking each up.
 pub const COLLECT_CHUNKS_MAX: usize = 1_000;
 
+/// A stream that writes a chunk and on which nothing arrives for so long is given up: it holds a thread and buffers.
+pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(300);
+
 /// A session that was not renewed for this long is ended by the leader.
 pub const SESSION_LEASE: Duration = Duration::from_secs(60);
 

@@ -12,7 +12,7 @@ use crate::node::Node;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::ids::DiskId;
-use quarry_common::limits::FLUSHES_MAX;
+use quarry_common::limits::{FLUSHES_MAX, STREAM_SILENCE_MAX};
 use quarry_common::net::{BulkReader, BulkWriter, Peer, StreamType};
 use quarry_common::wire::data::frame::{self, HEAD_LEN, Head};
 use quarry_common::wire::data::{DataRequest, WriteChunk, WriteReply};
@@ -27,9 +27,6 @@ const SLICE_LEN: usize = 256 << 10;
 /// Slices between the loop that reads and the one that passes on: with the disk's queue and the windows
 /// of the connections this bounds a stream to a few MiB.
 const SLICES_WAITING: usize = 4;
-
-/// A stream on which nothing arrives for so long is given up: it holds a thread and buffers.
-const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// A point that is neither durable nor acknowledged for so long is given up.
 const SYNC_WAIT: Duration = Duration::from_secs(30);
@@ -339,7 +336,7 @@ impl Owner<'_> {
             // Who takes no more says why soon, or ends its stream.
             let silence_max = match self.core.is_waiting() || self.next_broken {
                 true => SYNC_WAIT,
-                false => SILENCE_MAX,
+                false => STREAM_SILENCE_MAX,
             };
             let actions = tokio::select! {
                 biased;

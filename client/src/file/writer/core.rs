@@ -247,6 +247,16 @@ impl Core {
             .is_some_and(|attempt| !attempt.awaited.is_empty())
     }
 
+    /// How many bytes were sent, if a chunk is open of which nothing is asked now: all full frames were sent, all
+    /// flushes answered, and more bytes are to come.
+    pub fn idle_after(&self) -> Option<u64> {
+        let attempt = self.attempt.as_ref()?;
+        let sent = attempt.start + u64::from(attempt.sent);
+        let fills_no_frame = self.received - sent < FRAME_LEN_MAX as u64;
+        let idle = !self.ended && fills_no_frame && attempt.awaited.is_empty();
+        idle.then_some(sent)
+    }
+
     /// Drops `len` bytes from the front of what is held.
     fn forget(&mut self, len: u64) {
         self.acknowledged += len;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::error::{Code, Error, Kind, Result};
 use quarry_common::ids::DiskId;
-use quarry_common::limits::FRAME_LEN_MAX;
+use quarry_common::limits::{FRAME_LEN_MAX, STREAM_SILENCE_MAX};
 use quarry_common::token::{Receipt, receipt};
 use quarry_common::wire::data::{DataReply, DataRequest, WriteChunk, WriteReply};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -151,11 +151,30 @@ struct Runner {
 struct Failure {
     disk: Option<DiskId>,
     error: Error,
+    /// For how long the pipeline had done all that was asked of it, and waited for more: it worked until then.
+    idle: Duration,
+}
+
+impl Failure {
+    /// A disk did not do what it was asked for.
+    fn of(disk: Option<DiskId>, error: Error) -> Failure {
+        Failure {
+            disk,
+            error,
+            idle: Duration::ZERO,
+        }
+    }
+
+    /// Whether a member gave the stream up because we sent nothing for so long.
+    fn is_our_silence(&self) -> bool {
+        let told = self.disk.is_some() && self.error.code == Code::Disconnected;
+        told && self.idle >= STREAM_SILENCE_MAX - 2 * STALL
+    }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
-        Failure { disk: None, error }
+        Failure::of(None, error)
     }
 }
 
@@ -172,10 +191,11 @@ impl Runner {
                     self.shared.fed.notified().await;
                     continue;
                 }
-                Plan::Small(bytes) => self.small(bytes, trouble.deadline).await,
-                Plan::Stream { capacity } => self.stream(capacity, trouble.deadline).await,
+                Plan::Small(bytes) => self.small(bytes, trouble.deadline()).await,
+                Plan::Stream { capacity } => self.stream(capacity, trouble.deadline()).await,
             };
-            if self.shared.core().acknowledged() > before {
+            let worked = done.as_ref().is_err_and(|failure| !failure.idle.is_zero());
+            if worked || self.shared.core().acknowledged() > before {
                 trouble = Trouble::new(self.link.clone());
             }
             if let Err(failure) = done {
@@ -210,10 +230,7 @@ impl Runner {
                 let named = disk_named(&error.text, &target.members);
                 // Without a name the head is suspected, but not of being full.
                 let head = (error.kind() != Kind::NoSpace).then_some(target.disk);
-                Err(Failure {
-                    disk: named.or(head),
-                    error,
-                })
+                Err(Failure::of(named.or(head), error))
             }
         }
     }
@@ -242,10 +259,7 @@ impl Runner {
         let opening = self.link.transport.write(&target.head, header);
         let opened = tokio::time::timeout(STALL, opening).await;
         let stream = opened.unwrap_or_else(|_| Err(stalled("could not be opened")));
-        let stream = stream.map_err(|error| Failure {
-            disk: Some(target.disk),
-            error,
-        })?;
+        let stream = stream.map_err(|error| Failure::of(Some(target.disk), error))?;
         self.shared.core().handle_opened();
         let sent = self.transfer(stream).await;
         match sent {
@@ -255,11 +269,13 @@ impl Runner {
                 Ok(())
             }
             Err(mut failure) => {
+                failure.disk = match failure.is_our_silence() {
+                    true => None,
+                    false => failure.disk.or(Some(target.disk)),
+                };
                 let prefix = self.shared.core().give_up();
                 if let Some(part) = prefix {
                     self.keep(part, target);
-                } else {
-                    failure.disk = failure.disk.or(Some(target.disk));
                 }
                 Err(failure)
             }
@@ -285,12 +301,29 @@ impl Runner {
             }
         };
         let receiving = async {
+            // How many bytes the pipeline had when it was first seen with nothing to do, and when that was.
+            let mut idle: Option<(u64, tokio::time::Instant)> = None;
+            let failed = |disk, error, idle: Option<(u64, tokio::time::Instant)>| {
+                let still = idle.filter(|(sent, _)| self.shared.core().idle_after() == Some(*sent));
+                Failure {
+                    disk,
+                    error,
+                    idle: still.map_or(Duration::ZERO, |(_, since)| since.elapsed()),
+                }
+            };
             loop {
                 let awaited = self.shared.core().awaits_reply();
                 // Without anything to answer silence is fine: the caller may be slow.
                 let reply = match tokio::time::timeout(STALL, replies.next()).await {
-                    Ok(reply) => reply?,
-                    Err(_) if !awaited => continue,
+                    Ok(Ok(reply)) => reply,
+                    Ok(Err(error)) => return Err(failed(None, error, idle)),
+                    Err(_) if !awaited => {
+                        let sent = self.shared.core().idle_after();
+                        if idle.map(|(sent, _)| sent) != sent {
+                            idle = sent.map(|sent| (sent, tokio::time::Instant::now()));
+                        }
+                        continue;
+                    }
                     Err(_) => return Err(stalled("acknowledges nothing").into()),
                 };
                 match reply {
@@ -307,7 +340,9 @@ impl Runner {
                             return Ok(part);
                         }
                     }
-                    WriteReply::Failed { disk, error } => return Err(Failure { disk, error }),
+                    WriteReply::Failed { disk, error } => {
+                        return Err(failed(disk, error, idle));
+                    }
                 }
             }
         };
@@ -350,7 +385,8 @@ fn stalled(what: &str) -> Error {
 /// Decides after each failure whether and when to go on.
 struct Trouble {
     link: Arc<DataLink>,
-    deadline: Instant,
+    /// Until when it is tried; from the first failure of a row on, since a range may take its time.
+    deadline: Option<Instant>,
     backoff: Backoff,
     nonsense: u32,
     full_count: u32,
@@ -360,7 +396,7 @@ struct Trouble {
 impl Trouble {
     fn new(link: Arc<DataLink>) -> Trouble {
         Trouble {
-            deadline: Instant::now() + link.deadline,
+            deadline: None,
             backoff: Backoff::new(Duration::from_millis(30), Duration::from_secs(2)),
             nonsense: 0,
             full_count: 0,
@@ -369,12 +405,19 @@ impl Trouble {
         }
     }
 
+    /// Until when the next chunk may be waited for.
+    fn deadline(&self) -> Instant {
+        let fresh = || Instant::now() + self.link.deadline;
+        self.deadline.unwrap_or_else(fresh)
+    }
+
     /// Returns when the next chunk may be tried.
     async fn handle(&mut self, failure: Failure) -> Result<()> {
-        let Failure { disk, error } = failure;
+        let Failure { disk, error, .. } = failure;
         self.count += 1;
         tracing::debug!(?disk, %error, code = ?error.code, "a chunk was given up");
         let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + self.link.deadline);
         match error.kind() {
             Kind::NoSpace => {
                 if let Some(disk) = disk {
@@ -399,6 +442,11 @@ impl Trouble {
                 pools.for_each(|pool| self.link.sessions.discard_ranges(*pool));
                 self.nonsense += 1;
             }
+            // A server whose certificate is refused is out of order; others may be in order.
+            Kind::Posix(_) if error.code == Code::Configuration && disk.is_some() => {
+                disk.inspect(|disk| self.link.handle_failure(*disk, Doing::Write, &error));
+                self.nonsense += 1;
+            }
             Kind::Malformed | Kind::Bug => {
                 disk.inspect(|disk| self.link.handle_failure(*disk, Doing::Write, &error));
                 self.nonsense += 1;
@@ -411,19 +459,20 @@ impl Trouble {
                 self.link.refresh().await;
             }
         }
-        if self.nonsense > NONSENSE_MAX || Instant::now() >= self.deadline {
+        if self.nonsense > NONSENSE_MAX || Instant::now() >= deadline {
             let text = format!("{} attempts, the last: {error}", self.count);
             return Err(Error::new(error.code, text));
         }
         // The first new chunk is tried at once: usually one member has failed.
         if self.count > 1 {
-            self.backoff.wait(self.deadline).await;
+            self.backoff.wait(deadline).await;
         }
         Ok(())
     }
 }
 
 const _: () = assert!(HELD_MAX > FRAME_LEN_MAX as u64);
+const _: () = assert!(STREAM_SILENCE_MAX.as_secs() > 4 * STALL.as_secs());
 
 #[cfg(test)]
 mod tests {
