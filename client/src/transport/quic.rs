@@ -169,11 +169,12 @@ impl Transport for Quic {
             writer.write_message(&header).await?;
             writer.finish()?;
             let mut reader = BulkReader::new(recv);
-            let reply: Option<ReadReply> = reader.read_message("a reply to a read").await?;
+            let reading = reader.read_message("a reply to a read");
+            let reply: Option<ReadReply> = peer.while_alive(DataRequest::ping(), reading).await?;
             let reply = reply.ok_or_else(|| Error::malformed("a read ended without a reply"))?;
             Ok(ReadStream {
                 reply,
-                frames: Box::new(Frames(reader)),
+                frames: Box::new(Frames { reader, peer }),
             })
         })
     }
@@ -243,27 +244,35 @@ impl ReplySource for Replies {
     }
 }
 
-struct Frames(BulkReader);
+struct Frames {
+    reader: BulkReader,
+    peer: net::Peer,
+}
 
 impl FrameSource for Frames {
     fn next(&mut self) -> Pending<'_, Option<DataFrame>> {
         Box::pin(async {
-            let Some(head) = self.0.read_small_or_end(HEAD_LEN).await? else {
-                return Ok(None);
-            };
-            let head: &[u8; HEAD_LEN] = head[..]
-                .try_into()
-                .map_err(|_| Error::malformed("a frame's head of another length"))?;
-            let Head::Data { offset, len } = Head::decode(head)? else {
-                return Err(Error::malformed("a frame that is not of data"));
-            };
-            let crcs = self.0.read_small(4 * crcs_of(offset, len)).await?;
-            let pieces = self.0.read_exact_pieces(len as usize).await?;
-            Ok(Some(DataFrame {
-                offset,
-                pieces,
-                crcs: decode_crcs(&crcs),
-            }))
+            let reading = read_frame(&mut self.reader);
+            self.peer.while_alive(DataRequest::ping(), reading).await
         })
     }
+}
+
+async fn read_frame(reader: &mut BulkReader) -> Result<Option<DataFrame>> {
+    let Some(head) = reader.read_small_or_end(HEAD_LEN).await? else {
+        return Ok(None);
+    };
+    let head: &[u8; HEAD_LEN] = head[..]
+        .try_into()
+        .map_err(|_| Error::malformed("a frame's head of another length"))?;
+    let Head::Data { offset, len } = Head::decode(head)? else {
+        return Err(Error::malformed("a frame that is not of data"));
+    };
+    let crcs = reader.read_small(4 * crcs_of(offset, len)).await?;
+    let pieces = reader.read_exact_pieces(len as usize).await?;
+    Ok(Some(DataFrame {
+        offset,
+        pieces,
+        crcs: decode_crcs(&crcs),
+    }))
 }
