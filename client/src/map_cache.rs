@@ -1,7 +1,7 @@
 //! The client's copy of the cluster map.
 
 use crate::meta::MetaLink;
-use quarry_common::error::Result;
+use quarry_common::error::{Error, Result};
 use quarry_common::ids::Epoch;
 use quarry_common::map::ClusterMap;
 use quarry_common::wire::meta::{MetaBody, MetaReply};
@@ -56,18 +56,25 @@ impl MapCache {
         }
         let mut map = ClusterMap::clone(&have);
         let since = map.epoch;
-        let mut from = None;
+        let (mut from, mut epoch) = (None, None);
         loop {
             let body = MetaBody::Map { since, from };
             let MetaReply::Map(update) = meta.call(None, body, deadline).await? else {
                 return Err(crate::meta::unexpected("the map"));
             };
+            if update.next.is_some() && update.next <= from {
+                return Err(Error::malformed("pages of the map go backwards"));
+            }
             from = update.next;
+            // A later page may be of a newer map than the first: what changed in between in earlier rows is asked
+            // for the next time.
+            epoch = epoch.or(Some(update.epoch));
             map.apply(update)?;
             if from.is_none() {
                 break;
             }
         }
+        map.epoch = epoch.unwrap_or(since);
         let map = Arc::new(map);
         *self.current.write().expect("nobody panics with this lock") = map.clone();
         Ok(map)

@@ -9,7 +9,7 @@ use quarry_client::{
     Client, OpenOptions, Options, Place, Progress, PublishOptions, TreeOptions, get_tree, put_tree,
 };
 use quarry_common::Code;
-use quarry_common::ids::{DiskId, ServerId};
+use quarry_common::ids::{DiskId, Epoch, ServerId};
 use std::io::SeekFrom;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -183,6 +183,16 @@ async fn a_dataserver_that_is_refused_is_a_failure_of_its_disks_only() {
     fake.state().faults.refused = (1..=6).map(ServerId).collect();
     let error = publish(&client, b"/file", &content(MIB)).await.unwrap_err();
     assert_eq!(error.code, Code::Configuration, "{error}");
+}
+
+#[tokio::test]
+async fn what_changes_while_the_map_comes_in_pages_comes_with_the_next_one() {
+    let fake = Fake::new(3);
+    fake.state().faults.map_in_pages = true;
+    let client = fake.client().await;
+    let map = client.refresh_map().await.unwrap();
+    assert_eq!(map.rows[&fake::POOL][0].epoch, Epoch(2));
+    assert_eq!(map.epoch, Epoch(2));
 }
 
 #[tokio::test]
