@@ -7,6 +7,7 @@ use quarry_common::ids::{Epoch, ServerId, ShardId, Version};
 use quarry_common::wire::meta::{
     Caller, MetaAnswer, MetaBody, MetaReply, MetaRequest, leader_named,
 };
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -74,7 +75,11 @@ impl Known {
     fn index_of(&mut self, named: Peer) -> usize {
         let known = |peer: &Peer| peer.server == named.server;
         match self.servers.iter().position(known) {
-            Some(at) => at,
+            Some(at) => {
+                // It may have moved since the client file or the map was written.
+                self.servers[at] = named;
+                at
+            }
             // One that became a metaserver after the client file was written; its certificate shows who it is.
             None => {
                 self.servers.push(named);
@@ -103,6 +108,10 @@ fn unanswered(code: Code) -> bool {
             | Code::Unreachable
             | Code::DamagedOnTheWay
     )
+}
+
+fn is_mutation(body: &MetaBody) -> bool {
+    matches!(body, MetaBody::Mutate { .. })
 }
 
 impl MetaLink {
@@ -145,27 +154,14 @@ impl MetaLink {
     /// each time, so that a mutation is the same (session, number) with the same body.
     ///
     /// # Errors
-    /// The answer's own error; at the deadline the last failure, with what was tried.
+    /// The answer's own error; `Configuration` when every metaserver was refused, or refuses us; at the deadline
+    /// `UnknownOutcome` for a mutation that may have been carried out, `Unreachable` for anything else, and
+    /// `Overloaded` if no attempt was answered in any other way.
     pub async fn call(
         &self,
         act_as: Option<&Caller>,
         body: MetaBody,
         deadline: Instant,
-    ) -> Result<MetaReply> {
-        self.call_counted(act_as, body, deadline, &mut 0).await
-    }
-
-    /// As [`MetaLink::call`]; `unanswered_count` becomes the number of attempts before the last
-    /// one, each of which may have been carried out.
-    ///
-    /// # Errors
-    /// As [`MetaLink::call`].
-    pub async fn call_counted(
-        &self,
-        act_as: Option<&Caller>,
-        body: MetaBody,
-        deadline: Instant,
-        unanswered_count: &mut usize,
     ) -> Result<MetaReply> {
         let mut request = MetaRequest {
             shard: ShardId::FIRST,
@@ -175,12 +171,15 @@ impl MetaLink {
         };
         let mut backoff = Backoff::new(Duration::from_millis(20), PAUSE_MAX);
         let mut tried = 0;
+        // Whether an attempt may have been carried out.
+        let mut in_doubt = false;
         // Attempts in a row that found nobody at the address.
         let mut refused = 0;
+        // Who did not pass our checks, or we theirs.
+        let mut unfit = BTreeSet::new();
         let asked_at = Instant::now();
         let mut told = false;
         loop {
-            *unanswered_count = tried;
             request.seen = Version(self.seen.load(Ordering::Relaxed));
             let peer = self.known.borrow().current().clone();
             let left = deadline.saturating_duration_since(Instant::now());
@@ -191,21 +190,38 @@ impl MetaLink {
                 answer = self.transport.meta(&peer, &request, timeout) => answer,
                 leader = self.another_leads(&peer) => Err(left_for(&peer, &leader)),
             };
-            let error = match answer {
+            let (answered, error) = match answer {
                 Ok(answer) => {
                     self.note(&answer);
                     match answer.result {
                         Ok(reply) => return Ok(reply),
-                        Err(error) => error,
+                        Err(error) => (true, error),
                     }
                 }
-                Err(error) => error,
+                Err(error) => (false, error),
             };
-            if !unanswered(error.code) {
-                return Err(error);
+            let is_unfit = !answered && error.code == Code::Configuration;
+            if is_unfit {
+                unfit.insert(peer.server);
+            }
+            let all_unfit = is_unfit && {
+                let known = self.known.borrow();
+                known
+                    .servers
+                    .iter()
+                    .all(|peer| unfit.contains(&peer.server))
+            };
+            if all_unfit || !(is_unfit || unanswered(error.code)) {
+                let unknown = !answered && in_doubt && is_mutation(&request.body);
+                return Err(match unknown {
+                    true => Error::new(Code::UnknownOutcome, error.text),
+                    false => error,
+                });
             }
             tracing::debug!(server = %peer.server, %error, "metaserver gave no answer");
             tried += 1;
+            // Whom we do not talk to got nothing, and who says that there is too much to do has done nothing.
+            in_doubt |= !is_unfit && error.code != Code::Overloaded;
             let is_refused =
                 error.code == Code::Unreachable && attempted_at.elapsed() < REFUSED_WITHIN;
             refused = if is_refused { refused + 1 } else { 0 };
@@ -224,10 +240,13 @@ impl MetaLink {
                 self.turn_from(&peer, named(&error));
             }
             if Instant::now() >= until {
-                let code = if matches!(request.body, MetaBody::Mutate { .. }) {
-                    Code::UnknownOutcome
-                } else {
-                    Code::Unreachable
+                if !in_doubt {
+                    let seconds = asked_at.elapsed().as_secs();
+                    return Err(error.context(format!("refused for {seconds} s")));
+                }
+                let code = match is_mutation(&request.body) {
+                    true => Code::UnknownOutcome,
+                    false => Code::Unreachable,
                 };
                 let text = format!(
                     "no metaserver answered within {} s ({tried} attempts, the last to metaserver {} at {}): {error}; \
@@ -306,7 +325,7 @@ impl MetaLink {
                     Ok(MetaAnswer {
                         result: Err(error), ..
                     }) => match named(&error) {
-                        Some(named) if named.server != peer.server => return named,
+                        Some(named) if named != *peer => return named,
                         Some(_) | None => {}
                     },
                     Err(_) => {}
@@ -356,5 +375,12 @@ mod tests {
         assert_eq!(known.current(), &peer(1), "nobody was named: the next one");
         assert!(known.turn_from(&peer(1), Some(peer(4))));
         assert_eq!(known.current(), &peer(4), "one that was not known");
+        let moved = Peer {
+            address: "meta-2:7777".into(),
+            ..peer(2)
+        };
+        assert!(known.turn_from(&peer(4), Some(moved.clone())));
+        assert_eq!(known.current(), &moved, "one that has moved");
+        assert_eq!(known.servers.len(), 4);
     }
 }

@@ -169,6 +169,86 @@ async fn a_request_refused_by_a_lost_session_is_done_in_a_new_one() {
 }
 
 #[tokio::test]
+async fn a_request_that_was_lost_before_its_session_was_is_done_in_a_new_one() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/before", 0o755).await.unwrap();
+    let lost = client.clone();
+    fake.state().faults.requests_lost = 1;
+    let request = tokio::spawn(async move { lost.mkdir(b"/once", 0o755).await });
+    while fake.state().faults.requests_lost > 0 {
+        tokio::task::yield_now().await;
+    }
+    fake.state().faults.sessions_lost = true;
+    request.await.unwrap().unwrap();
+    client.stat(b"/once").await.unwrap();
+}
+
+/// A client that asks the metaservers for a fifth of a second only.
+async fn impatient(fake: &Fake) -> Client {
+    let options = Options {
+        meta_deadline: Duration::from_millis(200),
+        ..Options::default()
+    };
+    fake.client_with(options).await
+}
+
+#[tokio::test]
+async fn a_mutation_that_was_refused_each_time_is_known_not_to_be_done() {
+    let fake = Fake::new(3);
+    let client = impatient(&fake).await;
+    client.mkdir(b"/before", 0o755).await.unwrap();
+    fake.state().faults.overloaded = u32::MAX;
+    let error = client.mkdir(b"/dir", 0o755).await.unwrap_err();
+    assert_eq!(error.code, Code::Overloaded, "{error}");
+    fake.state().faults.requests_lost = 1;
+    let error = client.mkdir(b"/dir", 0o755).await.unwrap_err();
+    assert_eq!(error.code, Code::UnknownOutcome, "{error}");
+}
+
+#[tokio::test]
+async fn a_commit_waits_while_there_is_too_much_to_do() {
+    let fake = Fake::new(3);
+    let client = impatient(&fake).await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    file.write_at(0, content(100).into()).await.unwrap();
+    fake.state().faults.overloaded = u32::MAX;
+    let eased = fake.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        eased.state().faults.overloaded = 0;
+    });
+    file.close().await.unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == content(100));
+}
+
+#[tokio::test]
+async fn a_metaserver_that_is_refused_is_left_for_another_one() {
+    let fake = Fake::new(3);
+    let metaservers = [(ServerId(1), "one".into()), (ServerId(2), "two".into())];
+    fake.state().map.topology.metaservers = metaservers.into();
+    let client = fake.client().await;
+    client.mkdir(b"/before", 0o755).await.unwrap();
+    fake.state().faults.meta_refused = [ServerId(1)].into();
+    client.mkdir(b"/dir", 0o755).await.unwrap();
+    // All are: it is said at once.
+    fake.state().faults.meta_refused = [ServerId(1), ServerId(2)].into();
+    let error = client.mkdir(b"/none", 0o755).await.unwrap_err();
+    assert_eq!(error.code, Code::Configuration, "{error}");
+    // An earlier attempt may have been carried out.
+    fake.state().faults.meta_refused.clear();
+    fake.state().faults.requests_lost = 2;
+    let asking = client.clone();
+    let request = tokio::spawn(async move { asking.mkdir(b"/unknown", 0o755).await });
+    while fake.state().faults.requests_lost > 0 {
+        tokio::task::yield_now().await;
+    }
+    fake.state().faults.meta_refused = [ServerId(1), ServerId(2)].into();
+    let error = request.await.unwrap().unwrap_err();
+    assert_eq!(error.code, Code::UnknownOutcome, "{error}");
+}
+
+#[tokio::test]
 async fn a_dataserver_that_is_refused_is_a_failure_of_its_disks_only() {
     let fake = Fake::new(6);
     let client = fake.client().await;
@@ -183,6 +263,23 @@ async fn a_dataserver_that_is_refused_is_a_failure_of_its_disks_only() {
     fake.state().faults.refused = (1..=6).map(ServerId).collect();
     let error = publish(&client, b"/file", &content(MIB)).await.unwrap_err();
     assert_eq!(error.code, Code::Configuration, "{error}");
+}
+
+#[tokio::test]
+async fn a_writer_gives_up_when_no_chunk_ids_can_be_had() {
+    let fake = Fake::new(3);
+    let options = Options {
+        data_deadline: Duration::from_millis(500),
+        ..Options::default()
+    };
+    let client = fake.client_with(options).await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    fake.state().faults.meta_cut = true;
+    file.write_at(0, content(MIB).into()).await.unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(30), file.close());
+    let error = closed.await.expect("it ends").unwrap_err();
+    assert_eq!(error.code, Code::Unreachable, "{error}");
+    assert!(error.text.contains("no chunk ids"), "{error}");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Committing what was written. A commit is refused while a chunk's group has too few members, so it is
-//! asked again until it has enough. That present members confirm what former ones signed is the metaserver's part
+//! Committing what was written. A commit is refused while a chunk's group has too few members, or while they do not
+//! confirm yet, so it is asked again until they do. That present members confirm what former ones signed is the metaserver's part
 //! (DESIGN §4.2.7); a receipt that it says is too old for that fails at once: no waiting makes it count, and only who
 //! has the bytes can write them again.
 
@@ -10,7 +10,7 @@ use quarry_common::wire::meta::{Op, OpReply};
 use std::time::{Duration, Instant};
 
 impl Client {
-    /// A mutation that hands in receipts, asked again while their groups have too few members.
+    /// A mutation that hands in receipts, asked again while their groups are not ready for it.
     ///
     /// # Errors
     /// The operation's own; `OldReceipt` if the members of a group have changed since it was written.
@@ -20,8 +20,10 @@ impl Client {
         loop {
             match self.mutate(op.clone()).await {
                 Err(error)
-                    if matches!(error.code, Code::TooFewDisks | Code::NotYet)
-                        && Instant::now() < deadline =>
+                    if matches!(
+                        error.code,
+                        Code::TooFewDisks | Code::NotYet | Code::Overloaded
+                    ) && Instant::now() < deadline =>
                 {
                     tracing::debug!(%error, "a commit has to wait");
                     backoff.wait(deadline).await;

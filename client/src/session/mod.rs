@@ -200,7 +200,7 @@ impl Sessions {
     ///
     /// # Errors
     /// The operation's own; `UnknownOutcome` when the session was lost, or the deadline passed,
-    /// before there was an answer.
+    /// before there was an answer, and it may have been done.
     pub async fn mutate(
         &self,
         caller: Option<&Caller>,
@@ -220,21 +220,16 @@ impl Sessions {
                 answered_below,
                 op: op.clone(),
             };
-            let mut unanswered = 0;
-            let meta = &self.state.meta;
-            let answer = meta.call_counted(caller, body, deadline, &mut unanswered);
-            match answer.await {
+            match self.state.meta.call(caller, body, deadline).await {
                 Ok(MetaReply::Done(reply)) => return Ok(reply),
                 Ok(_) => return Err(unexpected("the outcome of an operation")),
                 Err(error) if error.code == Code::SessionLost => {
                     self.state.handle_lost(session);
-                    if unanswered == 0 {
-                        // The only attempt was refused: it was not done, a new session may do it.
-                        continue;
+                    // No attempt of ours was carried out, nor will one be: the metaserver, whose log has the end of the
+                    // session, answers `UnknownOutcome` for every number that may have been before it.
+                    if Instant::now() >= deadline {
+                        return Err(error);
                     }
-                    let text = "the session was lost before the answer came: \
-                                look whether it was done before doing it again";
-                    return Err(Error::new(Code::UnknownOutcome, text).with_source(error));
                 }
                 Err(error) => return Err(error),
             }
@@ -277,8 +272,7 @@ impl Sessions {
                         .await
                         .is_err()
                     {
-                        let text = format!("no chunk ids of pool {pool} were granted in time");
-                        return Err(Error::new(Code::Unreachable, text));
+                        return Err(no_ids(pool));
                     }
                 }
             }
@@ -310,7 +304,13 @@ impl Sessions {
             }
             Ok(_) => Err(unexpected("chunk ids")),
             // Ids of a lost session harm nobody: the caller asks again in a new one.
-            Err(error) if error.code == Code::UnknownOutcome => Ok(()),
+            Err(error) if error.code == Code::UnknownOutcome && Instant::now() < deadline => {
+                self.state.handle_lost(before);
+                Ok(())
+            }
+            Err(error) if error.code == Code::UnknownOutcome => {
+                Err(no_ids(pool).with_source(error))
+            }
             Err(error) => Err(error),
         }
     }
@@ -334,6 +334,11 @@ impl Sessions {
             }
         }
     }
+}
+
+fn no_ids(pool: PoolId) -> Error {
+    let text = format!("no chunk ids of pool {pool} were granted in time");
+    Error::new(Code::Unreachable, text)
 }
 
 fn spawn_keeper(state: Arc<State>) -> Keeper {
