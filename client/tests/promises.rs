@@ -322,6 +322,21 @@ async fn an_old_receipt_is_not_waited_for_and_who_has_the_bytes_writes_them_agai
         .unwrap();
     assert!(read(&client, b"/file").await.unwrap() == content(MIB));
     assert_eq!(fake.state().faults.old_receipts, 0);
+    // A refusal is certain, so that this is no reason to replace anything.
+    old();
+    let options = TreeOptions {
+        replace: false,
+        ..options
+    };
+    put_tree(&client, &local, b"/other", &options, &progress)
+        .await
+        .unwrap();
+    assert!(read(&client, b"/other").await.unwrap() == content(MIB));
+    old();
+    let error = put_tree(&client, &local, b"/other", &options, &progress)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, Code::Exists, "{error}");
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
 }

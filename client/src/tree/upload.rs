@@ -66,8 +66,7 @@ async fn publish_local(
         let publish = PublishOptions {
             mode: (meta.mode() & 0o7777) as u16,
             mtime: Some(mtime_of(&meta)),
-            // Once more after an unknown outcome: it may be there already.
-            replace: options.replace || repeats > 0,
+            replace: options.replace,
             xattrs: user_xattrs(local),
             progress: None,
         };
@@ -79,7 +78,12 @@ async fn publish_local(
                 }
                 return Ok(attr);
             }
-            Err(error) if worth_repeating(&error) && repeats < REPEATS && options.replace => {
+            // After an unknown outcome it may be there already, and only who may replace it can tell.
+            Err(error)
+                if worth_repeating(&error)
+                    && repeats < REPEATS
+                    && (options.replace || error.code != Code::UnknownOutcome) =>
+            {
                 tracing::info!(path = %local.display(), %error, "the upload is begun again");
                 repeats += 1;
             }
