@@ -710,6 +710,26 @@ async fn close_reports_a_write_that_failed() {
 }
 
 #[tokio::test]
+async fn a_stream_takes_no_bytes_that_can_not_be_written() {
+    let client = Fake::new(3).client().await;
+    publish(&client, b"/file", b"there").await.unwrap();
+    let mut file = client.open(b"/file", OpenOptions::reading()).await.unwrap();
+    let error = file.write_all(b"lost").await.unwrap_err();
+    assert!(
+        error.to_string().contains("not opened for writing"),
+        "{error}"
+    );
+    file.close().await.unwrap();
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    let end = quarry_common::limits::FILE_LEN_MAX;
+    file.seek(SeekFrom::Start(end)).await.unwrap();
+    let error = file.write_all(b"lost").await.unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
+    file.close().await.unwrap();
+    assert_eq!(read(&client, b"/file").await.unwrap(), b"");
+}
+
+#[tokio::test]
 async fn after_a_sync_that_was_broken_off_no_other_one_says_that_all_is_durable() {
     let client = Fake::new(3).client().await;
     let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();

@@ -221,16 +221,22 @@ impl Open {
         self.reader.read_at(offset, len).await
     }
 
-    pub(super) async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
+    /// Whether so many bytes may be taken at all.
+    fn check_write(&self, offset: u64, len: usize) -> Result<()> {
         self.may(self.options.writes(), "writing")?;
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        let end = offset.saturating_add(bytes.len() as u64);
-        if end > FILE_LEN_MAX {
+        if offset.saturating_add(len as u64) > FILE_LEN_MAX {
             let text = format!("{}: the file would be too long", self.name);
             return Err(Error::new(Code::FileTooBig, text));
         }
+        Ok(())
+    }
+
+    pub(super) async fn write_at(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
+        self.check_write(offset, bytes.len())?;
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let end = offset + bytes.len() as u64;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -499,6 +505,16 @@ impl File {
         self.work = None;
         self.open = Some(open);
         Poll::Ready(done)
+    }
+
+    /// Whether a stream may write so many bytes at its position; to be asked while no work is under way.
+    pub(super) fn check_write(&self, len: usize) -> Result<()> {
+        match &self.open {
+            // Where the end is shows only then.
+            Some(open) if open.options.append => open.check_write(0, len),
+            Some(open) => open.check_write(self.position, len),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn begin<F>(&mut self, work: impl FnOnce(Box<Open>) -> F) -> Result<()>

@@ -65,8 +65,10 @@ impl AsyncWrite for File {
                 }
                 continue;
             }
-            file.ahead.1.clear();
             let len = buffer.len().min(GATHER_LEN);
+            // What can not be written is not taken: a failure of bytes that were taken is the file's from then on.
+            file.check_write(len)?;
+            file.ahead.1.clear();
             let bytes = Bytes::copy_from_slice(&buffer[..len]);
             let offset = file.position;
             file.position += len as u64;
