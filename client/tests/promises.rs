@@ -847,6 +847,35 @@ async fn one_bad_file_does_not_stop_a_tree() {
     assert_eq!(names, 2, "no half file is left");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_read_for_long_is_announced_as_open_and_a_short_read_needs_no_session() {
+    let fake = Fake::new(3);
+    publish(&fake.client().await, b"/file", &content(MIB))
+        .await
+        .unwrap();
+    let sessions = fake.state().meta.sessions;
+    let client = fake.client().await;
+    let inode = client.stat(b"/file").await.unwrap().inode;
+    assert!(read(&client, b"/file").await.unwrap() == content(MIB));
+    let long = Duration::from_secs(25);
+    tokio::time::sleep(long).await;
+    assert_eq!(fake.state().meta.sessions, sessions);
+    // Nobody takes what is read.
+    let (mut writer, _reader) = tokio::io::duplex(1_000);
+    let reading = client.clone();
+    let slow =
+        tokio::spawn(async move { reading.read_to(b"/file", &mut writer, None, None).await });
+    tokio::time::sleep(long).await;
+    assert_eq!(fake.state().meta.sessions, sessions + 1);
+    assert_eq!(fake.state().meta.announced, [inode]);
+    slow.abort();
+    tokio::time::sleep(long).await;
+    assert!(fake.state().meta.announced.is_empty());
+    let _file = client.open(b"/file", OpenOptions::reading()).await.unwrap();
+    tokio::time::sleep(long).await;
+    assert_eq!(fake.state().meta.announced, [inode]);
+}
+
 #[tokio::test]
 async fn closing_ends_the_session() {
     let fake = Fake::new(3);

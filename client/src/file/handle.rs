@@ -10,7 +10,6 @@ use super::spans::Spans;
 use crate::client::Client;
 use crate::meta::unexpected;
 use crate::namespace::shown;
-use crate::session::OpenInode;
 use bytes::{Bytes, BytesMut};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::InodeId;
@@ -119,7 +118,6 @@ pub(super) struct Open {
     gathered_at: u64,
     /// The first failure: every later `sync` and `close` reports it.
     failed: Option<Error>,
-    _held: OpenInode,
 }
 
 impl Client {
@@ -170,7 +168,7 @@ impl Client {
                 return Err(Error::new(Code::Invalid, text));
             }
         }
-        let held = self.shared.sessions.hold(attr.inode);
+        let reader = Reader::new(self.clone(), attr.inode, name.clone());
         if options.truncate && options.writes() && attr.size > 0 {
             let set = SetAttr {
                 size: Some(0),
@@ -179,7 +177,6 @@ impl Client {
             let emptied = self.set_attr_inode(attr.inode, set).await;
             emptied.map_err(|error| error.context(&name))?;
         }
-        let reader = Reader::new(self.clone(), attr.inode, name.clone());
         Ok(File {
             open: Some(Box::new(Open {
                 client: self.clone(),
@@ -193,7 +190,6 @@ impl Client {
                 gathered: BytesMut::new(),
                 gathered_at: 0,
                 failed: None,
-                _held: held,
             })),
             position: 0,
             seeking: None,

@@ -4,6 +4,7 @@ use super::extents::{Segment, Window};
 use super::source::Piece;
 use crate::client::Client;
 use crate::progress::Progress;
+use crate::session::OpenInode;
 use bytes::{Bytes, BytesMut};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::InodeId;
@@ -25,23 +26,26 @@ const WINDOW_LEN: u64 = BUFFER_LEN as u64;
 /// Zeros for holes.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// One file being read.
+/// One file being read. It is announced as open, so that it can be read to its end though it is removed meanwhile.
 pub struct Reader {
     client: Client,
     inode: InodeId,
     /// The file's name in errors.
     name: String,
     window: Mutex<Option<Arc<Window>>>,
+    _held: OpenInode,
 }
 
 impl Reader {
     /// Reads an inode; `name` names it in errors.
     pub fn new(client: Client, inode: InodeId, name: String) -> Reader {
+        let held = client.shared.sessions.hold(inode);
         Reader {
             client,
             inode,
             name,
             window: Mutex::new(None),
+            _held: held,
         }
     }
 

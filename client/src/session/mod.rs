@@ -1,4 +1,5 @@
-//! The session: opened at the first mutation, renewed in the background, closed at the end.
+//! The session: opened at the first mutation or when something is read for long, renewed in the background, closed
+//! at the end.
 
 pub mod core;
 pub mod ranges;
@@ -8,19 +9,27 @@ use self::ranges::{OpenChunk, Ranges};
 use crate::meta::{MetaLink, unexpected};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{ChunkId, InodeId, PoolId, SessionId};
-use quarry_common::limits::{OPEN_REQUESTS_MAX, SESSION_RENEW_EVERY};
+use quarry_common::limits::{OPEN_REQUESTS_MAX, SESSION_LEASE, SESSION_RENEW_EVERY};
 use quarry_common::wire::meta::{Caller, MetaBody, MetaReply, Op, OpReply, Renewal};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Ids in one grant: enough for 256 GiB of large chunks, or some seconds of small files.
 const GRANT_COUNT: u32 = 4_096;
 
 /// How long the end of a session may take; after it the metaserver ends it by its lease.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Who has an inode open for so long opens a session, which announces it. What is removed meanwhile stays for a lease
+/// in any case, so that short reads need none.
+const HELD_LONG: Duration = Duration::from_secs(10);
+
+const _: () =
+    assert!(HELD_LONG.as_secs() + SESSION_RENEW_EVERY.as_secs() < SESSION_LEASE.as_secs() / 2);
 
 /// The session of a client.
 pub struct Sessions {
@@ -62,6 +71,7 @@ impl Drop for Open<'_> {
 pub struct OpenInode {
     state: Arc<State>,
     inode: InodeId,
+    _session: AbortOnDropHandle<()>,
 }
 
 impl Drop for OpenInode {
@@ -140,12 +150,23 @@ impl Sessions {
         }
     }
 
-    /// Announces an inode as open with the renewals.
-    pub fn hold(&self, inode: InodeId) -> OpenInode {
+    /// Announces an inode as open with the renewals, of a session that is opened for it if it takes long.
+    pub fn hold(self: &Arc<Self>, inode: InodeId) -> OpenInode {
         *self.state.open_inodes().entry(inode).or_default() += 1;
+        let sessions = self.clone();
+        let keeping = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(HELD_LONG).await;
+                // One that was lost is followed by another one.
+                if let Err(error) = sessions.session(Instant::now() + HELD_LONG).await {
+                    tracing::debug!(%error, "what is read can not be announced as open");
+                }
+            }
+        });
         OpenInode {
             state: self.state.clone(),
             inode,
+            _session: AbortOnDropHandle::new(keeping),
         }
     }
 
