@@ -6,10 +6,12 @@ use crate::size::{counted, grouped, human};
 use crate::table::Table;
 use anyhow::Result;
 use indicatif::HumanDuration;
+use quarry_common::ids::ServerId;
 use quarry_common::limits::DOWN_AFTER;
 use quarry_common::map::{DiskState, Redundancy};
 use quarry_common::wire::meta::{DiskStatus, ServerStatus, Status as Report};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -35,15 +37,14 @@ impl Status {
     pub async fn run(self, context: &Context) -> Result<()> {
         let show = async |client: &quarry_client::Client| {
             loop {
-                let report = client.status().await;
-                match report {
-                    Ok(report) if context.json => context.print_json(&json(&report))?,
-                    Ok(report) => context.print(&self.screen(context, &text(&report)))?,
+                match Seen::of(client).await {
+                    Ok(seen) if context.json => context.print_json(&json(&seen))?,
+                    Ok(seen) => context.print(&self.screen(context, &text(&seen)))?,
                     // Whoever watches waits for the cluster to come back.
                     Err(error) if self.watch => {
                         context.print(&self.screen(context, &format!("{error}\n")))?;
                     }
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(error),
                 }
                 if !self.watch {
                     return Ok(());
@@ -65,9 +66,39 @@ impl Status {
     }
 }
 
+/// What the leader says of the cluster, and which metaservers do not answer it.
+pub struct Seen {
+    /// What the leader says.
+    pub report: Report,
+    silent: BTreeSet<ServerId>,
+}
+
+impl Seen {
+    /// As it is now.
+    ///
+    /// # Errors
+    /// What the cluster says.
+    pub async fn of(client: &quarry_client::Client) -> Result<Seen> {
+        let (report, metaservers) = tokio::try_join!(client.status(), client.metaservers())?;
+        let silent = metaservers.iter().filter(|one| one.standing.is_none());
+        Ok(Seen {
+            silent: silent.map(|one| one.id).collect(),
+            report,
+        })
+    }
+}
+
 /// What is wrong, each with what to do; nothing if all is well.
-pub fn problems(report: &Report) -> Vec<String> {
+pub fn problems(seen: &Seen) -> Vec<String> {
+    let Seen { report, silent } = seen;
     let mut found = Vec::new();
+    for (id, address) in &report.metaservers {
+        if silent.contains(id) {
+            found.push(format!(
+                "metaserver {id} ({address}) does not answer: start it, or look into its log"
+            ));
+        }
+    }
     if report.servers.is_empty() {
         found.push("no dataserver has registered: start them ('quarry dataserver run')".to_owned());
     }
@@ -239,11 +270,12 @@ fn rebuilding(report: &Report) -> Option<String> {
 }
 
 /// The screen.
-pub fn text(report: &Report) -> String {
+pub fn text(seen: &Seen) -> String {
+    let Seen { report, silent } = seen;
     let mut text = String::new();
     // Writing to a String can not fail.
     let mut line = |words: String| writeln!(text, "{words}").unwrap_or_default();
-    let problems = problems(report);
+    let problems = problems(seen);
     line(format!(
         "cluster {}, map epoch {}",
         report.cluster, report.epoch
@@ -262,8 +294,12 @@ pub fn text(report: &Report) -> String {
     }
     line(String::new());
     for (id, address) in &report.metaservers {
-        let leads = if *id == report.leader { ", leads" } else { "" };
-        line(format!("metaserver {id} at {address}{leads}"));
+        let how = match (*id == report.leader, silent.contains(id)) {
+            (true, _) => ", leads",
+            (false, true) => ", does not answer",
+            (false, false) => "",
+        };
+        line(format!("metaserver {id} at {address}{how}"));
     }
     let mut servers = Table::new(
         &[
@@ -362,8 +398,9 @@ fn trash(report: &Report) -> u64 {
     disks(report).map(|(_, disk)| disk.report.trash).sum()
 }
 
-fn json(report: &Report) -> Value {
-    let problems = problems(report);
+fn json(seen: &Seen) -> Value {
+    let Seen { report, silent } = seen;
+    let problems = problems(seen);
     let server = |server: &ServerStatus| {
         json!({
             "server": server.server,
@@ -397,7 +434,7 @@ fn json(report: &Report) -> Value {
         "healthy": problems.is_empty(),
         "problems": problems,
         "leader": report.leader,
-        "metaservers": metaservers.map(|(id, at)| json!({ "server": id, "address": at })).collect::<Vec<_>>(),
+        "metaservers": metaservers.map(|(id, at)| json!({ "server": id, "address": at, "answers": !silent.contains(id) })).collect::<Vec<_>>(),
         "servers": report.servers.iter().map(server).collect::<Vec<_>>(),
         "pools": pools.collect::<Vec<_>>(),
         "bytes": report.bytes,
@@ -416,14 +453,14 @@ fn json(report: &Report) -> Value {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use quarry_common::ids::{ClusterId, DiskId, Epoch, OpenNumber, PoolId, ServerId};
+    use quarry_common::ids::{ClusterId, DiskId, Epoch, OpenNumber, PoolId};
     use quarry_common::map::{FailureDomain, Pool};
     use quarry_common::wire::meta::DiskReport;
     use quarry_common::wire::meta::admin::PgCounts;
     use std::collections::BTreeMap;
 
     /// One server with one disk, all well.
-    pub fn healthy() -> Report {
+    pub fn healthy() -> Seen {
         let report = DiskReport {
             disk: Some(DiskId(1)),
             path: "/d".into(),
@@ -473,7 +510,7 @@ pub mod tests {
             copies,
             ..PgCounts::default()
         };
-        Report {
+        let report = Report {
             cluster: ClusterId([7; 16]),
             epoch: Epoch(5),
             leader: ServerId(1),
@@ -487,6 +524,10 @@ pub mod tests {
             orphans: 0,
             unreferenced_chunks: 3,
             doomed_chunks: 2,
+        };
+        Seen {
+            report,
+            silent: BTreeSet::new(),
         }
     }
 
@@ -506,14 +547,20 @@ pub mod tests {
 
     #[test]
     fn what_is_wrong_is_said_with_what_to_do() {
-        let mut report = healthy();
+        let mut seen = healthy();
+        let report = &mut seen.report;
         report.servers[0].heard_ms_ago = Some(60_000);
         report.servers[0].disks[0].report.failed = Some("an fsync failed".into());
         report.pools[0].2.unwritable = 64;
         report.pools[0].2.degraded = 64;
-        let text = text(&report);
+        let silent = (ServerId(2), "127.0.0.1:3".into());
+        report.metaservers.push(silent);
+        seen.silent.insert(ServerId(2));
+        let text = text(&seen);
         for part in [
-            "4 problems",
+            "5 problems",
+            "metaserver 2 (127.0.0.1:3) does not answer: start it",
+            "metaserver 2 at 127.0.0.1:3, does not answer",
             "60.0 s ago",
             "an fsync failed",
             "take no writes",
@@ -521,54 +568,56 @@ pub mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert_eq!(json(&report)["healthy"], false);
+        assert_eq!(json(&seen)["healthy"], false);
+        assert_eq!(json(&seen)["metaservers"][1]["answers"], false);
         let mut full = healthy();
-        full.servers[0].disks[0].report.free = 1 << 30;
+        full.report.servers[0].disks[0].report.free = 1 << 30;
         assert!(problems(&full)[0].contains("99% full"));
     }
 
     #[test]
     fn a_rebuild_shows_what_is_left_and_what_is_out_is_no_problem_any_more() {
-        let mut report = healthy();
-        assert_eq!(rebuilding(&report), None);
-        assert_eq!(endangered(&report), Vec::<String>::new());
+        let mut seen = healthy();
+        let report = &mut seen.report;
+        assert_eq!(rebuilding(report), None);
+        assert_eq!(endangered(report), Vec::<String>::new());
         let counts = &mut report.pools[0].2;
         (counts.filling, counts.clean) = (16, 48);
         counts.copies = [0; 9];
         (counts.copies[0], counts.copies[1]) = (8, 56);
-        let words = rebuilding(&report).unwrap();
+        let words = rebuilding(report).unwrap();
         assert!(
             words.contains("16 groups filling, about 3 chunks"),
             "{words}"
         );
-        let few = endangered(&report);
+        let few = endangered(report);
         assert_eq!(
             few,
             ["pool 1: about 1 chunk with 0 of 1 copies up, in 8 groups"]
         );
-        assert!(text(&report).contains(&few[0]));
         assert!(!words.contains("more"), "nothing is copied: {words}");
         report.pools[0].2.filling = 0;
-        assert_eq!(rebuilding(&report), None);
-        assert_eq!(endangered(&report), few);
+        assert_eq!(rebuilding(report), None);
+        assert_eq!(endangered(report), few);
         report.pools[0].2.filling = 16;
         report.servers[0].disks[0].copies_per_second = 1 << 20;
-        let words = rebuilding(&report).unwrap();
+        let words = rebuilding(report).unwrap();
         // A quarter of a gibibyte.
         assert!(
             words.contains("at 1.0M/s, at most 4 minutes more"),
             "{words}"
         );
-        assert!(text(&report).contains("no copy is on a disk that is up"));
+        let shown = text(&seen);
+        assert!(shown.contains("no copy is on a disk that is up") && shown.contains(&few[0]));
         let mut gone = healthy();
-        gone.servers[0].heard_ms_ago = Some(60_000);
-        gone.servers[0].disks[0].up = false;
+        gone.report.servers[0].heard_ms_ago = Some(60_000);
+        gone.report.servers[0].disks[0].up = false;
         assert!(!problems(&gone).is_empty());
-        gone.servers[0].disks[0].state = DiskState::Out;
+        gone.report.servers[0].disks[0].state = DiskState::Out;
         assert_eq!(problems(&gone), Vec::<String>::new());
         let mut flapping = healthy();
-        flapping.servers[0].disks[0].up = false;
-        flapping.servers[0].disks[0].returns_in_ms = Some(9_500);
+        flapping.report.servers[0].disks[0].up = false;
+        flapping.report.servers[0].disks[0].returns_in_ms = Some(9_500);
         assert!(problems(&flapping)[0].contains("in 10 s"));
     }
 }

@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn ready_is_when_all_are_heard_and_writes_are_taken() {
-        let mut status = healthy();
+        let mut status = healthy().report;
         assert_eq!(missing(&status, &plan()), None);
         status.pools[0].2.unwritable = 1;
         assert!(missing(&status, &plan()).unwrap().contains("no writes"));

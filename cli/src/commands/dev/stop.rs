@@ -77,12 +77,12 @@ pub fn status(context: &Context, home: &Home) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let report = runtime.block_on(context.with_client_of(
+    let seen = runtime.block_on(context.with_client_of(
         file,
         Options::default(),
-        async |client: &Client| Ok(client.status().await?),
+        async |client: &Client| status::Seen::of(client).await,
     ))?;
-    context.print(&status::text(&report))
+    context.print(&status::text(&seen))
 }
 
 /// All servers, and whether they are processes of their own.
