@@ -307,6 +307,55 @@ async fn a_copy_that_is_gone_or_unreadable_comes_back_after_a_read() {
     }
 }
 
+/// Writes a chunk that was flushed at 200,001 bytes on its way to its end, and refers to all of it.
+async fn write_flushed(cluster: &Cluster, client: &Client, chunk: u64, len: usize) -> Bytes {
+    let data = Bytes::from(pattern(chunk, len));
+    let mut writing = client.open(client.target(ChunkId(chunk))).await;
+    for (from, to, seal) in [(0, 200_001, false), (200_001, len, true)] {
+        writing.data(&data.slice(from..to)).await.unwrap();
+        writing.point(seal).await.unwrap();
+        writing.receipt().await.unwrap();
+    }
+    refer(cluster, &Written::from([(chunk, data.clone())]));
+    data
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_which_a_start_found_less_is_whole_again_after_a_read() {
+    let mut cluster = Cluster::start(2).await;
+    let client = cluster.client("anna");
+    let large = write_flushed(&cluster, &client, 7, 2_500_001).await;
+    let small = write_flushed(&cluster, &client, 8, 400_000).await;
+    cluster.stop_server(1).await;
+    std::fs::remove_dir_all(cluster.disk_path(1).join("index")).unwrap();
+    for chunk in [7, 8] {
+        // The footer, but for its last bytes.
+        let path = chunk_file(&cluster, 1, chunk);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.len() - 4096 + 20;
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    cluster.start_server(1).await;
+    cluster.wait_for(cluster.map().epoch).await;
+    let disk = cluster.disk(1);
+    for chunk in [7, 8] {
+        let info = disk.stat(POOL, ChunkId(chunk)).unwrap().unwrap();
+        assert_eq!((info.state, info.len), (ChunkState::Sealed, 200_001));
+    }
+    let client = cluster.client("berta");
+    let wanted = client.wanted(DiskId(1), ChunkId(7), 0, 2_500_001);
+    assert_code(client.read(wanted).await, Code::ChunkMissing);
+    let wanted = client.wanted(DiskId(1), ChunkId(8), 399_000, 1_000);
+    assert_code(client.read_small(wanted).await, Code::ChunkMissing);
+    until(|| has_whole(disk, 7, &large) && has_whole(disk, 8, &small)).await;
+    // A read beyond what was committed changes nothing.
+    let wanted = client.wanted(DiskId(1), ChunkId(8), 400_000, 1_000);
+    assert_code(client.read_small(wanted).await, Code::ChunkMissing);
+    let wanted = client.wanted(DiskId(1), ChunkId(8), 0, 400_000);
+    assert!(client.read(wanted).await.unwrap() == small);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
     let mut cluster = Cluster::bare().await;

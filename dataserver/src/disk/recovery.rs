@@ -293,7 +293,7 @@ impl Recovery<'_> {
             // Marked before: its entry is wanted for lists, its bytes are left alone.
             Finding::Sealed(entry) if self.aside.reason(name).is_some() => Ok(Some(entry)),
             _ if self.aside.reason(name).is_some() => Ok(None),
-            Finding::Sealed(entry) => {
+            Finding::Sealed(entry) | Finding::Part(entry) => {
                 report.files_found += 1;
                 Ok(Some(entry))
             }
@@ -345,6 +345,8 @@ fn is_copy(file_name: &std::ffi::OsStr) -> bool {
 enum Finding {
     /// Sealed.
     Sealed(Entry),
+    /// More may have been acknowledged than the bytes up to a flush, which verify. The file is left as it is.
+    Part(Entry),
     /// Not sealed, and this much verifies.
     Open(Prefix),
     /// Nothing of it was ever durable.
@@ -423,12 +425,7 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
                     continue;
                 }
                 if let Some(prefix) = longest(&file, &records).map_err(failed)? {
-                    return Ok(Finding::Sealed(Entry::File {
-                        len: prefix.len,
-                        crc: prefix.crc,
-                        cuts: prefix.cuts,
-                        blocks: prefix.blocks,
-                    }));
+                    return Ok(Finding::Part(prefix.entry()));
                 }
             }
             return Ok(Finding::Sealed(Entry::File {
@@ -443,7 +440,14 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
     }
 
     if let Some(prefix) = longest(&file, &records).map_err(failed)? {
-        return Ok(Finding::Open(prefix));
+        // A damaged footer, or another flush that is damaged or whose bytes are: who has the file may still get them back.
+        let was_longer = records.first().is_some_and(|first| first.len > prefix.len);
+        return Ok(
+            match was_longer || has_damaged_record(&front) || Footer::is_hinted(&end) {
+                true => Finding::Part(prefix.entry()),
+                false => Finding::Open(prefix),
+            },
+        );
     }
     if !records.is_empty() {
         return Ok(Finding::Damaged(
@@ -459,6 +463,18 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
         _ if Footer::is_hinted(&end) => Ok(Finding::Damaged("its footer is damaged".into())),
         _ => Ok(Finding::Nothing),
     }
+}
+
+/// Whether there is something where a flush record stands that is none.
+fn has_damaged_record(front: &[u8]) -> bool {
+    let sector_of = |sequence| {
+        let at = layout::flush_record_at(sequence) as usize;
+        front.get(at..at + SECTOR_LEN)
+    };
+    (0..FLUSHES_MAX).filter_map(sector_of).any(|sector| {
+        let is_unused = sector.iter().all(|byte| *byte == 0);
+        !is_unused && FlushRecord::decode(sector).is_err()
+    })
 }
 
 /// The prefix of the longest flush whose bytes verify; the longest comes first in `records`.

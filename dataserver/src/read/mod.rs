@@ -141,14 +141,20 @@ impl Readable<'_> {
             (Code::ChunkMissing, Relation::Filling | Relation::Unknown) => {
                 Error::new(Code::NotYet, error.text).context("not yet here")
             }
-            // Missing where it should be, or bad: it is looked at and replaced.
+            // Missing where it should be, short, or bad: it is looked at and replaced.
             (Code::ChunkMissing | Code::ChecksumMismatch, _) => {
-                let disk = self.disk.identity().disk;
-                self.node.suspects.put(disk, self.pool, self.chunk);
+                self.suspect(offset + len);
                 error
             }
             _ => error,
         })
+    }
+
+    /// Its bytes up to `end` should be here, and can not be read.
+    fn suspect(&self, end: u32) {
+        let disk = self.disk.identity().disk;
+        let suspects = &self.node.suspects;
+        suspects.put_wanted(disk, self.pool, self.chunk, end);
     }
 }
 

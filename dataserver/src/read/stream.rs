@@ -1,6 +1,6 @@
 //! A chunk, or a part of it, as frames on a stream of its own.
 
-use super::Readable;
+use super::{Readable, Relation};
 use crate::caller::Caller;
 use crate::disk::ChunkData;
 use crate::node::Node;
@@ -83,6 +83,9 @@ async fn begin<'a>(
     let first_len = (wanted_end - start).min(FRAME_LEN_MAX as u32);
     let first = readable.read(start, first_len).await?;
     if wanted_end > first.chunk_len {
+        if readable.relation == Relation::Source {
+            readable.suspect(wanted_end);
+        }
         return Err(Error::new(
             Code::ChunkMissing,
             format!(

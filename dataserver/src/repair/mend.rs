@@ -32,6 +32,8 @@ const AGAIN_AFTER_MAX: Duration = Duration::from_secs(600);
 enum Decision {
     /// Others have it.
     Copy(ReplicaInfo),
+    /// The metaservers know what it must be; if nothing refers to it yet, it is what others have.
+    AskOr(ReplicaInfo),
     /// The metaservers know what it must be, if anything.
     Ask,
 }
@@ -47,7 +49,9 @@ fn decide(own: Option<ReplicaInfo>, others: &[ReplicaInfo]) -> Decision {
         .filter(|info| info.state != ReplicaState::SetAside);
     let longest = good.max_by_key(|info| info.len);
     match longest {
-        // What was committed is not longer than the bad copy was, where that is known.
+        // How long ours was is not known: the longest of those who answer may be a short one.
+        Some(info) if info.len > 0 && own.len == 0 => Decision::AskOr(*info),
+        // What was committed is not longer than the bad copy was.
         Some(info) if info.len > 0 && own.len <= info.len => Decision::Copy(*info),
         Some(_) | None => Decision::Ask,
     }
@@ -135,20 +139,30 @@ impl Waiting {
     }
 }
 
-/// Looks at what somebody could not read; those that are bad or missing.
+/// Looks at what somebody could not read; those that are bad or missing, or shorter than what was read.
 async fn suspects(node: &Node, disk: &Disk) -> Vec<ChunkName> {
     let (looking, names) = (disk.clone(), node.suspects.take(disk.identity().disk));
     let look = move || {
-        let is_bad = |name: &ChunkName| match looking.verify(name.pool, name.chunk) {
+        let is_bad = |(name, end): &(ChunkName, u32)| match is_good(&looking, *name, *end) {
             Ok(good) => !good,
             Err(error) => {
                 tracing::warn!("{name} can not be looked at: {error}");
                 false
             }
         };
-        names.into_iter().filter(is_bad).collect()
+        let bad = names.into_iter().filter(is_bad);
+        bad.map(|(name, _)| name).collect()
     };
     tokio::task::spawn_blocking(look).await.unwrap_or_default()
+}
+
+/// Whether a copy is good, and has the bytes up to `end`.
+fn is_good(disk: &Disk, name: ChunkName, end: u32) -> Result<bool> {
+    if !disk.verify(name.pool, name.chunk)? {
+        return Ok(false);
+    }
+    let found = disk.stat(name.pool, name.chunk)?;
+    Ok(found.is_some_and(|found| found.len >= end))
 }
 
 /// What came of an attempt.
@@ -184,38 +198,50 @@ async fn mend(
         .await
         .unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))?
         .map(replica_info);
-    match own.map(|own| own.state) {
-        Some(ReplicaState::Sealed) => return Ok(Mended::Done),
+    let state = own.map(|own| own.state);
+    // It may still be published, and is then asked for again by whoever reads it.
+    let nobodys = || match state {
+        Some(ReplicaState::SetAside) => Mended::Nobodys,
+        Some(ReplicaState::Sealed | ReplicaState::Open) | None => Mended::Done,
+    };
+    let sources = row.sources();
+    let group = (pool, pg);
+    let of = |info: ReplicaInfo| Wanted {
+        pool,
+        chunk,
+        len: info.len,
+        crc: info.crc,
+    };
+    let wanted = match state {
+        // What there is of it is good: a start may have found less than was acknowledged.
+        Some(ReplicaState::Sealed) => match committed(node, metaservers, group, chunk).await? {
+            Some(wanted) => wanted,
+            None => return Ok(nobodys()),
+        },
         Some(ReplicaState::Open) => {
             return Err(Error::new(Code::Busy, "it is being written"));
         }
-        Some(ReplicaState::SetAside) | None => {}
-    }
-    let (others, silent) = ask_others(node, &map, row, id, name).await;
-    let sources = row.sources();
-    // It may still be published, and is then asked for again by whoever reads it.
-    let nobodys = || match own {
-        Some(_) => Mended::Nobodys,
-        None => Mended::Done,
-    };
-    let wanted = match decide(own, &others) {
-        Decision::Copy(ReplicaInfo { len, crc, .. }) => Wanted {
-            pool,
-            chunk,
-            len,
-            crc,
-        },
-        Decision::Ask => match committed(node, metaservers, (pool, pg), chunk).await? {
-            Some(wanted) => wanted,
-            None => return silent.map_or_else(|| Ok(nobodys()), Err),
-        },
+        Some(ReplicaState::SetAside) | None => {
+            let (others, silent) = ask_others(node, &map, row, id, name).await;
+            match decide(own, &others) {
+                Decision::Copy(info) => of(info),
+                Decision::AskOr(info) => {
+                    let committed = committed(node, metaservers, group, chunk).await?;
+                    committed.unwrap_or_else(|| of(info))
+                }
+                Decision::Ask => match committed(node, metaservers, group, chunk).await? {
+                    Some(wanted) => wanted,
+                    None => return silent.map_or_else(|| Ok(nobodys()), Err),
+                },
+            }
+        }
     };
     match fetch::fetch(node, disk, wanted, &sources, Haste::Paced).await {
         Outcome::Stored => Ok(Mended::Done),
         Outcome::Later(error) => Err(error),
         Outcome::Nobody if is_held(disk, wanted).await? => Ok(Mended::Done),
         // It may have been deleted everywhere since, because nothing refers to it.
-        Outcome::Nobody => match committed(node, metaservers, (pool, pg), chunk).await? {
+        Outcome::Nobody => match committed(node, metaservers, group, chunk).await? {
             Some(_) => Ok(Mended::Lost),
             None => Ok(nobodys()),
         },
@@ -289,6 +315,12 @@ mod tests {
             (bad, vec![info(20, SetAside)], Decision::Ask),
             (bad, vec![], Decision::Ask),
             (bad, vec![info(0, Open)], Decision::Ask),
+            (
+                Some(info(0, SetAside)),
+                vec![info(5, Sealed), info(9, Sealed)],
+                Decision::AskOr(info(9, Sealed)),
+            ),
+            (Some(info(0, SetAside)), vec![], Decision::Ask),
             (None, vec![info(7, Sealed), info(3, Open)], Decision::Ask),
         ];
         for (own, others, expected) in cases {

@@ -295,6 +295,53 @@ async fn a_footer_without_its_data_does_not_take_with_it_what_was_flushed() {
     }
 }
 
+/// Without its entry nobody knows how long it was; who has the whole file may still get its end back.
+#[tokio::test]
+async fn a_chunk_whose_footer_is_damaged_is_served_up_to_a_flush_and_its_file_stays_as_it_is() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(9, 400_000);
+    let writer = disk.create_chunk(POOL, ChunkId(9), 400_000).unwrap();
+    for (from, to) in [(0, 100_001), (100_001, 200_000)] {
+        append(&writer, from, data.slice(from..to)).await.unwrap();
+        let crc = Crc::of(&data[..to]);
+        writer.flush(to as u32, crc).await.unwrap();
+    }
+    append(&writer, 200_000, data.slice(200_000..))
+        .await
+        .unwrap();
+    writer.seal(400_000, Crc::of(&data)).await.unwrap();
+    disk.stop().unwrap();
+    drop(disk);
+    remove_index(&dir);
+    let whole = fs::read(chunk_path(&dir, 9)).unwrap();
+    let footer_at = whole.len() - SECTOR_LEN;
+    let in_second_flush = DATA_AT as usize + 150_000;
+    for (damaged, len) in [
+        (vec![footer_at + 20], 200_000),
+        (vec![whole.len() - 1], 200_000),
+        (vec![footer_at + 20, in_second_flush], 100_001),
+        (vec![footer_at, whole.len() - 16, in_second_flush], 100_001),
+        (
+            vec![footer_at, whole.len() - 16, 2 * SECTOR_LEN + 20],
+            100_001,
+        ),
+    ] {
+        let copy = crashed(&dir);
+        let path = chunk_path(&copy, 9);
+        damaged.iter().for_each(|at| flip(&path, *at));
+        let left = fs::read(&path).unwrap();
+        let disk = open(&copy);
+        same(read(&disk, 9).unwrap(), &data[..len]);
+        assert_eq!(disk.report().files_found, 1);
+        drop(disk);
+        same(fs::read(&path).unwrap(), &left);
+        damaged.iter().for_each(|at| flip(&path, *at));
+        remove_index(&copy);
+        same(read(&open(&copy), 9).unwrap(), &data);
+    }
+}
+
 #[tokio::test]
 async fn the_file_of_another_chunk_or_disk_is_refused_under_this_name() {
     let dir = filled().await;
