@@ -357,6 +357,32 @@ async fn a_copy_of_which_a_start_found_less_is_whole_again_after_a_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_keeps_what_the_members_have_lost_the_end_of() {
+    let mut cluster = Cluster::bare().await;
+    for server in 1..=4 {
+        cluster.start_server(server).await;
+    }
+    cluster.place(&[1, 2, 3]).await;
+    let client = cluster.client("anna");
+    let mut written = Written::new();
+    fill(&client, 100, &mut written).await;
+    refer(&cluster, &written);
+    let data = write_flushed(&cluster, &client, 7, 2_500_001).await;
+    for server in [1, 2] {
+        let path = chunk_file(&cluster, server, 7);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[65_536 + 1_000_000] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(!cluster.disk(server).verify(POOL, ChunkId(7)).unwrap());
+    }
+    cluster.exchange(&[1, 2, 4]).await;
+    clean(&cluster).await;
+    let left = cluster.disk(3);
+    until(|| left.counts().files + left.counts().small == 1).await;
+    assert!(has_whole(left, 7, &data));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
     let mut cluster = Cluster::bare().await;
     for server in 1..=3 {

@@ -75,6 +75,15 @@ pub fn is_out_of_files(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
+/// Whether a place of the disk can not be read, while others may be.
+pub fn is_bad_sector(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    // The second is what a disk that knows of its damage says where the page cache is not asked.
+    [Errno::IO, Errno::NODATA]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// An IO error outside the data path, where nothing was promised yet.
 pub fn io_error(doing: &str, path: &Path, error: io::Error) -> Error {
     let remedy = match error.kind() {

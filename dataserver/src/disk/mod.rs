@@ -467,8 +467,9 @@ impl Disk {
         shared.aside.put(name, reason, &shared.health)
     }
 
-    /// Whether the bytes of a chunk that the disk has sealed are what they should be, read from the disk; a bad
-    /// copy is set aside. `false` if the chunk is not here, or was set aside already. Blocks.
+    /// Whether the bytes of a chunk that the disk has sealed are what they should be, read from the disk. A bad
+    /// copy ends at its longest flush that verifies; one without any is set aside. `false` for both, and if the
+    /// chunk is not here or was set aside already. Blocks.
     ///
     /// Errors: those of the index, `DiskFailed`.
     pub fn verify(&self, pool: PoolId, chunk: ChunkId) -> Result<bool> {
@@ -490,13 +491,47 @@ impl Disk {
         match verified {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == Kind::Corrupt => {
-                if looked.is_some() && shared.index.get(name)? == looked {
+                if let Some(entry) = looked.filter(|entry| !self.is_shortened(name, entry))
+                    && shared.index.get(name)? == Some(entry)
+                {
                     shared.aside.put(name, &error.text, &shared.health)?;
                 }
                 Ok(false)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Lets a chunk whose bytes are not what `entry` says end at its longest flush that verifies, if it has one.
+    fn is_shortened(&self, name: ChunkName, entry: &Entry) -> bool {
+        let shared = &self.0.shared;
+        if matches!(entry, Entry::Small { .. }) {
+            return false;
+        }
+        let part = match recovery::part_of(&shared.chunk_path(name), shared.owner(name)) {
+            Ok(Some(part)) if part.len() < entry.len() => part,
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::warn!("{name} can not be looked at: {error}");
+                return false;
+            }
+        };
+        // Nobody replaces or deletes it meanwhile; who does has the last word.
+        let Some(_claim) = shared.claims.claim_again(name, Some(part.clone())) else {
+            return true;
+        };
+        let (len, old_len) = (part.len(), entry.len());
+        let replaced = match shared.index.get(name) {
+            Ok(Some(found)) if found == *entry => shared.index.replace(name, part),
+            other => other.map(drop),
+        };
+        match replaced {
+            Ok(()) => {
+                tracing::warn!("{name} is whole up to {len} bytes of {old_len}, and ends there")
+            }
+            Err(error) => tracing::warn!("{error}"),
+        }
+        true
     }
 
     /// The CRC of the first `len` bytes of a chunk, which are durable here; `None` if they are not, or the copy

@@ -13,7 +13,7 @@ use super::chunk_file::{ChunkFile, Prefix};
 use super::chunk_format::{FOOTER_LEN_MAX, FlushRecord, Footer, Header, Owner};
 use super::data_file::Buffers;
 use super::entry::Entry;
-use super::health::{Health, io_error};
+use super::health::{Health, io_error, is_bad_sector};
 use super::identity::{DiskIdentity, Rooms};
 use super::index::{Index, SegmentState};
 use super::layout::{self, SECTOR_LEN};
@@ -355,16 +355,29 @@ enum Finding {
     Damaged(String),
 }
 
-fn examine(path: &Path, owner: Owner) -> Result<Finding> {
+/// The entry of a chunk file whose bytes are not what its entry says: up to the longest flush that verifies.
+///
+/// After a power cut in the middle of a seal that entry may come from a footer before which the data never reached the
+/// disk; what was acknowledged before is whole.
+pub fn part_of(path: &Path, owner: Owner) -> Result<Option<Entry>> {
     let failed = |error| io_error("read", path, error);
     let file = File::open(path).map_err(failed)?;
     let file_len = file.metadata().map_err(failed)?.len();
-    let mut end = vec![0; file_len.min(FOOTER_LEN_MAX as u64) as usize];
-    let end_at = file_len - end.len() as u64;
-    file.read_exact_at(&mut end, end_at).map_err(failed)?;
     let mut front = vec![0; file_len.min(layout::DATA_AT) as usize];
     file.read_exact_at(&mut front, 0).map_err(failed)?;
+    let Ok(records) = flush_records(path, &front, owner)? else {
+        return Ok(None);
+    };
+    let prefix = longest(&file, &records).map_err(failed)?;
+    Ok(prefix.map(|prefix| prefix.entry()))
+}
 
+/// The flush records in the `front` of a chunk file, the longest first; whose file it is if it is another's.
+fn flush_records(
+    path: &Path,
+    front: &[u8],
+    owner: Owner,
+) -> Result<Result<Vec<FlushRecord>, Owner>> {
     let mut records: Vec<FlushRecord> = Vec::new();
     for sequence in 0..FLUSHES_MAX {
         let at = layout::flush_record_at(sequence) as usize;
@@ -372,26 +385,35 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
             break;
         };
         match FlushRecord::decode(sector) {
-            Ok(record) if record.owner != owner => {
-                return Ok(Finding::Damaged(format!(
-                    "the file is that of {:?}",
-                    record.owner
-                )));
-            }
+            Ok(record) if record.owner != owner => return Ok(Err(record.owner)),
             Ok(record) if record.sequence == sequence => records.push(record),
             Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
             Ok(_) | Err(_) => {}
         }
     }
     records.sort_by_key(|record| std::cmp::Reverse(record.len));
+    Ok(Ok(records))
+}
+
+fn examine(path: &Path, owner: Owner) -> Result<Finding> {
+    let failed = |error| io_error("read", path, error);
+    let of_another = |owner: Owner| Ok(Finding::Damaged(format!("the file is that of {owner:?}")));
+    let file = File::open(path).map_err(failed)?;
+    let file_len = file.metadata().map_err(failed)?.len();
+    let mut end = vec![0; file_len.min(FOOTER_LEN_MAX as u64) as usize];
+    let end_at = file_len - end.len() as u64;
+    file.read_exact_at(&mut end, end_at).map_err(failed)?;
+    let mut front = vec![0; file_len.min(layout::DATA_AT) as usize];
+    file.read_exact_at(&mut front, 0).map_err(failed)?;
+    let records = match flush_records(path, &front, owner)? {
+        Ok(records) => records,
+        Err(other) => return of_another(other),
+    };
 
     match Footer::decode_end(&end) {
         Ok((footer, footer_len)) => {
             if footer.owner != owner {
-                return Ok(Finding::Damaged(format!(
-                    "the file is that of {:?}",
-                    footer.owner
-                )));
+                return of_another(footer.owner);
             }
             let Footer {
                 len,
@@ -455,10 +477,7 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
         ));
     }
     match Header::decode(&front) {
-        Ok(header) if header.owner != owner => Ok(Finding::Damaged(format!(
-            "the file is that of {:?}",
-            header.owner
-        ))),
+        Ok(header) if header.owner != owner => of_another(header.owner),
         Err(error) if error.code == Code::TooNew => Err(error.context(path.display())),
         _ if Footer::is_hinted(&end) => Ok(Finding::Damaged("its footer is damaged".into())),
         _ => Ok(Finding::Nothing),
@@ -510,12 +529,14 @@ fn verify(file: &File, record: &FlushRecord) -> std::io::Result<Option<Prefix>> 
     }))
 }
 
-/// Fills `rest` with the bytes of the chunk from `from` on; false if the file is too short.
+/// Fills `rest` with the bytes of the chunk from `from` on; false if the file is too short, or they can not be read.
 fn read_data(file: &File, cuts: &[u32], from: u32, mut rest: &mut [u8]) -> std::io::Result<bool> {
     for run in layout::runs(cuts, from, rest.len() as u32) {
         let (part, after) = rest.split_at_mut(run.len as usize);
         match file.read_exact_at(part, run.file_at) {
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            // One bad sector does not take what is before it.
+            Err(error) if is_bad_sector(&error) => return Ok(false),
             result => result?,
         }
         rest = after;

@@ -6,9 +6,11 @@
 
 use super::core::Group;
 use super::list::PAGE_LEN;
+use super::mend::committed;
 use super::worker::page;
 use crate::disk::{ChunkInfo, ChunkName, ChunkState, Disk};
 use crate::membership::Membership;
+use crate::metaservers::Metaservers;
 use crate::node::Node;
 use quarry_common::checksum::Crc;
 use quarry_common::ids::{ChunkId, DiskId, PgId, PoolId};
@@ -62,14 +64,14 @@ fn is_held(
         ChunkState::Open => false,
         // What of it was good, if anything, the member has.
         ChunkState::SetAside => member.len >= own.len,
-        // A tail that the member does not have is nobody's: a member has what was committed.
+        // A tail that the member does not have is nobody's, unless it was committed: see below.
         ChunkState::Sealed if member.len < own.len => prefix(member.len)? == Some(member.crc),
         ChunkState::Sealed => (member.len, member.crc) == (own.len, own.crc),
     })
 }
 
 /// Deletes until it is dropped. Cancel-safe.
-pub async fn run(node: Arc<Node>, disk: Disk) {
+pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
     let id = disk.identity().disk;
     let mut changes = node.membership.changes();
     let mut rest: BTreeMap<Group, (Row, Instant)> = BTreeMap::new();
@@ -89,7 +91,7 @@ pub async fn run(node: Arc<Node>, disk: Disk) {
                 continue;
             };
             let (pool, pg) = group;
-            match leave(&node, &disk, group, row).await {
+            match leave(&node, &disk, &metaservers, group, row).await {
                 Ok(Left {
                     deleted,
                     kept,
@@ -160,7 +162,13 @@ struct Left {
 }
 
 /// Deletes what every member has.
-async fn leave(node: &Arc<Node>, disk: &Disk, group: Group, row: &Row) -> Result<Left> {
+async fn leave(
+    node: &Arc<Node>,
+    disk: &Disk,
+    metaservers: &Metaservers,
+    group: Group,
+    row: &Row,
+) -> Result<Left> {
     let (pool, pg) = group;
     let pg_count = node.membership.map().pool(pool)?.pg_count;
     let mut members: Vec<Cursor> = row
@@ -174,11 +182,18 @@ async fn leave(node: &Arc<Node>, disk: &Disk, group: Group, row: &Row) -> Result
         for (chunk, info) in listed.chunks {
             let mut is_everywhere = true;
             let mut is_open = info.state == ChunkState::Open;
+            let mut shortest = info.len;
             for member in &mut members {
                 let found = member.find(node, chunk).await?;
                 is_open |= found.is_some_and(|found| found.state == ReplicaState::Open);
+                shortest = shortest.min(found.map_or(0, |found| found.len));
                 let prefix = |len| disk.prefix_crc(pool, chunk, len);
                 is_everywhere &= is_held(&info, found, prefix)?;
+            }
+            // A member may have lost the end of what was committed, and not know it yet.
+            if is_everywhere && shortest < info.len {
+                let committed = committed(node, metaservers, group, chunk).await?;
+                is_everywhere = committed.is_none_or(|committed| committed.len <= shortest);
             }
             if !is_everywhere {
                 left.kept += 1;

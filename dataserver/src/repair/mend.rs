@@ -249,7 +249,10 @@ async fn mend(
 }
 
 /// What the metaservers say that a chunk must be; `None` if nothing refers to it.
-async fn committed(
+///
+/// # Errors
+/// Those of the metaservers.
+pub async fn committed(
     node: &Node,
     metaservers: &Metaservers,
     group: Group,

@@ -26,7 +26,7 @@ use std::sync::Arc;
 pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
     tokio::join!(
         worker::run(Arc::clone(&node), disk.clone(), metaservers.clone()),
-        mend::run(Arc::clone(&node), disk.clone(), metaservers),
-        leave::run(node, disk),
+        mend::run(Arc::clone(&node), disk.clone(), metaservers.clone()),
+        leave::run(node, disk, metaservers),
     );
 }

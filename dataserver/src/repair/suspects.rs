@@ -33,7 +33,9 @@ impl Suspects {
         if waiting.len() >= WAITING_MAX {
             return false;
         }
-        let known = waiting.entry((disk, ChunkName { pool, chunk })).or_default();
+        let known = waiting
+            .entry((disk, ChunkName { pool, chunk }))
+            .or_default();
         *known = end.max(*known);
         self.came.send_replace(());
         true
@@ -45,7 +47,9 @@ impl Suspects {
         let all = std::mem::take(&mut *waiting).into_iter();
         let (ours, others): (Vec<_>, Vec<_>) = all.partition(|((of, _), _)| *of == disk);
         waiting.extend(others);
-        ours.into_iter().map(|((_, name), end)| (name, end)).collect()
+        ours.into_iter()
+            .map(|((_, name), end)| (name, end))
+            .collect()
     }
 
     /// Tells of each that comes, of any disk.
@@ -69,7 +73,10 @@ mod tests {
         }
         let taken = |disk| -> Vec<(u64, u32)> {
             let names = suspects.take(DiskId(disk));
-            names.iter().map(|(name, end)| (name.chunk.0, *end)).collect()
+            names
+                .iter()
+                .map(|(name, end)| (name.chunk.0, *end))
+                .collect()
         };
         assert_eq!(taken(1), [(5, 0), (7, 0)]);
         assert_eq!(taken(1), []);

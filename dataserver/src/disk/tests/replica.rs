@@ -315,6 +315,41 @@ async fn a_look_at_a_damaged_chunk_sets_it_aside() {
     assert!(!verify(1), "it stays so");
 }
 
+/// A power cut in the middle of a seal may leave the same on every member.
+#[tokio::test]
+async fn a_look_at_a_chunk_whose_end_is_damaged_keeps_what_was_flushed() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 400_000);
+    let writer = disk.create_chunk(POOL, ChunkId(1), 400_000).unwrap();
+    for (from, to) in [(0, 65_536), (65_536, 131_072)] {
+        append(&writer, from, data.slice(from..to)).await.unwrap();
+        let crc = Crc::of(&data[..to]);
+        writer.flush(to as u32, crc).await.unwrap();
+    }
+    append(&writer, 131_072, data.slice(131_072..))
+        .await
+        .unwrap();
+    writer.seal(400_000, Crc::of(&data)).await.unwrap();
+    let verify = || disk.verify(POOL, ChunkId(1)).unwrap();
+    assert!(verify());
+    for (at, len) in [(300_000, 131_072), (70_000, 65_536)] {
+        flip(&chunk_path(&dir, 1), layout::DATA_AT as usize + at);
+        assert!(!verify());
+        same(read(&disk, 1).unwrap(), &data[..len]);
+        assert!(verify(), "what is left is good");
+        assert_eq!((disk.counts().files, disk.counts().len), (1, len as u64));
+    }
+    assert_eq!(disk.bad_copies(), []);
+    // What repair brings takes its place.
+    copy(&disk, 1, &data).await.unwrap();
+    same(read(&disk, 1).unwrap(), &data);
+    copy(&disk, 2, &data).await.unwrap();
+    flip(&chunk_path(&dir, 2), layout::DATA_AT as usize + 300_000);
+    assert!(!disk.verify(POOL, ChunkId(2)).unwrap());
+    assert_eq!(disk.bad_copies(), [name_of(2)], "it was never flushed");
+}
+
 #[tokio::test]
 async fn a_group_lists_what_is_open_sealed_and_bad_page_by_page() {
     let dir = formatted();
