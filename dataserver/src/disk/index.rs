@@ -287,7 +287,8 @@ impl Index {
 
     /// The entry of a chunk.
     pub fn get(&self, name: ChunkName) -> Result<Option<Entry>> {
-        for kind in [FILE, SMALL] {
+        // In this order: a file may take the place of a record between the two looks, and never the other way round.
+        for kind in [SMALL, FILE] {
             if let Some(bytes) = self
                 .db
                 .get_pinned(key(kind, name))
@@ -303,7 +304,7 @@ impl Index {
 
     /// Whether there is an entry.
     pub fn contains(&self, name: ChunkName) -> Result<bool> {
-        for kind in [FILE, SMALL] {
+        for kind in [SMALL, FILE] {
             if self
                 .db
                 .get_pinned(key(kind, name))
@@ -318,21 +319,35 @@ impl Index {
 
     /// Stores entries of chunks that have none.
     pub fn put(&self, entries: &[(ChunkName, Entry)]) -> Result<()> {
-        self.write(entries, None)
+        self.write(&[], entries, None)
     }
 
-    /// Stores entries of chunks that have none, and that their segment has been read up to a position.
+    /// Stores entries, and that their segment has been read up to a position. The chunks have none, but for those of
+    /// `replaced`, whose entries go in the same moment.
     pub fn put_segment(
         &self,
+        replaced: &[ChunkName],
         entries: &[(ChunkName, Entry)],
         segment: SegmentId,
         read_until: u64,
     ) -> Result<()> {
-        self.write(entries, Some((segment, read_until)))
+        self.write(replaced, entries, Some((segment, read_until)))
     }
 
+    /// Stores the entry of a chunk in place of the one it has, if it has one.
+    pub fn replace(&self, name: ChunkName, entry: Entry) -> Result<()> {
+        self.write(&[name], &[(name, entry)], None)
+    }
+
+    /// Removes the entry of a chunk.
+    pub fn remove(&self, name: ChunkName) -> Result<()> {
+        self.write(&[name], &[], None)
+    }
+
+    /// All of it at once: who looks meanwhile finds a chunk that is replaced with one of its two entries.
     fn write(
         &self,
+        removed: &[ChunkName],
         entries: &[(ChunkName, Entry)],
         position: Option<(SegmentId, u64)>,
     ) -> Result<()> {
@@ -342,6 +357,22 @@ impl Index {
         let state_of = |id: &SegmentId| segments.get(id).copied().unwrap_or_default();
         let mut changed = *counts;
         let mut batch = WriteBatch::default();
+        for name in removed {
+            let Some(entry) = self.get(*name)? else {
+                continue;
+            };
+            match &entry {
+                Entry::File { .. } => changed.files = changed.files.saturating_sub(1),
+                Entry::Small { len, segment, .. } => {
+                    changed.small = changed.small.saturating_sub(1);
+                    let state = touched.entry(*segment).or_insert_with(|| state_of(segment));
+                    state.live = state.live.saturating_sub(record_len(*len));
+                }
+            }
+            changed.len = changed.len.saturating_sub(u64::from(entry.len()));
+            batch.delete(key(kind_of(&entry), *name));
+            batch.delete(brief_key(*name));
+        }
         for (name, entry) in entries {
             match entry {
                 Entry::File { .. } => changed.files += 1,
@@ -359,6 +390,9 @@ impl Index {
             let state = touched.entry(segment).or_insert_with(|| state_of(&segment));
             state.read_until = read_until;
         }
+        if batch.is_empty() && touched.is_empty() {
+            return Ok(());
+        }
         for (segment, state) in &touched {
             batch.put(position_key(*segment), state.encode());
         }
@@ -368,41 +402,6 @@ impl Index {
             .map_err(|error| self.damaged(error))?;
         *counts = changed;
         segments.extend(touched);
-        Ok(())
-    }
-
-    /// Stores the entry of a chunk in place of the one it has, if it has one.
-    pub fn replace(&self, name: ChunkName, entry: Entry) -> Result<()> {
-        self.remove(name)?;
-        self.put(&[(name, entry)])
-    }
-
-    /// Removes the entry of a chunk.
-    pub fn remove(&self, name: ChunkName) -> Result<()> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = self.get(name)? else {
-            return Ok(());
-        };
-        let mut segments = self.segments_locked();
-        let mut changed = *counts;
-        let mut batch = WriteBatch::default();
-        match entry {
-            Entry::File { .. } => changed.files = changed.files.saturating_sub(1),
-            Entry::Small { len, segment, .. } => {
-                changed.small = changed.small.saturating_sub(1);
-                let state = segments.entry(segment).or_default();
-                state.live = state.live.saturating_sub(record_len(len));
-                batch.put(position_key(segment), state.encode());
-            }
-        }
-        changed.len = changed.len.saturating_sub(u64::from(entry.len()));
-        batch.delete(key(kind_of(&entry), name));
-        batch.delete(brief_key(name));
-        batch.put(COUNTS, codec::encode(&changed));
-        self.db
-            .write_opt(batch, &self.write_options)
-            .map_err(|error| self.damaged(error))?;
-        *counts = changed;
         Ok(())
     }
 
@@ -576,7 +575,7 @@ mod tests {
                 ])
                 .unwrap();
             index
-                .put_segment(&[(name(9), small.clone())], SegmentId(4), 12_288)
+                .put_segment(&[], &[(name(9), small.clone())], SegmentId(4), 12_288)
                 .unwrap();
             index.remove(name(3)).unwrap();
             index.remove(name(3)).unwrap();
@@ -615,7 +614,7 @@ mod tests {
         };
         index.put(&[(name(0x102), file(300))]).unwrap();
         index
-            .put_segment(&[(name(9), small.clone())], SegmentId(4), 12_288)
+            .put_segment(&[], &[(name(9), small.clone())], SegmentId(4), 12_288)
             .unwrap();
         let stored = index.db.iterator(IteratorMode::Start);
         let stored: Vec<_> = stored
@@ -650,14 +649,23 @@ mod tests {
         };
         let index = Index::open(dir.path(), IDENTITY_1).unwrap();
         let entries = [(name(1), small(4)), (name(2), small(4))];
-        index.put_segment(&entries, SegmentId(4), 12_288).unwrap();
+        index
+            .put_segment(&[], &entries, SegmentId(4), 12_288)
+            .unwrap();
         index.remove(name(1)).unwrap();
         assert_eq!(index.live_in(SegmentId(4)), 144);
         assert!(index.forget_segment(SegmentId(4)).is_err());
         // Moved: out of one and into the other.
-        index.remove(name(2)).unwrap();
         let entries = [(name(2), small(5))];
-        index.put_segment(&entries, SegmentId(5), 12_288).unwrap();
+        index
+            .put_segment(&[name(2)], &entries, SegmentId(5), 12_288)
+            .unwrap();
+        let counts = Counts {
+            files: 0,
+            small: 1,
+            len: 100,
+        };
+        assert_eq!(index.counts(), counts);
         index.forget_segment(SegmentId(4)).unwrap();
         let expected = BTreeMap::from([(
             SegmentId(5),
@@ -670,6 +678,38 @@ mod tests {
         drop(index);
         let index = Index::open(dir.path(), IDENTITY_1).unwrap();
         assert_eq!(index.segments(), expected, "also after a restart");
+    }
+
+    #[test]
+    fn a_chunk_that_is_replaced_is_never_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        let small = |at| Entry::Small {
+            len: 100,
+            crc: Crc(2),
+            segment: SegmentId(4),
+            at,
+        };
+        index.put(&[(name(1), small(0))]).unwrap();
+        std::thread::scope(|scope| {
+            let replacing = scope.spawn(|| {
+                for at in 0..20_000 {
+                    let entries = [(name(1), small(at))];
+                    index
+                        .put_segment(&[name(1)], &entries, SegmentId(4), 12_288)
+                        .unwrap();
+                }
+                index.replace(name(1), file(200)).unwrap();
+            });
+            while !replacing.is_finished() {
+                assert!(index.contains(name(1)).unwrap());
+                assert!(index.get(name(1)).unwrap().is_some());
+                let listed = index.group(PoolId(1), 0..=u64::MAX, (0, ChunkId(0)));
+                assert_eq!(listed.count(), 1);
+            }
+        });
+        assert_eq!(index.get(name(1)).unwrap(), Some(file(200)));
+        assert_eq!(index.live_in(SegmentId(4)), 0);
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Recovery<'_> {
                     |error| error.text,
                 );
                 tracing::warn!("{} holds nothing that can be read: {why}", path.display());
-                return index.put_segment(&[], segment, len);
+                return index.put_segment(&[], &[], segment, len);
             }
         };
         let from = from.max(BATCHES_AT);
@@ -220,7 +220,7 @@ impl Recovery<'_> {
             );
         }
         // The whole file: nothing is ever added to a segment of an earlier start.
-        index.put_segment(&entries, segment, len)?;
+        index.put_segment(&[], &entries, segment, len)?;
         if !healed.is_empty() {
             index.flush()?;
         }

@@ -178,10 +178,9 @@ impl SegmentWriter {
         active.at = end;
         let index = &self.shared.index;
         let replaced = batch.iter().filter(|write| write.replaces);
-        let removed = replaced.map(|write| index.remove(write.claim.name()));
-        removed
-            .collect::<Result<()>>()
-            .and_then(|()| index.put_segment(&entries, active.segment, end))
+        let replaced: Vec<ChunkName> = replaced.map(|write| write.claim.name()).collect();
+        index
+            .put_segment(&replaced, &entries, active.segment, end)
             .map_err(|error| self.shared.index_failed(&error))
     }
 }
