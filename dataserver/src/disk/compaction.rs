@@ -7,17 +7,19 @@
 
 use super::Disk;
 use super::entry::Entry;
+use super::health::io_error;
 use super::name::ChunkName;
 use super::segment::SmallWrite;
 use super::segment_format::{BATCHES_AT, RecordHead, SegmentHeader, SegmentId};
 use super::shared::Shared;
 use bytes::Bytes;
-use quarry_common::Result;
 use quarry_common::checksum::Crc;
 use quarry_common::limits::SMALL_CHUNK_LEN_MAX;
+use quarry_common::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 
 /// Less dead space than this is not worth the copying.
@@ -32,16 +34,34 @@ const WINDOW_LEN: usize = 1 << 20;
 const _: () = assert!(WINDOW_LEN > 2 * (RecordHead::LEN + SMALL_CHUNK_LEN_MAX));
 
 /// Segments that could not be emptied, with the live bytes that were left: a bad copy keeps its place until it is
-/// replaced or deleted.
+/// replaced or deleted, and so does what can not be read.
 #[derive(Default)]
 pub struct Stuck(pub BTreeMap<SegmentId, u64>);
+
+/// How far the live records of a segment were copied.
+enum Moved {
+    /// As far as they are whole, but for so many that are others' at this moment.
+    All { busy: usize },
+    /// Not all of the segment can be read.
+    Unreadable(Error),
+}
+
+/// What becomes of a record.
+enum Move {
+    /// It is on its way.
+    Begun(oneshot::Receiver<Result<()>>),
+    /// The chunk is being deleted or replaced.
+    Busy,
+    /// It is dead or bad.
+    No,
+}
 
 impl Disk {
     /// Compacts the segment with the most dead space, if one is mostly dead: which one it was. Blocks for as long as it
     /// takes to copy half a segment.
     ///
     /// # Errors
-    /// `DiskFull` with less than 0.5 % free, `DiskFailed`, `Stopping`, IO errors: the segment stays as it is.
+    /// `DiskFull` with less than 0.5 % free, `DiskFailed`, `Stopping`; errors when it is moved to the trash.
     pub fn compact(&self) -> Result<Option<SegmentId>> {
         let shared = &self.0.shared;
         shared.health.check()?;
@@ -50,14 +70,23 @@ impl Disk {
             return Ok(None);
         };
         shared.check_collect_space(live)?;
-        let left = match self.move_live(segment)? {
-            true => shared.index.live_in(segment),
-            // Its header can not be read: what it holds is for a person to look at.
-            false => u64::MAX,
-        };
-        if left > 0 {
-            stuck.0.insert(segment, live.min(left));
-            return Ok(None);
+        let moved = self.move_live(segment)?;
+        let left = shared.index.live_in(segment);
+        match moved {
+            // Somebody deletes or replaces a chunk at this moment: there is another attempt soon.
+            Moved::All { busy } if busy > 0 => return Ok(None),
+            Moved::All { .. } if left == 0 => {}
+            // Bad copies are left.
+            Moved::All { .. } => {
+                stuck.0.insert(segment, left);
+                return Ok(None);
+            }
+            // What it holds is for a person to look at, and keeps no other segment from being compacted.
+            Moved::Unreadable(error) => {
+                tracing::warn!("segment {:08x} can not be compacted: {error}", segment.0);
+                stuck.0.insert(segment, left);
+                return Ok(None);
+            }
         }
         // Durably, before the segment goes: an index that has read more than there is is built anew.
         let forgotten = shared.index.forget_segment(segment);
@@ -71,40 +100,33 @@ impl Disk {
         Ok(Some(segment))
     }
 
-    /// Copies every live record of a segment, and turns the index to the copies. False if the segment has no header.
-    fn move_live(&self, segment: SegmentId) -> Result<bool> {
-        let shared = &self.0.shared;
-        let path = shared.segment_path(segment);
-        let failed = |error| super::health::io_error("read", &path, error);
-        let file = File::open(&path).map_err(failed)?;
-        let mut front = vec![0; BATCHES_AT as usize];
-        let header = match file.read_exact_at(&mut front, 0) {
-            Ok(()) => SegmentHeader::decode(&front),
-            Err(error) => Err(failed(error)),
+    /// Copies every live record of a segment, and turns the index to the copies.
+    fn move_live(&self, segment: SegmentId) -> Result<Moved> {
+        let mut records = match Records::open(&self.0.shared.segment_path(segment)) {
+            Ok(records) => records,
+            Err(error) => return Ok(Moved::Unreadable(error)),
         };
-        let Ok(header) = header else {
-            return Ok(false);
-        };
-        let end = file.metadata().map_err(failed)?.len();
-        let mut records = Records::new(file, header.nonce, end);
-        let mut moves = Vec::new();
-        while let Some((head, data)) = records.next().map_err(failed)? {
-            moves.extend(self.begin_move(segment, head, data)?);
-            if moves.len() >= MOVES_AT_ONCE {
+        let (mut moves, mut busy) = (Vec::new(), 0);
+        loop {
+            let next = records.next();
+            if moves.len() >= MOVES_AT_ONCE || !matches!(next, Ok(Some(_))) {
                 finish(&mut moves)?;
             }
+            let (head, data) = match next {
+                Ok(Some(next)) => next,
+                Ok(None) => return Ok(Moved::All { busy }),
+                Err(error) => return Ok(Moved::Unreadable(error)),
+            };
+            match self.begin_move(segment, head, data)? {
+                Move::Begun(moved) => moves.push(moved),
+                Move::Busy => busy += 1,
+                Move::No => {}
+            }
         }
-        finish(&mut moves)?;
-        Ok(true)
     }
 
     /// Sends a record to the segment writer, if it is what the index leads to and is whole.
-    fn begin_move(
-        &self,
-        segment: SegmentId,
-        head: RecordHead,
-        data: Bytes,
-    ) -> Result<Option<oneshot::Receiver<Result<()>>>> {
+    fn begin_move(&self, segment: SegmentId, head: RecordHead, data: Bytes) -> Result<Move> {
         let shared = &self.0.shared;
         let name = ChunkName {
             pool: head.pool,
@@ -117,19 +139,19 @@ impl Disk {
             at: head.at,
         };
         if shared.index.get(name)?.as_ref() != Some(&here) || shared.aside.reason(name).is_some() {
-            return Ok(None);
+            return Ok(Move::No);
         }
         // Until the move is over nobody deletes or replaces the chunk, and it is read here.
         let Some(claim) = shared.claims.claim_again(name, Some(here.clone())) else {
-            return Ok(None);
+            return Ok(Move::Busy);
         };
         if shared.index.get(name)?.as_ref() != Some(&here) {
-            return Ok(None);
+            return Ok(Move::No);
         }
         if Crc::of(&data) != head.crc {
             let reason = "its record in a segment does not verify";
             shared.aside.put(name, reason, &shared.health)?;
-            return Ok(None);
+            return Ok(Move::No);
         }
         let (reply, moved) = oneshot::channel();
         let write = SmallWrite {
@@ -141,7 +163,7 @@ impl Disk {
         };
         let sent = self.small_writes()?.blocking_send(write);
         sent.map_err(|_| super::segment::stopped())?;
-        Ok(Some(moved))
+        Ok(Move::Begun(moved))
     }
 }
 
@@ -174,6 +196,7 @@ fn choose(shared: &Shared, stuck: &BTreeMap<SegmentId, u64>) -> Option<(SegmentI
 
 /// The records of a segment one after the other, read in parts.
 struct Records {
+    path: PathBuf,
     file: File,
     nonce: u64,
     at: u64,
@@ -183,21 +206,33 @@ struct Records {
 }
 
 impl Records {
-    fn new(file: File, nonce: u64, end: u64) -> Records {
-        Records {
+    /// Those of the segment at `path`.
+    ///
+    /// # Errors
+    /// IO errors; those of the header.
+    fn open(path: &Path) -> Result<Records> {
+        let failed = |error| io_error("read", path, error);
+        let file = File::open(path).map_err(failed)?;
+        let mut front = vec![0; BATCHES_AT as usize];
+        file.read_exact_at(&mut front, 0).map_err(failed)?;
+        let header = SegmentHeader::decode(&front)?;
+        let end = file.metadata().map_err(failed)?.len();
+        Ok(Records {
+            path: path.to_path_buf(),
             file,
-            nonce,
+            nonce: header.nonce,
             at: BATCHES_AT,
             end,
             window: Vec::new(),
             window_at: BATCHES_AT,
-        }
+        })
     }
 
     /// The next head that is whole, with its data, whether that verifies or not.
-    fn next(&mut self) -> std::io::Result<Option<(RecordHead, Bytes)>> {
+    fn next(&mut self) -> Result<Option<(RecordHead, Bytes)>> {
         while self.at + RecordHead::LEN as u64 <= self.end {
-            self.fill()?;
+            let filled = self.fill();
+            filled.map_err(|error| io_error("read", &self.path, error))?;
             let rest = &self.window[(self.at - self.window_at) as usize..];
             let Some(head) = RecordHead::decode(rest, self.nonce, self.at) else {
                 self.at += RecordHead::ALIGN as u64;

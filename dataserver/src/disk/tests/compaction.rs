@@ -199,6 +199,48 @@ async fn a_segment_without_a_readable_header_is_left_for_a_person() {
     check_live(&disk);
 }
 
+#[tokio::test]
+async fn a_segment_that_can_not_be_read_keeps_no_other_from_being_compacted() {
+    let (dir, disk) = mostly_dead().await;
+    for chunk in (0..COUNT).map(|chunk| chunk + COUNT) {
+        write_small(&disk, chunk, &bytes(chunk, LEN)).await.unwrap();
+    }
+    disk.stop().unwrap();
+    drop(disk);
+    let disk = open(&dir);
+    // Less is dead than in the first one, which is chosen before it.
+    for chunk in (100..COUNT).map(|chunk| chunk + COUNT) {
+        disk.delete(POOL, ChunkId(chunk), || true).unwrap();
+    }
+    let path = segment_path(&dir, 0);
+    let away = dir.path().join("away");
+    fs::rename(&path, &away).unwrap();
+    assert_eq!(compact(&disk).await.unwrap(), None);
+    assert_eq!(compact(&disk).await.unwrap(), Some(1));
+    assert_eq!(compact(&disk).await.unwrap(), None);
+    fs::rename(&away, &path).unwrap();
+    check_live(&disk);
+    // What was deleted there since makes it worth another look.
+    disk.delete(POOL, ChunkId(0), || true).unwrap();
+    assert_eq!(compact(&disk).await.unwrap(), Some(0));
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_somebody_elses_for_a_moment_keeps_its_segment_for_a_moment() {
+    let (_dir, disk) = mostly_dead().await;
+    let name = ChunkName {
+        pool: POOL,
+        chunk: ChunkId(10),
+    };
+    let shared = &disk.0.shared;
+    let entry = shared.index.get(name).unwrap();
+    let claim = shared.claims.claim_again(name, entry).unwrap();
+    assert_eq!(compact(&disk).await.unwrap(), None);
+    drop(claim);
+    assert_eq!(compact(&disk).await.unwrap(), Some(0));
+    check_all(&disk);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chunks_are_read_written_and_deleted_while_their_segment_is_compacted() {
     let (_dir, disk) = mostly_dead().await;
