@@ -156,8 +156,18 @@ impl Recovery<'_> {
         let failed = |error| io_error("read", &path, error);
         let file = File::open(&path).map_err(failed)?;
         let len = file.metadata().map_err(failed)?.len();
+        let read = |bytes: &mut [u8], at| {
+            let lacking = read_with_gaps(bytes, at, |part, at| file.read_exact_at(part, at));
+            if let Ok(1..) = lacking {
+                tracing::error!(
+                    "{} has sectors that can not be read: their small chunks are missing here; give the cluster another disk in place of this one soon",
+                    path.display()
+                );
+            }
+            lacking.map_err(failed)
+        };
         let mut front = vec![0; len.min(BATCHES_AT) as usize];
-        file.read_exact_at(&mut front, 0).map_err(failed)?;
+        read(&mut front, 0)?;
         let header = match SegmentHeader::decode(&front) {
             Ok(header) if header.is(self.identity.cluster, self.identity.disk, segment) => header,
             Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
@@ -173,7 +183,7 @@ impl Recovery<'_> {
         };
         let from = from.max(BATCHES_AT);
         let mut bytes = vec![0; len.saturating_sub(from) as usize];
-        file.read_exact_at(&mut bytes, from).map_err(failed)?;
+        read(&mut bytes, from)?;
         // A copy that took the place of another, and one that a compaction has moved, stands further on: the last
         // whole one counts.
         let mut found: BTreeMap<ChunkName, Found> = BTreeMap::new();
@@ -544,6 +554,42 @@ fn read_data(file: &File, cuts: &[u32], from: u32, mut rest: &mut [u8]) -> std::
     Ok(true)
 }
 
+/// Reads by `read` what stands at `at`, in small pieces where a disk has bad sectors, which stay zeros; how many pieces.
+fn read_with_gaps(
+    bytes: &mut [u8],
+    at: u64,
+    read: impl Fn(&mut [u8], u64) -> std::io::Result<()>,
+) -> std::io::Result<usize> {
+    let mut lacking = 0;
+    for (part, part_at) in bytes.chunks_mut(PART_LEN).zip((at..).step_by(PART_LEN)) {
+        match read(part, part_at) {
+            Err(error) if is_bad_sector(&error) => {}
+            whole => {
+                whole?;
+                continue;
+            }
+        }
+        for (sector, at) in part
+            .chunks_mut(SECTOR_LEN)
+            .zip((part_at..).step_by(SECTOR_LEN))
+        {
+            match read(sector, at) {
+                Err(error) if is_bad_sector(&error) => {
+                    sector.fill(0);
+                    lacking += 1;
+                }
+                whole => whole?,
+            }
+        }
+    }
+    Ok(lacking)
+}
+
+/// A segment is read in parts of this length.
+const PART_LEN: usize = 1 << 20;
+
+const _: () = assert!(PART_LEN.is_multiple_of(SECTOR_LEN));
+
 /// A record that was found in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Found {
@@ -663,6 +709,35 @@ mod tests {
                         == bytes[data_at..data_at + found.head.len as usize]
             }));
         }
+    }
+
+    #[test]
+    fn a_bad_sector_takes_only_what_stands_in_it() {
+        let (bytes, ends) = segment(&[&[100, 5], &[60_000], &[4000; 700], &[1, 70, 3]]);
+        let at_sector = 3 * PART_LEN / 2 / SECTOR_LEN;
+        let bad = at_sector * SECTOR_LEN..(at_sector + 1) * SECTOR_LEN;
+        let read = |part: &mut [u8], at: u64| {
+            let at = (at - BATCHES_AT) as usize;
+            let end = at + part.len();
+            // What a failed read leaves in its buffer means nothing.
+            part.copy_from_slice(&bytes[at..end]);
+            match at < bad.end && bad.start < end {
+                true => Err(rustix::io::Errno::IO.into()),
+                false => Ok(()),
+            }
+        };
+        let mut left = vec![7; bytes.len()];
+        assert_eq!(read_with_gaps(&mut left, BATCHES_AT, read).unwrap(), 1);
+        let mut expected = bytes.clone();
+        expected[bad.clone()].fill(0);
+        assert!(left == expected);
+        let whole = found(&left)
+            .iter()
+            .filter(|(_, verifies)| *verifies)
+            .count();
+        assert!((ends.len() - 3..ends.len()).contains(&whole));
+        let other = |_: &mut [u8], _| Err(std::io::ErrorKind::NotFound.into());
+        assert!(read_with_gaps(&mut left, BATCHES_AT, other).is_err());
     }
 
     #[test]
