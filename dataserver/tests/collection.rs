@@ -137,6 +137,38 @@ async fn a_disk_tells_all_it_has_and_deletes_what_is_nobodys() {
     assert!(cluster.meta.state.gone.lock().unwrap().is_empty());
 }
 
+/// One chunk that does not go, as on a damaged file system, keeps no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_that_can_not_be_moved_to_the_trash_keeps_no_other() {
+    let cluster = begun().await;
+    let client = cluster.client("anna");
+    for chunk in 4..8 {
+        let data = pattern(chunk, 200_000).into();
+        client.write(ChunkId(chunk), &data).await.unwrap();
+    }
+    // What can not be opened.
+    let socket = cluster.dir.path().join("s");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for chunk in [3, 6] {
+        let folder = cluster.disk_path(1).join(format!("chunks/{chunk:02x}"));
+        let path = folder.join(format!("{:04x}-{chunk:016x}", POOL.0));
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&socket, &path).unwrap();
+    }
+    let due = (1..6).map(ChunkId);
+    cluster.meta.state.due.lock().unwrap().extend(due);
+    let unwanted = [6, 7].map(ChunkId);
+    cluster.meta.state.unwanted.lock().unwrap().extend(unwanted);
+    let of = |id, chunk| has(&disk(&cluster, id), chunk);
+    until(|| (1..8).all(|chunk| of(1, chunk) == [3, 6].contains(&chunk) && !of(2, chunk))).await;
+    let said = |id| {
+        let gone = cluster.meta.state.gone.lock().unwrap();
+        let gone = gone.iter().filter(|(disk, _)| *disk == DiskId(id));
+        gone.map(|(_, chunk)| chunk.0).collect::<Vec<u64>>()
+    };
+    until(|| (said(1), said(2)) == (vec![1, 2, 4, 5], vec![1, 2, 3, 4, 5])).await;
+}
+
 /// A disk that has deleted a doomed chunk gets it back from nobody, though another still has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_doomed_is_not_fetched_again_and_not_lost() {

@@ -54,6 +54,7 @@ pub async fn run(
         disk,
         metaservers,
         schedule: Schedule::new(every, first_at),
+        not_deleted: None,
         cancel: cancel.clone(),
     };
     let mut logged_at: Option<Instant> = None;
@@ -87,6 +88,8 @@ struct Collector {
     disk: Disk,
     metaservers: Metaservers,
     schedule: Schedule,
+    /// Why a chunk could not be deleted, the first one of this round: the others went.
+    not_deleted: Option<Error>,
     cancel: CancellationToken,
 }
 
@@ -101,7 +104,8 @@ impl Collector {
             self.schedule.handle_failed(Instant::now());
         }
         let tidied = self.blocking(|disk| disk.tidy()).await;
-        deleted.and(asked).and(tidied)
+        let not_deleted = self.not_deleted.take().map_or(Ok(()), Err);
+        deleted.and(asked).and(not_deleted).and(tidied)
     }
 
     /// Deletes what is due, and says so. What the disk does not have counts as deleted.
@@ -189,28 +193,33 @@ impl Collector {
     }
 
     /// Moves chunks to the trash; those that are not here any more. One that is being written or replaced stays
-    /// for another time.
-    async fn delete(&self, chunks: Chunks) -> Result<Chunks> {
+    /// for another time, and so does one that can not be moved.
+    async fn delete(&mut self, chunks: Chunks) -> Result<Chunks> {
         let id = self.id;
         // Before it is deleted here: else repair might fetch it once more from who still has it.
         self.node.doomed.note(&chunks);
-        self.blocking(move |disk| {
-            let mut gone = Chunks::new();
+        let deleting = self.blocking(move |disk| {
+            let (mut gone, mut failed) = (Chunks::new(), None);
             let mut deleted = 0;
             for (pool, chunk) in chunks {
                 match disk.delete(pool, chunk, || true) {
                     Ok(was_here) => deleted += u64::from(was_here),
                     Err(error) if error.code == Code::Busy => continue,
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        continue;
+                    }
                 }
                 gone.push((pool, chunk));
             }
             if deleted > 0 {
                 tracing::info!("{deleted} chunks of disk {id} were deleted");
             }
-            Ok(gone)
-        })
-        .await
+            Ok((gone, failed))
+        });
+        let (gone, failed) = deleting.await?;
+        self.not_deleted = self.not_deleted.take().or(failed);
+        Ok(gone)
     }
 
     /// Asks whichever metaserver leads.
