@@ -190,10 +190,32 @@ fn damaged(error: impl std::fmt::Display) -> Error {
     )
 }
 
+/// What an error of the database means that says nothing about what is in it: no room, and too many open files.
+fn passing(text: &str) -> Option<Error> {
+    let (code, remedy) = if text.contains("No space left on device") {
+        (Code::DiskFull, "free some space on the disk")
+    } else if text.contains("Too many open files") {
+        (
+            Code::Overloaded,
+            "raise the limit of open files (ulimit -n)",
+        )
+    } else {
+        return None;
+    };
+    let text = format!("the index of the disk can not be used now: {text}; {remedy}");
+    Some(Error::new(code, text))
+}
+
+/// An error of the database when it is opened.
+fn refused(error: rocksdb::Error) -> Error {
+    let text = error.into_string();
+    passing(&text).unwrap_or_else(|| damaged(text))
+}
+
 fn read_segments(db: &DB) -> Result<BTreeMap<SegmentId, SegmentState>> {
     let mut segments = BTreeMap::new();
     for item in db.iterator(IteratorMode::From(&[POSITION], Direction::Forward)) {
-        let (key, value) = item.map_err(damaged)?;
+        let (key, value) = item.map_err(refused)?;
         if key.first() != Some(&POSITION) {
             break;
         }
@@ -214,7 +236,7 @@ fn mark_path(folder: &Path) -> PathBuf {
 impl Index {
     /// Opens or creates the index in `folder` for the disk `identity`.
     ///
-    /// An error means that it is to be moved away and rebuilt.
+    /// `ChecksumMismatch` means that it is to be moved away and rebuilt; `DiskFull` and `Overloaded` pass.
     pub fn open(folder: &Path, identity: DiskIdentity) -> Result<Index> {
         if mark_path(folder).exists() {
             return Err(damaged("it was found damaged while it was in use"));
@@ -235,11 +257,11 @@ impl Index {
         options.set_memtable_prefix_bloom_ratio(0.1);
         options.set_memtable_whole_key_filtering(true);
         options.set_block_based_table_factory(&table);
-        let db = DB::open(&options, folder).map_err(damaged)?;
+        let db = DB::open(&options, folder).map_err(refused)?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         let expected = codec::encode_record(FORMAT, &identity);
-        match db.get(IDENTITY).map_err(damaged)? {
+        match db.get(IDENTITY).map_err(refused)? {
             Some(found) if found == expected => {}
             Some(_) => return Err(damaged("it is another disk's, or of another format")),
             None if db.iterator(IteratorMode::Start).next().is_some() => {
@@ -247,9 +269,9 @@ impl Index {
             }
             None => db
                 .put_opt(IDENTITY, expected, &write_options)
-                .map_err(damaged)?,
+                .map_err(refused)?,
         }
-        let counts = match db.get(COUNTS).map_err(damaged)? {
+        let counts = match db.get(COUNTS).map_err(refused)? {
             Some(bytes) => codec::decode("counts of a disk's index", &bytes).map_err(damaged)?,
             None => Counts::default(),
         };
@@ -285,6 +307,12 @@ impl Index {
         error
     }
 
+    /// An error of the database in use.
+    fn refused(&self, error: rocksdb::Error) -> Error {
+        let text = error.into_string();
+        passing(&text).unwrap_or_else(|| self.damaged(text))
+    }
+
     /// The entry of a chunk.
     pub fn get(&self, name: ChunkName) -> Result<Option<Entry>> {
         // In this order: a file may take the place of a record between the two looks, and never the other way round.
@@ -292,7 +320,7 @@ impl Index {
             if let Some(bytes) = self
                 .db
                 .get_pinned(key(kind, name))
-                .map_err(|error| self.damaged(error))?
+                .map_err(|error| self.refused(error))?
             {
                 return Entry::decode(&bytes)
                     .map(Some)
@@ -308,7 +336,7 @@ impl Index {
             if self
                 .db
                 .get_pinned(key(kind, name))
-                .map_err(|error| self.damaged(error))?
+                .map_err(|error| self.refused(error))?
                 .is_some()
             {
                 return Ok(true);
@@ -399,7 +427,7 @@ impl Index {
         batch.put(COUNTS, codec::encode(&changed));
         self.db
             .write_opt(batch, &self.write_options)
-            .map_err(|error| self.damaged(error))?;
+            .map_err(|error| self.refused(error))?;
         *counts = changed;
         segments.extend(touched);
         Ok(())
@@ -430,9 +458,18 @@ impl Index {
         }
         self.db
             .delete_opt(position_key(segment), &self.write_options)
-            .map_err(|error| self.damaged(error))?;
-        segments.remove(&segment);
-        self.flush()
+            .map_err(|error| self.refused(error))?;
+        let state = segments.remove(&segment);
+        let flushed = self.flush();
+        if let (Err(_), Some(state)) = (&flushed, state) {
+            segments.insert(segment, state);
+            let state = state.encode();
+            let kept = self
+                .db
+                .put_opt(position_key(segment), state, &self.write_options);
+            return flushed.and(kept.map_err(|error| self.refused(error)));
+        }
+        flushed
     }
 
     /// The chunks with files in one folder, ordered by name.
@@ -443,7 +480,7 @@ impl Index {
             .db
             .iterator(IteratorMode::From(&prefix, Direction::Forward))
         {
-            let (key, _) = item.map_err(|error| self.damaged(error))?;
+            let (key, _) = item.map_err(|error| self.refused(error))?;
             if !key.starts_with(&prefix) {
                 break;
             }
@@ -462,7 +499,7 @@ impl Index {
                         .map_or(true, |(key, _)| key.first() == Some(&kind))
                 })
                 .map(move |item| {
-                    let (key, value) = item.map_err(|error| self.damaged(error))?;
+                    let (key, value) = item.map_err(|error| self.refused(error))?;
                     let name = parse_key(&key).ok_or_else(|| self.damaged("a key is malformed"))?;
                     Ok((
                         name,
@@ -484,7 +521,7 @@ impl Index {
         let last = group_key(pool, *orders.end(), ChunkId(u64::MAX));
         self.db
             .iterator(IteratorMode::From(&first, Direction::Forward))
-            .map(|item| item.map_err(|error| self.damaged(error)))
+            .map(|item| item.map_err(|error| self.refused(error)))
             .take_while(move |item| item.as_ref().map_or(true, |(key, _)| **key <= last[..]))
             .map(|item| {
                 let (key, value) = item?;
@@ -507,7 +544,7 @@ impl Index {
             let Some(item) = rest.next() else {
                 break;
             };
-            let (key, _) = item.map_err(|error| self.damaged(error))?;
+            let (key, _) = item.map_err(|error| self.refused(error))?;
             if !key.starts_with(&from[..3]) {
                 break;
             }
@@ -526,7 +563,7 @@ impl Index {
 
     /// Makes everything durable, so that the next start need not read it again.
     pub fn flush(&self) -> Result<()> {
-        self.db.flush().map_err(|error| self.damaged(error))
+        self.db.flush().map_err(|error| self.refused(error))
     }
 }
 
@@ -710,6 +747,31 @@ mod tests {
         });
         assert_eq!(index.get(name(1)).unwrap(), Some(file(200)));
         assert_eq!(index.live_in(SegmentId(4)), 0);
+    }
+
+    #[test]
+    fn no_room_and_too_many_open_files_are_no_damage() {
+        let code = |text| passing(text).map(|error| error.code);
+        for (text, expected) in [
+            (
+                "IO error: No space left on device: While appending to file: /d/index/000007.sst: No space left on device",
+                Some(Code::DiskFull),
+            ),
+            (
+                "IO error: While open a file for random read: /d/index/000004.sst: Too many open files",
+                Some(Code::Overloaded),
+            ),
+            (
+                "Corruption: block checksum mismatch: stored = 1, computed = 2",
+                None,
+            ),
+            (
+                "IO error: While pread offset 0 len 10: /d/index/000004.sst: Input/output error",
+                None,
+            ),
+        ] {
+            assert_eq!(code(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -83,6 +83,9 @@ pub const OPEN_CHUNKS_MAX: usize = 256;
 /// How long a stop waits for writers that were let go to end.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
+/// What a start may write before anything can be freed: files of the index.
+const OPEN_LEN: u64 = 16 << 20;
+
 /// How a disk is used.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskOptions {
@@ -187,9 +190,15 @@ impl Disk {
     pub fn open(path: &Path, cluster: ClusterId, options: DiskOptions) -> Result<Disk> {
         let identity = identity::expect(path, cluster)?;
         let lock = identity::lock(path)?;
+        let rooms = Rooms::of(path);
+        // First, since a start writes: an index that finds no room can not be opened.
+        let permille = space::COLLECT_FREE_PERMILLE.min(u16::from(options.free_percent) * 10);
+        let lacking = Space::of(path)?.lacking(permille, OPEN_LEN);
+        if lacking > 0 {
+            Trash::open(&rooms.trash, OpenNumber(0))?.free(lacking)?;
+        }
         // 0 is what a disk has that was never opened.
         let opens = identity::start(path, OpenNumber(rand::random::<u64>().max(1)))?;
-        let rooms = Rooms::of(path);
         let direct_io = options.direct_io && data_file::takes_direct_io(path)?;
         if options.direct_io && !direct_io {
             tracing::warn!(

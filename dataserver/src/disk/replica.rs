@@ -165,14 +165,19 @@ pub fn take_place(shared: &Shared, name: ChunkName, path: &Path, entry: Entry) -
         return shared.trash.put(path);
     }
     let index_failed = |error: Error| shared.index_failed(&error);
-    if shared.index.contains(name)? {
+    if let Some(old) = shared.index.get(name)? {
         shared.index.remove(name).map_err(index_failed)?;
-        shared.index.flush().map_err(index_failed)?;
+        if let Err(error) = shared.index.flush() {
+            let error = index_failed(error);
+            // It stays what the disk has.
+            shared.insist_on_entry(name, old)?;
+            return Err(error);
+        }
     }
     let to = shared.chunk_path(name);
     std::fs::rename(path, &to).map_err(|error| shared.health.write_error("rename", path, error))?;
     sync_directory(&shared.rooms.folder(name.folder()), &shared.health)?;
-    shared.add_to_index(name, entry)?;
+    shared.insist_on_entry(name, entry)?;
     unmark(shared, name)
 }
 

@@ -15,8 +15,12 @@ use super::trash::Trash;
 use quarry_common::{Code, Error, Result};
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// An entry for which there was no room is stored again after so long.
+const ENTRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The parts of an open disk.
 pub struct Shared {
@@ -65,11 +69,28 @@ impl Shared {
     }
 
     /// Makes a durable chunk readable. The index is derived, but without an entry the chunk could not be
-    /// found until the next start: so the disk fails.
+    /// found until the next start: so the disk fails, unless there is just no room.
     pub fn add_to_index(&self, name: ChunkName, entry: Entry) -> Result<()> {
         self.index
             .put(&[(name, entry)])
             .map_err(|error| self.index_failed(&error))
+    }
+
+    /// Makes a chunk readable that may have been acknowledged: waits until there is room for its entry, for as long as
+    /// the disk is not stopped. Whoever calls holds its claim, so it is found meanwhile.
+    pub fn insist_on_entry(&self, name: ChunkName, entry: Entry) -> Result<()> {
+        loop {
+            match self.add_to_index(name, entry.clone()) {
+                Err(error)
+                    if error.code == Code::DiskFull && !self.stopping.load(Ordering::Acquire) =>
+                {
+                    tracing::warn!("{name} waits for its entry: {error}");
+                    self.make_room()?;
+                    std::thread::sleep(ENTRY_AGAIN_AFTER);
+                }
+                settled => return settled,
+            }
+        }
     }
 
     /// That a chunk is not here.
@@ -78,9 +99,13 @@ impl Shared {
         Error::new(Code::ChunkMissing, text)
     }
 
-    /// The index could not be written.
+    /// The index could not be written. That there is no room passes; after anything else the database takes no more
+    /// writes until the next start.
     pub fn index_failed(&self, error: &Error) -> Error {
-        self.health.fail(error.text.clone())
+        match error.code {
+            Code::DiskFull => error.clone(),
+            _ => self.health.fail(error.text.clone()),
+        }
     }
 
     /// The room of the disk; trash counts as free.

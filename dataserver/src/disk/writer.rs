@@ -300,7 +300,7 @@ impl Task {
         let finished = file
             .finish_at_flush(&shared.health)
             .and_then(|entry| match entry {
-                Some(entry) => shared.add_to_index(name, entry).map(|()| true),
+                Some(entry) => shared.insist_on_entry(name, entry).map(|()| true),
                 None => file.free_reserved(&shared.health).map(|()| false),
             });
         file.close(&shared.buffers);

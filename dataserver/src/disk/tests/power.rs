@@ -80,3 +80,52 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged() {
     drop(disk);
     run(&format!("umount {mount}"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root and tmpfs"]
+async fn a_full_disk_keeps_its_index_and_serves_when_there_is_room_again() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    let shown = mount.display();
+    run(&format!("mount -t tmpfs -o size=64m tmpfs {shown}"));
+    let root = mount.join("disk");
+    Disk::format(&root, IDENTITY).unwrap();
+    let options = DiskOptions {
+        direct_io: false,
+        ..OPTIONS
+    };
+    let disk = Disk::open(&root, CLUSTER, options).unwrap();
+    let data = bytes(1, 100_000);
+    for chunk in 0..20 {
+        write(&disk, chunk, &data).await.unwrap();
+    }
+    disk.delete(POOL, ChunkId(19), || true).unwrap();
+    let fill = || {
+        let mut filling = fs::File::create(mount.join("filling")).unwrap();
+        while std::io::Write::write_all(&mut filling, &[1; 4096]).is_ok() {}
+    };
+    fill();
+    assert_eq!(code(disk.stop()), Code::DiskFull);
+    assert!(!disk.is_failed());
+    same(read(&disk, 7).unwrap(), &data);
+    fs::remove_file(mount.join("filling")).unwrap();
+    drop(disk);
+    // A start makes room of the trash, and finds its index as it was.
+    fill();
+    let disk = match Disk::open(&root, CLUSTER, options) {
+        Ok(disk) => disk,
+        Err(error) => {
+            assert_eq!(error.code, Code::DiskFull, "{error}");
+            fs::remove_file(mount.join("filling")).unwrap();
+            Disk::open(&root, CLUSTER, options).unwrap()
+        }
+    };
+    assert!(!disk.report().index_rebuilt);
+    assert_eq!(fs::read_dir(root.join("trash")).unwrap().count(), 0);
+    for chunk in 0..19 {
+        same(read(&disk, chunk).unwrap(), &data);
+    }
+    drop(disk);
+    run(&format!("umount {shown}"));
+}
