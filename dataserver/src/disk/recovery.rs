@@ -262,7 +262,9 @@ impl Recovery<'_> {
             let item = item.map_err(|error| io_error("list", &path, error))?;
             match item.file_name().to_str().and_then(ChunkName::parse) {
                 Some(name) if name.folder() == folder => drop(files.insert(name)),
-                None if is_copy(&item.file_name()) => self.trash.put(&item.path())?,
+                // Nobody wants it back, and it takes all the room that was reserved for it.
+                None if is_copy(&item.file_name()) => fs::remove_file(item.path())
+                    .map_err(|error| io_error("remove", &item.path(), error))?,
                 _ => tracing::warn!("{} is no chunk file and is ignored", item.path().display()),
             }
         }

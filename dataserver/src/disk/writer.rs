@@ -8,6 +8,7 @@ use super::chunk_format::Owner;
 use super::claims::Claim;
 use super::data_file::sync_directory;
 use super::entry::Entry;
+use super::health::io_error;
 use super::shared::{Shared, copy_path};
 use super::{reading, replica};
 use bytes::Bytes;
@@ -193,7 +194,7 @@ impl Task {
         let owner: Owner = shared.owner(name);
         if self.purpose == Purpose::Copy && self.path().exists() {
             // Left by an attempt that could not throw it away.
-            shared.trash.put(&self.path())?;
+            remove(&self.path())?;
         }
         let file = ChunkFile::create(
             &self.path(),
@@ -317,13 +318,22 @@ impl Task {
     }
 
     fn throw_away(self, path: &Path) {
-        if let Err(error) = self.shared.trash.put(path) {
+        let thrown_away = match self.purpose {
+            Purpose::New => self.shared.trash.put(path),
+            // Nobody wants a copy back that is not whole, and all the room that it was to take is reserved.
+            Purpose::Copy => remove(path),
+        };
+        if let Err(error) = thrown_away {
             tracing::warn!("{error}; the next start does it");
         }
         if self.purpose == Purpose::New {
             self.claim.spend();
         }
     }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_file(path).map_err(|error| io_error("remove", path, error))
 }
 
 /// Answers a caller who may have gone away; what was done stays done.

@@ -133,7 +133,7 @@ async fn a_crash_between_a_good_copy_and_its_entry_ends_with_one_of_the_two() {
     assert_eq!(copies_left(&unfinished), 1);
     let again = open(&unfinished);
     same(read(&again, 1).unwrap(), &data[..100_000]);
-    assert_eq!(copies_left(&unfinished), 0);
+    assert_eq!((copies_left(&unfinished), again.trash_len()), (0, 0));
     assert_eq!(again.counts().files, 1);
     // The entry of the old one is gone, the file is not exchanged yet; and it is, without its entry.
     for file in [&before, &dir] {
@@ -225,6 +225,7 @@ async fn a_copy_that_is_not_sealed_or_is_another_leaves_nothing() {
         .unwrap();
     assert!(writer.seal(5, Crc(7)).await.is_err());
     assert_eq!(copies_left(&dir), 0);
+    assert_eq!(disk.trash_len(), 0, "nor does it keep any room");
     same(read(&disk, 1).unwrap(), &good);
     assert_eq!(disk.chunks().count(), 1);
     // The id of a client's chunk that was given up can be copied.
