@@ -357,6 +357,32 @@ async fn a_copy_of_which_a_start_found_less_is_whole_again_after_a_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_start_finds_missing_is_fetched_again_if_it_is_referenced() {
+    let mut cluster = Cluster::start(2).await;
+    let client = cluster.client("anna");
+    let mut written = Written::new();
+    fill(&client, 100, &mut written).await;
+    written.retain(|_, data| data.len() > 65_536);
+    refer(&cluster, &written);
+    let nobodys = Bytes::from(pattern(7, 100_000));
+    client.write(ChunkId(7), &nobodys).await.unwrap();
+    cluster.stop_server(1).await;
+    for chunk in written.keys().chain([&7]) {
+        std::fs::remove_file(chunk_file(&cluster, 1, *chunk)).unwrap();
+    }
+    cluster.start_server(1).await;
+    let disk = cluster.disk(1);
+    assert_eq!(disk.report().entries_dropped, written.len() as u64 + 1);
+    until(|| {
+        written
+            .iter()
+            .all(|(chunk, data)| has_whole(disk, *chunk, data))
+    })
+    .await;
+    assert!(!has(disk, 7, &nobodys));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leaves_keeps_what_the_members_have_lost_the_end_of() {
     let mut cluster = Cluster::bare().await;
     for server in 1..=4 {

@@ -64,7 +64,7 @@ use quarry_common::ids::{ChunkId, ClusterId, OpenNumber, PoolId};
 use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
 use quarry_common::read_buffers::ReadBuffers;
 use quarry_common::{Code, Error, Kind, Result};
-use recovery::Recovery;
+use recovery::{Recovered, Recovery};
 use segment::{SegmentWriter, SmallWrite};
 use shared::Shared;
 use std::fs::File;
@@ -161,6 +161,7 @@ struct Front {
     shared: Arc<Shared>,
     read_buffers: Arc<ReadBuffers>,
     report: Report,
+    missing: Mutex<Vec<ChunkName>>,
     small_writes: Mutex<Option<mpsc::Sender<SmallWrite>>>,
     segment_writer: Mutex<Option<JoinHandle<()>>>,
     stuck: Mutex<Stuck>,
@@ -210,7 +211,12 @@ impl Disk {
         let health = Health::default();
         let aside = Aside::open(&rooms.aside)?;
         let trash = Trash::open(&rooms.trash, opens.current)?;
-        let (index, next_segment, report) = Recovery {
+        let Recovered {
+            index,
+            next_segment,
+            report,
+            missing,
+        } = Recovery {
             rooms: &rooms,
             identity,
             direct_io,
@@ -248,6 +254,7 @@ impl Disk {
             shared,
             read_buffers: Arc::default(),
             report,
+            missing: Mutex::new(missing),
             small_writes: Mutex::new(Some(small_writes)),
             segment_writer: Mutex::new(Some(thread)),
             stuck: Mutex::default(),
@@ -610,6 +617,14 @@ impl Disk {
     /// What this start found and did.
     pub fn report(&self) -> Report {
         self.0.report
+    }
+
+    /// Takes up to `limit` of the chunks that this start found missing: they were deleted, or are lost here.
+    pub fn take_missing(&self, limit: usize) -> Vec<ChunkName> {
+        let missing = self.0.missing.lock();
+        let mut missing = missing.unwrap_or_else(PoisonError::into_inner);
+        let rest = missing.len().saturating_sub(limit);
+        missing.split_off(rest)
     }
 
     /// Whether the disk failed and refuses writes.

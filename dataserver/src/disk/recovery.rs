@@ -48,6 +48,18 @@ pub struct Report {
     pub entries_dropped: u64,
 }
 
+/// What a start brings.
+pub struct Recovered {
+    /// The index, up to date.
+    pub index: Index,
+    /// The next free segment.
+    pub next_segment: SegmentId,
+    /// What was found and done.
+    pub report: Report,
+    /// Chunks of which there was an entry and is nothing else: deleted, or lost.
+    pub missing: Vec<ChunkName>,
+}
+
 /// What a start needs.
 pub struct Recovery<'a> {
     pub rooms: &'a Rooms,
@@ -60,14 +72,14 @@ pub struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// Brings the index up to date; returns it with the next free segment.
-    pub fn run(&self) -> Result<(Index, SegmentId, Report)> {
-        let mut report = Report::default();
+    /// Brings the index up to date.
+    pub fn run(&self) -> Result<Recovered> {
+        let (mut report, mut missing) = (Report::default(), Vec::new());
         let attempt = Index::open(&self.rooms.index, self.identity).and_then(|index| {
-            let next = self.catch_up(&index, &mut report)?;
+            let next = self.catch_up(&index, &mut report, &mut missing)?;
             Ok((index, next))
         });
-        let (index, next) = match attempt {
+        let (index, next_segment) = match attempt {
             Ok(done) => done,
             // Of the index alone: errors of the disk itself have other codes.
             Err(error) if error.code == Code::ChecksumMismatch => {
@@ -86,7 +98,7 @@ impl Recovery<'_> {
                 fs::create_dir_all(&self.rooms.index)
                     .map_err(|error| io_error("create", &self.rooms.index, error))?;
                 let index = Index::open(&self.rooms.index, self.identity)?;
-                let next = self.catch_up(&index, &mut report)?;
+                let next = self.catch_up(&index, &mut report, &mut missing)?;
                 (index, next)
             }
             Err(error) => return Err(error),
@@ -100,12 +112,22 @@ impl Recovery<'_> {
             index.flush()?;
             tracing::info!("{}: {report:?}", self.rooms.root.display());
         }
-        Ok((index, next, report))
+        Ok(Recovered {
+            index,
+            next_segment,
+            report,
+            missing,
+        })
     }
 
-    fn catch_up(&self, index: &Index, report: &mut Report) -> Result<SegmentId> {
+    fn catch_up(
+        &self,
+        index: &Index,
+        report: &mut Report,
+        missing: &mut Vec<ChunkName>,
+    ) -> Result<SegmentId> {
         let next = self.read_segments(index, report)?;
-        (0..=255).try_for_each(|folder| self.compare_folder(index, folder, report))?;
+        (0..=255).try_for_each(|folder| self.compare_folder(index, folder, report, missing))?;
         Ok(next)
     }
 
@@ -172,12 +194,19 @@ impl Recovery<'_> {
             Ok(header) if header.is(self.identity.cluster, self.identity.disk, segment) => header,
             Err(error) if error.code == Code::TooNew => return Err(error.context(path.display())),
             other => {
-                // A crash before its first sync leaves this, and so does damage: then repair finds what is missing.
                 let why = other.err().map_or_else(
                     || "it is another disk's or another segment's".to_owned(),
                     |error| error.text,
                 );
-                tracing::warn!("{} holds nothing that can be read: {why}", path.display());
+                let path = path.display();
+                match len > BATCHES_AT {
+                    // Batches follow only a header that is durable.
+                    true => tracing::error!(
+                        "{path} can not be read: {why}; small chunks in it that the index does not know are missing on this disk until somebody reads them; if the disk has errors (dmesg), give the cluster an empty one in its place, which gets all of them"
+                    ),
+                    // As a crash leaves it.
+                    false => tracing::warn!("{path} holds nothing yet: {why}"),
+                }
                 return index.put_segment(&[], &[], segment, len);
             }
         };
@@ -255,7 +284,13 @@ impl Recovery<'_> {
         }
     }
 
-    fn compare_folder(&self, index: &Index, folder: u8, report: &mut Report) -> Result<()> {
+    fn compare_folder(
+        &self,
+        index: &Index,
+        folder: u8,
+        report: &mut Report,
+        missing: &mut Vec<ChunkName>,
+    ) -> Result<()> {
         let path = self.rooms.folder(folder);
         let mut files = BTreeSet::new();
         for item in fs::read_dir(&path).map_err(|error| io_error("list", &path, error))? {
@@ -274,6 +309,7 @@ impl Recovery<'_> {
                 tracing::warn!("the file of {name} is gone");
                 index.remove(*name)?;
                 report.entries_dropped += 1;
+                missing.push(*name);
             }
         }
         for name in files {

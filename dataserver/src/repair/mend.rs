@@ -1,6 +1,6 @@
 //! Replaces bad and missing copies of a disk that is a complete member (DESIGN §4.3).
 //!
-//! A read that finds damage, a reader that reports it, and the marks of bad copies wake it. A copy is verified before
+//! A read that finds damage, a reader that reports it, what a start finds missing, and the marks of bad copies wake it. A copy is verified before
 //! it is set aside, and stays until a good one was read back.
 
 use super::core::Group;
@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// Bad copies that nothing woke are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Chunks that a start found missing are asked about in groups of so many.
+const MISSING_AT_ONCE: usize = 256;
 
 /// What could not be replaced now is tried again after so long, and twice as long each time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -72,10 +75,14 @@ pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
     let mut came = node.suspects.subscribe();
     loop {
         let now = Instant::now();
+        // So many at a time: those that somebody wants to read come before the rest.
+        let missing = disk.take_missing(MISSING_AT_ONCE);
+        let has_more = missing.len() == MISSING_AT_ONCE;
         for name in suspects(&node, &disk)
             .await
             .into_iter()
             .chain(disk.bad_copies())
+            .chain(missing)
         {
             waiting.entry(name).or_insert(Waiting {
                 at: now,
@@ -118,6 +125,9 @@ pub async fn run(node: Arc<Node>, disk: Disk, metaservers: Metaservers) {
         node.tally
             .set_lost(id, lost.map(|(name, _)| (name.pool, name.chunk)));
         let next = waiting.values().map(|waiting| waiting.at).min();
+        if has_more {
+            continue;
+        }
         let until_next = next.map_or(LOOK_EVERY, |at| {
             at.saturating_duration_since(Instant::now())
         });

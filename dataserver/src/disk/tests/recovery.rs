@@ -118,6 +118,13 @@ async fn an_index_that_knows_more_than_the_disk_is_not_believed() {
         }
     );
     assert_eq!(disk.stat(POOL, ChunkId(1)).unwrap(), None);
+    // Whoever repairs is told.
+    let missing = disk.take_missing(10);
+    assert_eq!(
+        missing.iter().map(|name| name.chunk.0).collect::<Vec<_>>(),
+        [1]
+    );
+    assert_eq!(disk.take_missing(10), []);
 }
 
 #[tokio::test]
