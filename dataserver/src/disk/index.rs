@@ -30,7 +30,7 @@ use rocksdb::{
     WriteOptions,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -103,7 +103,20 @@ pub struct Index {
     counts: Mutex<Counts>,
     /// As they are stored; locked after `counts`.
     segments: Mutex<BTreeMap<SegmentId, SegmentState>>,
+    /// Locked last.
+    removed: Mutex<Removed>,
 }
+
+/// Chunks whose file entries were removed, and would be back after a crash: nothing was made durable since.
+#[derive(Default)]
+struct Removed {
+    names: HashSet<ChunkName>,
+    /// And more than are kept.
+    more: bool,
+}
+
+/// So many of them are kept; with more, each chunk may be one.
+const REMOVED_MAX: usize = 65_536;
 
 fn key(kind: u8, name: ChunkName) -> [u8; 12] {
     let mut key = [0; 12];
@@ -282,6 +295,7 @@ impl Index {
             mark: mark_path(folder),
             counts: Mutex::new(counts),
             segments: Mutex::new(segments),
+            removed: Mutex::default(),
         })
     }
 
@@ -346,6 +360,7 @@ impl Index {
     }
 
     /// Stores entries of chunks that have none.
+    #[cfg(test)]
     pub fn put(&self, entries: &[(ChunkName, Entry)]) -> Result<()> {
         self.write(&[], entries, None)
     }
@@ -385,12 +400,16 @@ impl Index {
         let state_of = |id: &SegmentId| segments.get(id).copied().unwrap_or_default();
         let mut changed = *counts;
         let mut batch = WriteBatch::default();
+        let mut files = Vec::new();
         for name in removed {
             let Some(entry) = self.get(*name)? else {
                 continue;
             };
             match &entry {
-                Entry::File { .. } => changed.files = changed.files.saturating_sub(1),
+                Entry::File { .. } => {
+                    changed.files = changed.files.saturating_sub(1);
+                    files.push(*name);
+                }
                 Entry::Small { len, segment, .. } => {
                     changed.small = changed.small.saturating_sub(1);
                     let state = touched.entry(*segment).or_insert_with(|| state_of(segment));
@@ -430,7 +449,20 @@ impl Index {
             .map_err(|error| self.refused(error))?;
         *counts = changed;
         segments.extend(touched);
+        // Not before the change: what is made durable meanwhile may be without it.
+        let mut removed = self.removed_locked();
+        files.into_iter().for_each(|name| removed.note(name));
         Ok(())
+    }
+
+    /// Whether an entry of a chunk's file that was removed may be back after a crash.
+    pub fn may_come_back(&self, name: ChunkName) -> bool {
+        let removed = self.removed_locked();
+        removed.more || removed.names.contains(&name)
+    }
+
+    fn removed_locked(&self) -> MutexGuard<'_, Removed> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn segments_locked(&self) -> MutexGuard<'_, BTreeMap<SegmentId, SegmentState>> {
@@ -563,7 +595,24 @@ impl Index {
 
     /// Makes everything durable, so that the next start need not read it again.
     pub fn flush(&self) -> Result<()> {
-        self.db.flush().map_err(|error| self.refused(error))
+        // Not those that are removed meanwhile.
+        let removed = std::mem::take(&mut *self.removed_locked());
+        let flushed = self.db.flush().map_err(|error| self.refused(error));
+        if flushed.is_err() {
+            let mut again = self.removed_locked();
+            again.more |= removed.more;
+            removed.names.into_iter().for_each(|name| again.note(name));
+        }
+        flushed
+    }
+}
+
+impl Removed {
+    fn note(&mut self, name: ChunkName) {
+        match self.names.len() < REMOVED_MAX {
+            true => drop(self.names.insert(name)),
+            false => self.more = true,
+        }
     }
 }
 

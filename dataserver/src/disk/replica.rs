@@ -159,20 +159,26 @@ fn is_superfluous(shared: &Shared, name: ChunkName, len: u32, crc: Crc) -> Resul
 /// claim the caller holds.
 ///
 /// A crash at any moment leaves one of the two, with an entry that is its own or none, so that the next start
-/// finds out which: so the old entry goes durably before the file changes.
+/// finds out which: so the entry of an old file goes durably before the file changes, also if it was removed before. That
+/// of a record stays, since nothing would lead to the record without it: at a start the longer file wins.
 pub fn take_place(shared: &Shared, name: ChunkName, path: &Path, entry: Entry) -> Result<()> {
     if is_superfluous(shared, name, entry.len(), entry.crc())? {
         return shared.trash.put(path);
     }
     let index_failed = |error: Error| shared.index_failed(&error);
-    if let Some(old) = shared.index.get(name)? {
-        shared.index.remove(name).map_err(index_failed)?;
-        if let Err(error) = shared.index.flush() {
-            let error = index_failed(error);
-            // It stays what the disk has.
-            shared.insist_on_entry(name, old)?;
-            return Err(error);
+    match shared.index.get(name)? {
+        Some(Entry::Small { .. }) => {}
+        Some(old @ Entry::File { .. }) => {
+            shared.index.remove(name).map_err(index_failed)?;
+            if let Err(error) = shared.index.flush() {
+                let error = index_failed(error);
+                // It stays what the disk has.
+                shared.insist_on_entry(name, old)?;
+                return Err(error);
+            }
         }
+        None if shared.index.may_come_back(name) => shared.index.flush().map_err(index_failed)?,
+        None => {}
     }
     let to = shared.chunk_path(name);
     std::fs::rename(path, &to).map_err(|error| shared.health.write_error("rename", path, error))?;

@@ -72,7 +72,7 @@ impl Shared {
     /// found until the next start: so the disk fails, unless there is just no room.
     pub fn add_to_index(&self, name: ChunkName, entry: Entry) -> Result<()> {
         self.index
-            .put(&[(name, entry)])
+            .replace(name, entry)
             .map_err(|error| self.index_failed(&error))
     }
 

@@ -541,6 +541,48 @@ async fn a_chunk_that_was_deleted_can_be_copied_again_and_no_crash_takes_the_cop
 }
 
 #[tokio::test]
+async fn a_shorter_copy_of_a_deleted_chunk_is_not_measured_by_an_entry_that_a_crash_brings_back() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 300_000);
+    write(&disk, 1, &data).await.unwrap();
+    let disk = flushed(&dir, disk).await;
+    assert!(disk.delete(POOL, ChunkId(1), || true).unwrap());
+    copy(&disk, 1, &data.slice(..200_000)).await.unwrap();
+    let after = crashed(&dir);
+    let again = open(&after);
+    same(read(&again, 1).unwrap(), &data[..200_000]);
+    assert!(again.verify(POOL, ChunkId(1)).unwrap());
+}
+
+#[tokio::test]
+async fn a_record_stays_until_a_file_has_taken_its_place() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 300_000);
+    write_small(&disk, 1, &data.slice(..40_000)).await.unwrap();
+    let disk = flushed(&dir, disk).await;
+    // The rename fails, as if the power had gone before it.
+    fs::create_dir(chunk_path(&dir, 1)).unwrap();
+    copy(&disk, 1, &data).await.unwrap_err();
+    let after = crashed(&dir);
+    fs::remove_dir(chunk_path(&after, 1)).unwrap();
+    let again = open(&after);
+    same(read(&again, 1).unwrap(), &data[..40_000]);
+    // And with it: of the two the file counts, with an index of before.
+    copy(&again, 1, &data).await.unwrap();
+    for indexed in [true, false] {
+        let after = crashed(&after);
+        if !indexed {
+            remove_index(&after);
+        }
+        let again = open(&after);
+        same(read(&again, 1).unwrap(), &data);
+        assert_eq!((again.counts().files, again.counts().small), (1, 0));
+    }
+}
+
+#[tokio::test]
 async fn copies_deletions_and_compaction_of_the_same_chunks_lose_nothing() {
     let dir = formatted();
     let disk = open(&dir);
