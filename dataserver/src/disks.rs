@@ -53,11 +53,56 @@ impl Disks {
 
     /// What the metaserver is told of each. Blocks: asks the file systems.
     pub fn reports(&self) -> Vec<DiskReport> {
-        let mut reports: Vec<DiskReport> = self.open.values().map(report_of).collect();
-        let paths = self.open.values().map(|disk| disk.path().to_path_buf());
-        share_capacity(&mut reports, paths);
+        self.gather(self.open.values().map(look_at).collect())
+    }
+
+    /// What the metaserver is told of those that were looked at, and of those that could not be opened.
+    pub fn gather(&self, looked: Vec<Looked>) -> Vec<DiskReport> {
+        let devices: Vec<Option<u64>> = looked.iter().map(|looked| looked.device).collect();
+        let mut reports: Vec<DiskReport> = looked.into_iter().map(|looked| looked.report).collect();
+        share(&mut reports, &devices);
         reports.extend(self.broken.iter().cloned());
         reports
+    }
+}
+
+/// What was seen of a disk.
+#[derive(Clone, Debug)]
+pub struct Looked {
+    /// What the metaserver is told, as if nobody shared its file system.
+    pub report: DiskReport,
+    /// Its file system.
+    pub device: Option<u64>,
+}
+
+/// Looks at a disk. Blocks: asks the file system.
+pub fn look_at(disk: &Disk) -> Looked {
+    Looked {
+        report: report_of(disk),
+        device: device_of(disk.path()),
+    }
+}
+
+impl Looked {
+    /// What is told of a disk that has never answered.
+    pub fn silent(disk: &Disk) -> Looked {
+        Looked {
+            report: DiskReport {
+                disk: Some(disk.identity().disk),
+                path: disk.path().display().to_string(),
+                replaces_lost: false,
+                previous_open: disk.previous_open_number(),
+                open_number: disk.open_number(),
+                total: 0,
+                free: 0,
+                chunks: 0,
+                failed: None,
+                trash: 0,
+                lost: 0,
+                copied: 0,
+            },
+            device: None,
+        }
     }
 }
 
@@ -86,12 +131,17 @@ pub fn report_of(disk: &Disk) -> DiskReport {
 /// Divides the capacity of a file system among the disks on it: a cluster of many small disks on one
 /// file system would else seem as large as many of them.
 pub fn share_capacity(reports: &mut [DiskReport], paths: impl Iterator<Item = impl AsRef<Path>>) {
-    // A path that is not there yet will be in its parent's file system.
-    let device_of = |path: &Path| {
-        let found = path.ancestors().find_map(|path| path.metadata().ok());
-        found.map(|metadata| metadata.dev())
-    };
     let devices: Vec<Option<u64>> = paths.map(|path| device_of(path.as_ref())).collect();
+    share(reports, &devices);
+}
+
+/// The file system of a path; one that is not there yet will be in its parent's.
+fn device_of(path: &Path) -> Option<u64> {
+    let found = path.ancestors().find_map(|path| path.metadata().ok());
+    found.map(|metadata| metadata.dev())
+}
+
+fn share(reports: &mut [DiskReport], devices: &[Option<u64>]) {
     let mut sharers: HashMap<u64, u64> = HashMap::new();
     for device in devices.iter().flatten() {
         *sharers.entry(*device).or_default() += 1;

@@ -16,6 +16,7 @@ pub mod read;
 pub mod repair;
 pub mod serve;
 pub mod server;
+pub mod turns;
 
 pub use config::{DataserverConfig, DiskConfig};
 pub use server::Dataserver;

@@ -9,6 +9,7 @@ use crate::repair::confirm::CONFIRMS_MAX;
 use crate::repair::pace::Pace;
 use crate::repair::suspects::Suspects;
 use crate::repair::tally::Tally;
+use crate::turns::Turns;
 use quarry_common::identity::PeerName;
 use quarry_common::ids::{ClusterId, ServerId};
 use quarry_common::limits::BULK_STREAMS_MAX;
@@ -27,9 +28,6 @@ const READ_STREAMS_MAX: usize = 2 * BULK_STREAMS_MAX as usize;
 
 /// Chunks read at once by other dataservers.
 const REPAIR_STREAMS_MAX: usize = 64;
-
-/// Reads that the disks work on at once; more wait for their turn.
-const DISK_READS_MAX: usize = 64;
 
 /// How long the next member may take for a small write: longer than a slow sync, shorter than a client waits.
 const SMALL_WRITE_WAIT: Duration = Duration::from_secs(10);
@@ -62,8 +60,8 @@ pub struct Node {
     pub doomed: Doomed,
     /// Chunks that are to be looked at.
     pub suspects: Suspects,
-    /// One permit for each read of a disk.
-    pub disk_reads: Semaphore,
+    /// Who works on a disk on behalf of others.
+    pub turns: Turns,
 }
 
 impl Node {
@@ -75,6 +73,7 @@ impl Node {
         dial: Dial,
         files: Option<Files>,
     ) -> Node {
+        let turns = Turns::of(disks.all().map(|disk| disk.identity().disk));
         Node {
             cluster,
             membership,
@@ -89,13 +88,17 @@ impl Node {
             tally: Tally::default(),
             doomed: Doomed::default(),
             suspects: Suspects::default(),
-            disk_reads: Semaphore::new(DISK_READS_MAX),
+            turns,
         }
     }
 
     /// What the metaserver is told of each disk. Blocks: asks the file systems.
     pub fn reports(&self) -> Vec<DiskReport> {
-        let mut reports = self.disks.reports();
+        self.complete(self.disks.reports())
+    }
+
+    /// Adds what is known without a look at the disks.
+    pub fn complete(&self, mut reports: Vec<DiskReport>) -> Vec<DiskReport> {
         for report in &mut reports {
             self.tally.complete(report);
         }

@@ -12,12 +12,15 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The marks of a disk.
 pub struct Aside {
     folder: PathBuf,
+    /// Held for a moment only: every read asks here.
     marks: Mutex<BTreeMap<ChunkName, String>>,
+    /// Held by whoever changes marks, over syncs.
+    changing: Mutex<()>,
 }
 
 impl Aside {
@@ -42,13 +45,14 @@ impl Aside {
         Ok(Aside {
             folder: folder.to_path_buf(),
             marks: Mutex::new(marks),
+            changing: Mutex::default(),
         })
     }
 
     /// Sets a chunk aside; durable when it returns.
     pub fn put(&self, name: ChunkName, reason: &str, health: &Health) -> Result<()> {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        if marks.contains_key(&name) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.marks().contains_key(&name) {
             return Ok(());
         }
         let path = self.folder.join(name.file_name());
@@ -60,15 +64,15 @@ impl Aside {
             .map_err(|error| health.sync_error(&path, error))?;
         sync_directory(&self.folder, health)?;
         tracing::warn!("{name} was set aside: {reason}");
-        marks.insert(name, reason.to_owned());
+        self.marks().insert(name, reason.to_owned());
         Ok(())
     }
 
     /// Forgets the mark of a chunk whose bad copy is gone, durably; durable when it returns. What took its
     /// place is durable before: without the mark, the bad copy would be served again.
     pub fn remove(&self, name: ChunkName, health: &Health) -> Result<()> {
-        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        if !marks.contains_key(&name) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.marks().contains_key(&name) {
             return Ok(());
         }
         let path = self.folder.join(name.file_name());
@@ -78,26 +82,21 @@ impl Aside {
             }
             _ => sync_directory(&self.folder, health)?,
         }
-        marks.remove(&name);
+        self.marks().remove(&name);
         Ok(())
     }
 
     /// Why a chunk was set aside, if it was.
     pub fn reason(&self, name: ChunkName) -> Option<String> {
-        self.marks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&name)
-            .cloned()
+        self.marks().get(&name).cloned()
     }
 
     /// Every chunk that was set aside.
     pub fn names(&self) -> Vec<ChunkName> {
-        self.marks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys()
-            .copied()
-            .collect()
+        self.marks().keys().copied().collect()
+    }
+
+    fn marks(&self) -> MutexGuard<'_, BTreeMap<ChunkName, String>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

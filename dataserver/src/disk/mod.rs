@@ -167,6 +167,35 @@ struct Front {
     stuck: Mutex<Stuck>,
 }
 
+/// A small chunk that may be written; from [`Disk::begin_small`].
+pub struct SmallWriter {
+    disk: Disk,
+    claim: Claim,
+    len: usize,
+}
+
+impl SmallWriter {
+    /// The rest of [`Disk::write_small`].
+    ///
+    /// Errors: as [`Disk::write_small`]; `Malformed` for another length than was announced.
+    pub async fn write(self, data: Bytes, crc: Crc) -> Result<()> {
+        if data.len() != self.len {
+            return Err(Error::malformed("a small chunk has another length"));
+        }
+        let (reply, answer) = oneshot::channel();
+        let write = SmallWrite {
+            claim: self.claim,
+            data,
+            crc,
+            replaces: false,
+            reply,
+        };
+        let sent = self.disk.small_writes()?.send(write).await;
+        sent.map_err(|_| segment::stopped())?;
+        answer.await.unwrap_or_else(|_| Err(segment::stopped()))
+    }
+}
+
 impl Disk {
     /// What is at `path`; changes nothing.
     ///
@@ -261,8 +290,8 @@ impl Disk {
         })))
     }
 
-    /// Begins to write a large chunk of at most `capacity` bytes. Does not wait for the disk: the file is
-    /// created while the first data is received.
+    /// Begins to write a large chunk of at most `capacity` bytes. The file is created while the first data is
+    /// received. Blocks: looks into the index and at the free space.
     ///
     /// Errors: `ChunkUsed` if the disk has the id in any state; `DiskFull`, `DiskFailed`, `Stopping`,
     /// `Overloaded`; `Malformed` for an impossible capacity.
@@ -294,25 +323,25 @@ impl Disk {
         data: Bytes,
         crc: Crc,
     ) -> Result<()> {
-        if data.len() > SMALL_CHUNK_LEN_MAX {
+        let (disk, len) = (self.clone(), data.len());
+        let begun = tokio::task::spawn_blocking(move || disk.begin_small(pool, chunk, len)).await;
+        let lost = |error| Err(Error::bug(format!("a write was lost: {error}")));
+        begun.unwrap_or_else(lost)?.write(data, crc).await
+    }
+
+    /// The part of [`Disk::write_small`] that blocks: looks into the index and at the free space.
+    ///
+    /// Errors: as [`Disk::create_chunk`].
+    pub fn begin_small(&self, pool: PoolId, chunk: ChunkId, len: usize) -> Result<SmallWriter> {
+        if len > SMALL_CHUNK_LEN_MAX {
             return Err(Error::malformed(format!(
-                "a small chunk can not have {} bytes",
-                data.len()
+                "a small chunk can not have {len} bytes"
             )));
         }
         let claim = self.claim(ChunkName { pool, chunk })?;
-        self.0.shared.check_space(data.len() as u64)?;
-        let (reply, answer) = oneshot::channel();
-        let write = SmallWrite {
-            claim,
-            data,
-            crc,
-            replaces: false,
-            reply,
-        };
-        let sent = self.small_writes()?.send(write).await;
-        sent.map_err(|_| segment::stopped())?;
-        answer.await.unwrap_or_else(|_| Err(segment::stopped()))
+        self.0.shared.check_space(len as u64)?;
+        let disk = self.clone();
+        Ok(SmallWriter { disk, claim, len })
     }
 
     /// The queue of the segment writer.

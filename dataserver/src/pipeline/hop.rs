@@ -7,7 +7,7 @@
 use super::admit::{self, Admitted, Next};
 use super::core::{Action, Core, Point, Standing};
 use crate::caller::Caller;
-use crate::disk::ChunkWriter;
+use crate::disk::{ChunkWriter, Disk};
 use crate::node::Node;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
@@ -128,10 +128,11 @@ impl Hop {
             None => None,
         };
         let place = admitted.place;
-        let disk = admitted
-            .disk
-            .create_chunk(place.pool, place.chunk, place.capacity)
-            .map_err(own)?;
+        let (pool, chunk, capacity) = (place.pool, place.chunk, place.capacity);
+        // It looks into the index and at the free space.
+        let create = move |disk: &Disk| disk.create_chunk(pool, chunk, capacity);
+        let created = node.turns.take(&admitted.disk, create).await;
+        let disk = created.map_err(own)?;
         Ok(Hop {
             core: Core::new(place),
             disk,

@@ -2,6 +2,7 @@
 
 use super::admit::{self, Admitted, Next};
 use crate::caller::Caller;
+use crate::disk::Disk;
 use crate::node::Node;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
@@ -39,9 +40,12 @@ pub async fn write(
     let admitted = admit::admit(node, caller, &target, len).await?;
     node.pace.note_client();
     let place = &admitted.place;
-    let write = admitted
-        .disk
-        .write_small(place.pool, place.chunk, data.clone(), crc);
+    let (pool, chunk) = (place.pool, place.chunk);
+    let begin = move |disk: &Disk| disk.begin_small(pool, chunk, len as usize);
+    let write = async {
+        let begun = node.turns.take(&admitted.disk, begin).await?;
+        begun.write(data.clone(), crc).await
+    };
     let (written, passed_on) =
         tokio::join!(write, pass_on(node, &admitted, &target, data.clone(), crc));
     written.map_err(|error| error.context(format_args!("disk {}", place.disk)))?;

@@ -3,6 +3,7 @@
 use super::Readable;
 use super::tickets::{Granted, Tickets};
 use crate::caller::Caller;
+use crate::disk::Disk;
 use crate::node::Node;
 use quarry_common::ids::{ChunkId, DiskId, PoolId};
 use quarry_common::limits::{REDEEM_WAIT, REDEEMED_AT_ONCE_MAX};
@@ -60,10 +61,8 @@ pub async fn ticket(
     let Some(files) = &node.files else {
         return Ok(DataReply::FileTicket(None));
     };
-    let of_disk = readable.disk.clone();
-    let layout = tokio::task::spawn_blocking(move || of_disk.layout(name.0, name.1))
-        .await
-        .map_err(|error| Error::bug(format!("a look at a chunk was lost: {error}")))??;
+    let look = move |disk: &Disk| disk.layout(name.0, name.1);
+    let layout = node.turns.take(readable.disk, look).await?;
     let Some(layout) = layout else {
         return Ok(DataReply::FileTicket(None));
     };
@@ -125,11 +124,9 @@ async fn redeem(node: &Node, stream: &mut UnixStream) -> Result<()> {
     let tickets = node.files.as_ref().map(|files| &files.tickets);
     let granted = tickets.and_then(|tickets| tickets.redeem(&secret, Instant::now()));
     let granted = granted.ok_or_else(|| Error::malformed("it has no ticket that is good"))?;
-    let disk = node.disks.get(granted.disk)?.clone();
-    let opening = move || disk.open_file(granted.pool, granted.chunk);
-    let file = tokio::task::spawn_blocking(opening)
-        .await
-        .map_err(|error| Error::bug(format!("the opening of a file was lost: {error}")))??;
+    let disk = node.disks.get(granted.disk)?;
+    let opening = move |disk: &Disk| disk.open_file(granted.pool, granted.chunk);
+    let file = node.turns.take(disk, opening).await?;
     let sent = stream.async_io(Interest::WRITABLE, || send(stream, &granted.proof, &file));
     sent.await.map_err(broken)
 }

@@ -121,19 +121,14 @@ impl Readable<'_> {
     /// Whole blocks around a range.
     ///
     /// # Errors
-    /// `NotYet` where a filling member lacks the chunk; else those of the disk.
+    /// `NotYet` where a filling member lacks the chunk; `Overloaded` if the disk hangs; else those of the disk.
     async fn read(&self, offset: u32, len: u32) -> Result<ChunkData> {
-        let _permit = self
-            .node
-            .disk_reads
-            .acquire()
-            .await
-            .map_err(|_| Error::new(Code::Stopping, "this dataserver is stopping"))?;
         if !self.is_repair {
             self.node.pace.note_client();
         }
-        let read = self.disk.read_async(self.pool, self.chunk, offset, len);
-        let error = match read.await {
+        let (pool, chunk) = (self.pool, self.chunk);
+        let read = move |disk: &Disk| disk.read(pool, chunk, offset, len);
+        let error = match self.node.turns.take(self.disk, read).await {
             Ok(data) => return Ok(data),
             Err(error) => error,
         };
@@ -193,10 +188,8 @@ pub async fn stat(
     capability: &Capability,
 ) -> Result<DataReply> {
     let readable = Readable::admit(node, caller, disk, name, capability)?;
-    let disk = readable.disk.clone();
-    let found = tokio::task::spawn_blocking(move || disk.stat(name.0, name.1))
-        .await
-        .map_err(|error| Error::bug(format!("a look at a chunk was lost: {error}")))??;
+    let look = move |disk: &Disk| disk.stat(name.0, name.1);
+    let found = node.turns.take(readable.disk, look).await?;
     Ok(DataReply::Chunk(found.map(replica_info)))
 }
 
