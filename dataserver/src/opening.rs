@@ -137,15 +137,22 @@ impl Directories {
         Ok(())
     }
 
-    /// Remembers on every disk that its start is registered. Blocks.
-    ///
-    /// # Errors
-    /// Those of the disks.
-    pub fn confirm(&self) -> Result<()> {
-        self.found.iter().try_for_each(|found| match found {
-            Found::Open(disk) => disk.confirm_start(),
-            Found::Empty(_) => Ok(()),
-        })
+    /// Remembers on every disk that its start is registered. A disk that can not is left out: the others serve
+    /// without it. Blocks.
+    pub fn confirm(&mut self) {
+        let found = std::mem::take(&mut self.found);
+        for found in found {
+            match &found {
+                Found::Open(disk) => match disk.confirm_start() {
+                    Ok(()) => self.found.push(found),
+                    Err(error) => {
+                        let path = disk.path();
+                        self.broken.push(broken(disk.identity().disk, path, error));
+                    }
+                },
+                Found::Empty(_) => self.found.push(found),
+            }
+        }
     }
 
     /// The disks, once there are no empty directories any more.
@@ -179,27 +186,27 @@ fn look(
     };
     match Disk::open(path, cluster, options) {
         Ok(disk) => Ok(Ok(Found::Open(disk))),
-        Err(error) if is_breakage(&error) => {
-            tracing::error!(
-                "disk {} does not serve, the others do: {error}",
-                identity.disk
-            );
-            Ok(Err(DiskReport {
-                disk: Some(identity.disk),
-                path: path.display().to_string(),
-                replaces_lost: false,
-                previous_open: OpenNumber(0),
-                open_number: OpenNumber(0),
-                total: 0,
-                free: 0,
-                chunks: 0,
-                failed: Some(error.text),
-                trash: 0,
-                lost: 0,
-                copied: 0,
-            }))
-        }
+        Err(error) if is_breakage(&error) => Ok(Err(broken(identity.disk, path, error))),
         Err(error) => Err(error),
+    }
+}
+
+/// What is reported of a disk that does not serve.
+fn broken(disk: DiskId, path: &Path, error: Error) -> DiskReport {
+    tracing::error!("disk {disk} does not serve, the others do: {error}");
+    DiskReport {
+        disk: Some(disk),
+        path: path.display().to_string(),
+        replaces_lost: false,
+        previous_open: OpenNumber(0),
+        open_number: OpenNumber(0),
+        total: 0,
+        free: 0,
+        chunks: 0,
+        failed: Some(error.text),
+        trash: 0,
+        lost: 0,
+        copied: 0,
     }
 }
 

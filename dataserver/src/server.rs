@@ -208,8 +208,11 @@ async fn disks(
             ));
         }
         if !directories.has_new() {
-            directories = blocking(move || directories.confirm().map(|()| directories)).await?;
-            return Ok((directories, registered));
+            let confirming = move || {
+                directories.confirm();
+                Ok(directories)
+            };
+            return Ok((blocking(confirming).await?, registered));
         }
         // And once more: the new disks' first start is to be known as well.
         let ids: Vec<DiskId> = registered.disks;

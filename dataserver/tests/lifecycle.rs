@@ -3,9 +3,10 @@
 mod harness;
 
 use bytes::Bytes;
-use harness::{Cluster, assert_code, pattern};
+use harness::{CLUSTER, Cluster, assert_code, pattern, until};
 use quarry_common::Code;
 use quarry_common::ids::{ChunkId, DiskId, OpenNumber, ServerId};
+use quarry_dataserver::disk::{Disk, DiskOptions};
 use quarry_dataserver::{Dataserver, DiskConfig};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -81,6 +82,35 @@ async fn disks_on_one_file_system_share_its_capacity() {
         assert_eq!(report.total, whole.total / 2);
         assert_eq!(report.failed, None);
     }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_can_not_remember_its_start_is_left_out_and_the_others_serve() {
+    let cluster = Cluster::bare().await;
+    let mut config = cluster.config(1);
+    config.disks.push(DiskConfig {
+        path: cluster.dir.path().join("second"),
+    });
+    let started = Dataserver::start(config.clone(), cluster.identity_of(1)).await;
+    started.unwrap().stop().await.unwrap();
+    // The number of this start is written before its registration, and once more after it.
+    let open = Disk::open(&cluster.disk_path(1), CLUSTER, DiskOptions::default()).unwrap();
+    drop(open);
+    std::fs::create_dir(cluster.disk_path(1).join("open.new")).unwrap();
+    let server = Dataserver::start(config, cluster.identity_of(1)).await;
+    let server = server.unwrap();
+    assert!(server.node().disks.get(DiskId(101)).is_ok());
+    assert_code(
+        server.node().disks.get(DiskId(1)).map(drop),
+        Code::DiskFailed,
+    );
+    let failed = || {
+        let reports = cluster.meta.state.reports.lock().unwrap()[&ServerId(1)].clone();
+        let failed = reports.iter().filter(|report| report.failed.is_some());
+        failed.map(|report| report.disk).collect::<Vec<_>>()
+    };
+    until(|| failed() == [Some(DiskId(1))]).await;
     server.stop().await.unwrap();
 }
 
