@@ -7,14 +7,21 @@ use quarry_common::ids::{ClusterId, ServerId, ShardId, Version};
 use quarry_common::wire::meta::{MetaAnswer, MetaBody, MetaReply, MetaRequest, leader_named};
 use quarry_common::{Code, Error, Kind, Result, codec};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Requests to whichever metaserver leads: stays with the one that answered last.
+/// Requests to whichever metaserver leads: stays with the one that answered last. Clones know the same of who answers.
 #[derive(Clone)]
 pub struct Metaservers {
     dial: Dial,
     cluster: ClusterId,
     addresses: BTreeMap<ServerId, String>,
+    answering: Arc<Mutex<Answering>>,
+}
+
+/// Who answers.
+#[derive(Default)]
+struct Answering {
     /// The one that is asked first.
     current: Option<ServerId>,
     /// Those that did not answer when they were last asked: asked after the others, since each costs the wait.
@@ -32,9 +39,14 @@ impl Metaservers {
             dial,
             cluster,
             addresses: addresses.into_iter().collect(),
-            current: None,
-            silent: BTreeSet::new(),
+            answering: Arc::default(),
         }
+    }
+
+    fn answering(&self) -> MutexGuard<'_, Answering> {
+        self.answering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over the addresses that the map knows; those of the configuration stay where it knows none.
@@ -56,27 +68,26 @@ impl Metaservers {
     ///
     /// # Errors
     /// What the leader says; the last failure if none was reached: `Unreachable`, `Disconnected`, `NotLeader`.
-    pub async fn call(&mut self, body: MetaBody, wait: Duration) -> Result<MetaReply> {
+    pub async fn call(&self, body: MetaBody, wait: Duration) -> Result<MetaReply> {
         let request = Bytes::from(codec::encode(&MetaRequest {
             shard: ShardId::FIRST,
             seen: Version(0),
             act_as: None,
             body,
         }));
-        let mut order: Vec<ServerId> = self.addresses.keys().copied().collect();
-        // The last one is asked first.
-        order.sort_by_key(|id| (Some(*id) == self.current, !self.silent.contains(id)));
+        let mut order = self.order();
         let mut last = Error::new(Code::Unreachable, "no metaserver is known");
         while let Some(id) = order.pop() {
             match self.ask(id, &request, wait).await {
                 Err(error) if is_elsewhere(&error) => {
+                    let mut answering = self.answering();
                     match error.code {
-                        Code::NotLeader => self.silent.remove(&id),
-                        _ => self.silent.insert(id),
+                        Code::NotLeader => answering.silent.remove(&id),
+                        _ => answering.silent.insert(id),
                     };
                     // Not one that was silent: the others may not know yet that it is gone.
                     if let Some((leader, _)) = leader_named(&error)
-                        && !self.silent.contains(&leader)
+                        && !answering.silent.contains(&leader)
                         && let Some(at) = order.iter().position(|other| *other == leader)
                     {
                         order.remove(at);
@@ -85,14 +96,27 @@ impl Metaservers {
                     last = error.context(format_args!("metaserver {id}"));
                 }
                 settled => {
-                    self.current = Some(id);
-                    self.silent.remove(&id);
+                    let mut answering = self.answering();
+                    answering.current = Some(id);
+                    answering.silent.remove(&id);
                     return settled;
                 }
             }
         }
-        self.current = None;
+        self.answering().current = None;
         Err(last)
+    }
+
+    /// Whom to ask, the first one last.
+    fn order(&self) -> Vec<ServerId> {
+        let mut order: Vec<ServerId> = self.addresses.keys().copied().collect();
+        let answering = self.answering();
+        let rank = |id: &ServerId| {
+            let is_current = Some(*id) == answering.current;
+            (is_current, !answering.silent.contains(id))
+        };
+        order.sort_by_key(rank);
+        order
     }
 
     async fn ask(&self, id: ServerId, request: &Bytes, wait: Duration) -> Result<MetaReply> {
@@ -123,4 +147,34 @@ fn is_elsewhere(error: &Error) -> bool {
             error.code,
             Code::NotLeader | Code::Disconnected | Code::Overloaded
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_common::identity::{Authority, USER_VALID};
+    use quarry_common::net::Endpoint;
+    use std::time::SystemTime;
+
+    #[tokio::test]
+    async fn what_one_learns_of_who_answers_all_clones_know() {
+        let cluster = ClusterId([1; 16]);
+        let authority = Authority::create(cluster, SystemTime::now()).unwrap();
+        let name = PeerName::dataserver(cluster, ServerId(1));
+        let identity = authority.issue(&name, USER_VALID, SystemTime::now());
+        let endpoint = Endpoint::client(Arc::new(identity.unwrap())).unwrap();
+        let ids = [1, 2, 3].map(ServerId);
+        // Nobody is there, which is known at once.
+        let addresses = ids.map(|id| (id, "nowhere".to_owned()));
+        let metaservers = Metaservers::new(Dial::new(endpoint), cluster, addresses);
+        let asked = metaservers.clone();
+        let wait = Duration::from_secs(60);
+        let failed = asked.call(MetaBody::Goodbye, wait).await.unwrap_err();
+        assert_eq!(failed.code, Code::Unreachable);
+        assert_eq!(metaservers.answering().silent, BTreeSet::from(ids));
+        asked.answering().silent.remove(&ServerId(1));
+        assert_eq!(metaservers.order().pop(), Some(ServerId(1)));
+        asked.answering().current = Some(ServerId(2));
+        assert_eq!(metaservers.order().pop(), Some(ServerId(2)));
+    }
 }
