@@ -65,8 +65,11 @@ impl Schedule {
         }
     }
 
-    /// The disk has these groups.
-    pub fn handle_groups(&mut self, groups: Vec<(PoolId, PgId)>, now: Instant) {
+    /// The disk has these groups; `None` if there is no map yet, which says nothing: then it is asked again.
+    pub fn handle_groups(&mut self, groups: Option<Vec<(PoolId, PgId)>>, now: Instant) {
+        let Some(groups) = groups else {
+            return;
+        };
         self.pass = Some(Pass {
             groups: groups.into(),
             from: None,
@@ -122,7 +125,8 @@ mod tests {
         let now = Instant::now();
         let mut schedule = Schedule::new(HOUR, now);
         assert_eq!(schedule.step(now), Step::Begin);
-        schedule.handle_groups(vec![(POOL, PgId(3)), (POOL, PgId(5))], now);
+        let groups = vec![(POOL, PgId(3)), (POOL, PgId(5))];
+        schedule.handle_groups(Some(groups), now);
         (schedule, now)
     }
 
@@ -137,8 +141,18 @@ mod tests {
         schedule.handle_asked(None, now);
         assert_eq!(schedule.step(now + HOUR / 2), Step::Wait);
         assert_eq!(schedule.step(now + HOUR), Step::Begin);
-        schedule.handle_groups(Vec::new(), now + HOUR);
+        schedule.handle_groups(Some(Vec::new()), now + HOUR);
         assert_eq!(schedule.step(now + HOUR), Step::Wait, "an empty disk");
+    }
+
+    #[test]
+    fn a_pass_before_the_first_map_does_not_count() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(HOUR, now);
+        schedule.handle_groups(None, now);
+        assert_eq!(schedule.step(now), Step::Begin);
+        schedule.handle_groups(Some(vec![(POOL, PgId(3))]), now);
+        assert_eq!(schedule.step(now), ask(3, None));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use self::core::{Schedule, Step};
 use crate::disk::{ChunkState, Disk};
 use crate::metaservers::Metaservers;
 use crate::node::Node;
-use quarry_common::ids::{ChunkId, DiskId, PgId, PoolId};
+use quarry_common::ids::{ChunkId, DiskId, Epoch, PgId, PoolId};
 use quarry_common::limits::COLLECT_CHUNKS_MAX;
 use quarry_common::map::pg_of;
 use quarry_common::wire::meta::{MetaBody, MetaReply};
@@ -133,7 +133,11 @@ impl Collector {
                 Step::Wait => return Ok(()),
                 Step::Begin => {
                     let groups = self.groups().await?;
+                    let is_known = groups.is_some();
                     self.schedule.handle_groups(groups, Instant::now());
+                    if !is_known {
+                        return Ok(());
+                    }
                 }
                 Step::Ask { pool, pg, from } => {
                     let next = self.ask_page((pool, pg), from).await?;
@@ -144,9 +148,12 @@ impl Collector {
         Ok(())
     }
 
-    /// The groups of which the disk has chunks.
-    async fn groups(&self) -> Result<Vec<(PoolId, PgId)>> {
+    /// The groups of which the disk has chunks; `None` before the first map.
+    async fn groups(&self) -> Result<Option<Vec<(PoolId, PgId)>>> {
         let map = self.node.membership.map();
+        if map.epoch == Epoch::ZERO {
+            return Ok(None);
+        }
         let pools = map.topology.pools.iter();
         let pools: Vec<_> = pools.map(|(id, pool)| (*id, pool.pg_count)).collect();
         self.blocking(move |disk| {
@@ -159,7 +166,7 @@ impl Collector {
                 groups.extend(bad.map(|name| pg_of(name.chunk, pg_count)));
                 all.extend(groups.into_iter().map(|pg| (pool, pg)));
             }
-            Ok(all)
+            Ok(Some(all))
         })
         .await
     }

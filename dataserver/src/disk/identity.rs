@@ -206,14 +206,20 @@ pub fn format(path: &Path, identity: DiskIdentity) -> Result<()> {
         }
     }
     let rooms = Rooms::of(path);
-    let make =
-        |path: &Path| fs::create_dir_all(path).map_err(|error| io_error("create", path, error));
+    let make = |path: &Path| match fs::create_dir(path) {
+        // Left by a formatting that was interrupted.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(|error| io_error("create", path, error)),
+    };
     let sync =
         |path: &Path| durable::sync_directory(path).map_err(|error| io_error("sync", path, error));
+    // With the parents that it lacks.
+    durable::create_directory(path).map_err(|error| io_error("create", path, error))?;
     rooms.names().into_iter().try_for_each(make)?;
     (0..=255).try_for_each(|folder| make(&rooms.folder(folder)))?;
     sync(&rooms.chunks)?;
     sync(path)?;
+    // One that was there may be somebody's of just before.
     if let Some(parent) = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())

@@ -29,7 +29,7 @@ struct Contents {
     items: VecDeque<Item>,
     /// Bytes on the disk of all of them.
     len: u64,
-    /// How many this start has put here.
+    /// How many this start has put here. One that was not registered may have begun under its number.
     count: u64,
 }
 
@@ -44,6 +44,7 @@ impl Trash {
     /// That in `folder`; names of this start are made with `open_number`.
     pub fn open(folder: &Path, open_number: OpenNumber) -> Result<Trash> {
         let mut items = Vec::new();
+        let mut count = 0;
         for item in fs::read_dir(folder).map_err(|error| io_error("list", folder, error))? {
             let path = item
                 .map_err(|error| io_error("list", folder, error))?
@@ -52,13 +53,14 @@ impl Trash {
                 .and_then(|metadata| metadata.modified())
                 .map_err(|error| io_error("stat", &path, error))?;
             let len = disk_len(&path)?;
+            count = count.max(count_of(&path, open_number).unwrap_or(0));
             items.push(Item { since, path, len });
         }
         items.sort_by(|a, b| (a.since, &a.path).cmp(&(b.since, &b.path)));
         let contents = Contents {
             len: items.iter().map(|item| item.len).sum(),
             items: items.into(),
-            count: 0,
+            count,
         };
         Ok(Trash {
             folder: folder.to_path_buf(),
@@ -85,10 +87,8 @@ impl Trash {
         let mut state = self.state();
         state.count += 1;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let to = self.folder.join(format!(
-            "{name}.{:016x}.{}",
-            self.open_number.0, state.count
-        ));
+        let suffix = suffix(self.open_number);
+        let to = self.folder.join(format!("{name}{suffix}{}", state.count));
         fs::rename(path, &to).map_err(|error| io_error("move to the trash", path, error))?;
         let len = disk_len(&to)?;
         state.len += len;
@@ -133,6 +133,18 @@ impl Trash {
         state.len -= item.len;
         Some(item)
     }
+}
+
+/// What stands between the name of a file and its number in a start.
+fn suffix(open_number: OpenNumber) -> String {
+    format!(".{:016x}.", open_number.0)
+}
+
+/// The number that a start of that number gave to what is at `path`.
+fn count_of(path: &Path, open_number: OpenNumber) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    let (_, count) = name.rsplit_once(&suffix(open_number))?;
+    count.parse().ok()
 }
 
 fn disk_len(path: &Path) -> Result<u64> {
@@ -218,6 +230,23 @@ mod tests {
         fs::remove_file(trash.folder.join("b.0000000000000001.2")).unwrap();
         trash.free(u64::MAX).unwrap();
         assert_eq!((left(&trash).as_str(), trash.len()), ("", 0));
+    }
+
+    #[test]
+    fn a_start_under_the_same_number_takes_no_name_that_is_there() {
+        let (dir, trash, _) = filled();
+        let put = |trash: &Trash| {
+            let path = dir.path().join("index");
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("f"), "x").unwrap();
+            trash.put(&path).unwrap();
+        };
+        put(&trash);
+        for _ in 0..3 {
+            let again = Trash::open(&trash.folder, OpenNumber(1)).unwrap();
+            put(&again);
+        }
+        assert_eq!(left(&trash), "abciiii");
     }
 
     #[test]
