@@ -19,7 +19,7 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// A leader that has not answered for so long may be gone: the others are asked who leads, and again so often. A
 /// busy one is not left for that, and nothing is sent twice.
 const DOUBT_AFTER: Duration = Duration::from_millis(600);
-const DOUBT_EVERY: Duration = Duration::from_millis(200);
+const DOUBT_EVERY: Duration = Duration::from_millis(100);
 
 /// How long one that is asked who leads may take.
 const DOUBT_WAIT: Duration = Duration::from_millis(400);

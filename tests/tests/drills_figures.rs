@@ -62,7 +62,7 @@ fn measure(
 }
 
 #[test]
-#[ignore = "takes ten minutes: scripts/drills.sh figures"]
+#[ignore = "takes half an hour, since who dies again waits for longer each time: scripts/drills.sh figures"]
 fn figures_of_dead_dataservers() -> Result<()> {
     let setup = Setup {
         name: "figures_of_dead_dataservers",
@@ -75,7 +75,7 @@ fn figures_of_dead_dataservers() -> Result<()> {
 }
 
 #[test]
-#[ignore = "takes ten minutes: scripts/drills.sh figures"]
+#[ignore = "takes four minutes: scripts/drills.sh figures"]
 fn figures_of_dead_leaders() -> Result<()> {
     let setup = Setup {
         name: "figures_of_dead_leaders",

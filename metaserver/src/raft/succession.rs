@@ -26,12 +26,12 @@ const LOOKED_FOR_AFTER: Duration = Duration::from_millis(300);
 /// How long its machine has to say that nothing listens there: twice what a lost word takes.
 const REFUSED_WITHIN: Duration = Duration::from_millis(700);
 
-/// Who has a higher number waits for longer, so that not all ask for votes at the same time.
-const TURN: Duration = Duration::from_millis(60);
+/// Who has a higher number waits for longer, so that not all ask for votes at the same time: about an election.
+const TURN: Duration = Duration::from_millis(120);
 
-/// How often and how long votes are asked for.
+/// How often and how long votes are asked for: two syncs, one after the other, of disks that have other work.
 const STANDS: u32 = 3;
-const STAND_WAIT: Duration = Duration::from_millis(100);
+const STAND_WAIT: Duration = Duration::from_millis(250);
 
 /// What is known of the leader, and the decision to succeed it.
 pub(super) struct Succession {
