@@ -17,8 +17,9 @@ pub fn init(json: bool) {
 /// The same, with `usual` and above unless `QUARRY_LOG` says otherwise: a command that a person types
 /// says less than a server.
 pub fn init_from(json: bool, usual: LevelFilter) {
-    // openraft tells at `info` what only its developers read.
-    let quiet = format!("{usual},openraft=warn");
+    // openraft tells what only its developers read: while a member is away, an error at each barrier. What ends a
+    // metaserver, it says itself.
+    let quiet = format!("{usual},openraft=off");
     let named = std::env::var(LOG_VARIABLE).unwrap_or_default();
     let asked = match named.is_empty() {
         true => Ok(EnvFilter::new(&quiet)),
