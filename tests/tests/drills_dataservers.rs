@@ -188,7 +188,7 @@ fn clients_are_paused() -> Result<()> {
     run(setup, |drill| {
         let folder = drill.local();
         let tree = folder.join("tree");
-        for number in 0..300 {
+        for number in 0..600 {
             let len = drill.random.random_range(1..600_000);
             let mut bytes = vec![0; len];
             drill.random.fill_bytes(&mut bytes);
@@ -213,7 +213,7 @@ fn clients_are_paused() -> Result<()> {
                 ["get", "-r", &inside, back_arg],
             ] {
                 let mut client = drill.cluster.quarry(args).spawn()?;
-                std::thread::sleep(Duration::from_millis(drill.random.random_range(300..900)));
+                std::thread::sleep(Duration::from_millis(drill.random.random_range(60..250)));
                 drill.pause_client(&mut client, lasting)?;
                 let status = client.wait()?;
                 ensure!(status.success(), "{args:?}: {status}");
