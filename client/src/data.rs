@@ -99,6 +99,13 @@ impl DataLink {
         }
     }
 
+    /// All members of a pipeline did their part.
+    pub(crate) fn handle_written(&self, target: &Target) {
+        for disk in &target.members {
+            self.health.handle_success(*disk, Doing::Write);
+        }
+    }
+
     /// A disk did not do its part: it is avoided, and if its server did not answer, the metaserver is told so, which asks it
     /// and finds others for its groups sooner than its silence would make it.
     pub(crate) fn handle_failure(&self, disk: DiskId, doing: Doing, error: &Error) {

@@ -213,7 +213,7 @@ fn clients_are_paused() -> Result<()> {
                 ["get", "-r", &inside, back_arg],
             ] {
                 let mut client = drill.cluster.quarry(args).spawn()?;
-                std::thread::sleep(Duration::from_millis(drill.random.random_range(60..250)));
+                std::thread::sleep(Duration::from_millis(drill.random.random_range(20..100)));
                 drill.pause_client(&mut client, lasting)?;
                 let status = client.wait()?;
                 ensure!(status.success(), "{args:?}: {status}");

@@ -150,6 +150,8 @@ struct Runner {
 /// Why a chunk goes no further, and which disk is to blame, if one is.
 struct Failure {
     disk: Option<DiskId>,
+    /// Who said so, if it was another member: it may be the one that is cut off.
+    teller: Option<DiskId>,
     error: Error,
     /// For how long the pipeline had done all that was asked of it, and waited for more: it worked until then.
     idle: Duration,
@@ -160,9 +162,18 @@ impl Failure {
     fn of(disk: Option<DiskId>, error: Error) -> Failure {
         Failure {
             disk,
+            teller: None,
             error,
             idle: Duration::ZERO,
         }
+    }
+
+    /// The same in a pipeline of these members: each is told of by the one before it.
+    fn among(mut self, members: &[DiskId]) -> Failure {
+        let at = members.iter().position(|member| Some(*member) == self.disk);
+        let before = at.and_then(|at| at.checked_sub(1));
+        self.teller = before.and_then(|at| members.get(at).copied());
+        self
     }
 
     /// Whether a member gave the stream up because we sent nothing for so long.
@@ -220,7 +231,7 @@ impl Runner {
             .data(&target.head, &request, SMALL_TIMEOUT);
         match reply.await {
             Ok(DataReply::Written { macs }) => {
-                self.link.health.handle_success(target.disk, Doing::Write);
+                self.link.handle_written(&target);
                 let part = self.shared.core().handle_small_written(len, crc, macs);
                 self.keep(part, target);
                 Ok(())
@@ -230,7 +241,7 @@ impl Runner {
                 let named = disk_named(&error.text, &target.members);
                 // Without a name the head is suspected, but not of being full.
                 let head = (error.kind() != Kind::NoSpace).then_some(target.disk);
-                Err(Failure::of(named.or(head), error))
+                Err(Failure::of(named.or(head), error).among(&target.members))
             }
         }
     }
@@ -264,7 +275,7 @@ impl Runner {
         let sent = self.transfer(stream).await;
         match sent {
             Ok(part) => {
-                self.link.health.handle_success(target.disk, Doing::Write);
+                self.link.handle_written(&target);
                 self.keep(part, target);
                 Ok(())
             }
@@ -274,6 +285,7 @@ impl Runner {
                     false => failure.disk.or(Some(target.disk)),
                 };
                 let prefix = self.shared.core().give_up();
+                let failure = failure.among(&target.members);
                 if let Some(part) = prefix {
                     self.keep(part, target);
                 }
@@ -307,6 +319,7 @@ impl Runner {
                 let still = idle.filter(|(sent, _)| self.shared.core().idle_after() == Some(*sent));
                 Failure {
                     disk,
+                    teller: None,
                     error,
                     idle: still.map_or(Duration::ZERO, |(_, since)| since.elapsed()),
                 }
@@ -413,7 +426,12 @@ impl Trouble {
 
     /// Returns when the next chunk may be tried.
     async fn handle(&mut self, failure: Failure) -> Result<()> {
-        let Failure { disk, error, .. } = failure;
+        let Failure {
+            disk,
+            teller,
+            error,
+            ..
+        } = failure;
         self.count += 1;
         tracing::debug!(?disk, %error, code = ?error.code, "a chunk was given up");
         let now = Instant::now();
@@ -455,6 +473,9 @@ impl Trouble {
             Kind::Retry | Kind::Refresh | Kind::Fenced | Kind::Corrupt | Kind::Unavailable => {
                 if error.code != Code::OldMap {
                     disk.inspect(|disk| self.link.handle_failure(*disk, Doing::Write, &error));
+                    teller.inspect(|disk| {
+                        self.link.health.handle_failure(*disk, Doing::Write, now);
+                    });
                 }
                 self.link.refresh().await;
             }
@@ -477,6 +498,19 @@ const _: () = assert!(STREAM_SILENCE_MAX.as_secs() > 4 * STALL.as_secs());
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_tells_of_another_member_is_the_one_before_it() {
+        let members = [DiskId(5), DiskId(7), DiskId(9)];
+        let told = |disk| {
+            let error = Error::new(Code::Disconnected, "gone");
+            Failure::of(disk, error).among(&members).teller
+        };
+        assert_eq!(told(Some(DiskId(9))), Some(DiskId(7)));
+        assert_eq!(told(Some(DiskId(7))), Some(DiskId(5)));
+        assert_eq!(told(Some(DiskId(5))), None, "that is what the client saw");
+        assert_eq!((told(Some(DiskId(1))), told(None)), (None, None));
+    }
 
     #[test]
     fn the_last_disk_that_is_named_is_blamed() {
