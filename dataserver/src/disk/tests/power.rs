@@ -10,7 +10,6 @@ fn run(command: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs root and a loop device"]
 async fn a_power_cut_loses_nothing_that_was_acknowledged() {
     let place = tempfile::tempdir().unwrap();
     let image = place.path().join("image");
@@ -82,7 +81,6 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs root and tmpfs"]
 async fn a_full_disk_keeps_its_index_and_serves_when_there_is_room_again() {
     let place = tempfile::tempdir().unwrap();
     let mount = place.path().join("mount");
