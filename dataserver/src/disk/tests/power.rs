@@ -1,5 +1,4 @@
-//! A power cut, on a file system of its own. Needs root, a loop device and xfs_io:
-//! `cargo test --release -p quarry-dataserver power_cut -- --ignored`.
+//! A power cut and a full disk, on file systems of their own. They need root, a loop device and xfs_io.
 
 use super::*;
 use std::process::Command;
