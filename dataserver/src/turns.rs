@@ -61,13 +61,29 @@ impl Turns {
                 Err(Error::bug(format!("work on a disk was lost: {error}")))
             })
         };
-        let late = |_| {
-            let text = format!("disk {disk} does not answer");
-            Err(Error::new(Code::Overloaded, text))
-        };
-        let done = tokio::time::timeout(wait, working).await;
-        done.unwrap_or_else(late)
+        in_time(wait, disk, working).await
     }
+}
+
+/// Waits for work that has its own thread, not longer than a turn may take; it is finished though nobody waits any more.
+///
+/// # Errors
+/// `Overloaded` if the disk does not answer in time; those of the work.
+pub async fn wait_for<T>(disk: DiskId, working: impl Future<Output = Result<T>>) -> Result<T> {
+    in_time(WORK_WAIT, disk, working).await
+}
+
+async fn in_time<T>(
+    wait: Duration,
+    disk: DiskId,
+    working: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let late = |_| {
+        let text = format!("disk {disk} does not answer");
+        Err(Error::new(Code::Overloaded, text))
+    };
+    let done = tokio::time::timeout(wait, working).await;
+    done.unwrap_or_else(late)
 }
 
 #[cfg(test)]

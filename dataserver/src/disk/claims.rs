@@ -17,6 +17,8 @@ pub struct Claims(Mutex<State>);
 struct State {
     /// What of each is durable: an entry as if it had been sealed at its last flush.
     open: HashMap<ChunkName, Option<Arc<Entry>>>,
+    /// Taken, and perhaps on the disk already: nobody has looked.
+    reserved: HashSet<ChunkName>,
     spent: HashSet<ChunkName>,
     spent_order: VecDeque<ChunkName>,
 }
@@ -26,13 +28,14 @@ impl Claims {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a chunk for a writer, or `None` if it is or was another's.
-    pub fn claim(self: &Arc<Self>, name: ChunkName) -> Option<Claim> {
+    /// Takes a chunk for a writer, or `None` if it is or was another's. It is open once it is known that the disk does not
+    /// have it: [`Claim::open`].
+    pub fn reserve(self: &Arc<Self>, name: ChunkName) -> Option<Claim> {
         let mut state = self.state();
-        if state.open.contains_key(&name) || state.spent.contains(&name) {
+        if state.is_taken(name) || state.spent.contains(&name) {
             return None;
         }
-        state.open.insert(name, None);
+        state.reserved.insert(name);
         Some(Claim {
             claims: Arc::clone(self),
             name,
@@ -43,7 +46,7 @@ impl Claims {
     /// while it is another's. Until the claim ends the chunk counts as `durable`.
     pub fn claim_again(self: &Arc<Self>, name: ChunkName, durable: Option<Entry>) -> Option<Claim> {
         let mut state = self.state();
-        if state.open.contains_key(&name) {
+        if state.is_taken(name) {
             return None;
         }
         state.open.insert(name, durable.map(Arc::new));
@@ -73,6 +76,12 @@ impl Claims {
     }
 }
 
+impl State {
+    fn is_taken(&self, name: ChunkName) -> bool {
+        self.open.contains_key(&name) || self.reserved.contains(&name)
+    }
+}
+
 /// The right to write one chunk; ends when it is dropped.
 pub struct Claim {
     claims: Arc<Claims>,
@@ -83,6 +92,14 @@ impl Claim {
     /// Which chunk.
     pub fn name(&self) -> ChunkName {
         self.name
+    }
+
+    /// The disk does not have the chunk: from now on it is an open one, of which nothing is durable.
+    pub fn open(&self) {
+        let mut state = self.claims.state();
+        if state.reserved.remove(&self.name) {
+            state.open.insert(self.name, None);
+        }
     }
 
     /// What of the chunk is durable now.
@@ -109,7 +126,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.state().open.remove(&self.name);
+        let mut state = self.claims.state();
+        state.open.remove(&self.name);
+        state.reserved.remove(&self.name);
     }
 }
 
@@ -125,11 +144,16 @@ mod tests {
             pool: PoolId(1),
             chunk: ChunkId(1),
         };
-        let claim = claims.claim(name).unwrap();
-        assert!(claims.claim(name).is_none());
+        let claim = claims.reserve(name).unwrap();
+        assert!(claims.reserve(name).is_none());
+        assert!(claims.claim_again(name, None).is_none());
+        assert_eq!((claims.get(name), claims.count()), (None, 0));
+        claim.open();
+        assert!(claims.reserve(name).is_none());
+        assert_eq!((claims.get(name), claims.count()), (Some(None), 1));
         drop(claim);
-        claims.claim(name).unwrap().spend();
-        assert!(claims.claim(name).is_none());
+        claims.reserve(name).unwrap().spend();
+        assert!(claims.reserve(name).is_none());
         assert_eq!(claims.count(), 0);
     }
 }

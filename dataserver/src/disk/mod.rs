@@ -73,12 +73,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use trash::{TRASH_AGE_MAX, Trash};
 use writer::Purpose;
 
 /// Large chunks that one disk writes at a time: each has a thread and a few MiB of memory.
 pub const OPEN_CHUNKS_MAX: usize = 256;
+
+/// Bytes of small chunks that one disk is handed at a time: enough for sixteen thousand of 4 KiB.
+const SMALL_ROOM_LEN: usize = 64 << 20;
 
 /// How long a stop waits for writers that were let go to end.
 const STOP_WAIT: Duration = Duration::from_secs(5);
@@ -163,37 +166,10 @@ struct Front {
     report: Report,
     missing: Mutex<Vec<ChunkName>>,
     small_writes: Mutex<Option<mpsc::Sender<SmallWrite>>>,
+    /// For the bytes of small chunks that wait.
+    small_room: Semaphore,
     segment_writer: Mutex<Option<JoinHandle<()>>>,
     stuck: Mutex<Stuck>,
-}
-
-/// A small chunk that may be written; from [`Disk::begin_small`].
-pub struct SmallWriter {
-    disk: Disk,
-    claim: Claim,
-    len: usize,
-}
-
-impl SmallWriter {
-    /// The rest of [`Disk::write_small`].
-    ///
-    /// Errors: as [`Disk::write_small`]; `Malformed` for another length than was announced.
-    pub async fn write(self, data: Bytes, crc: Crc) -> Result<()> {
-        if data.len() != self.len {
-            return Err(Error::malformed("a small chunk has another length"));
-        }
-        let (reply, answer) = oneshot::channel();
-        let write = SmallWrite {
-            claim: self.claim,
-            data,
-            crc,
-            replaces: false,
-            reply,
-        };
-        let sent = self.disk.small_writes()?.send(write).await;
-        sent.map_err(|_| segment::stopped())?;
-        answer.await.unwrap_or_else(|_| Err(segment::stopped()))
-    }
 }
 
 impl Disk {
@@ -285,6 +261,7 @@ impl Disk {
             report,
             missing: Mutex::new(missing),
             small_writes: Mutex::new(Some(small_writes)),
+            small_room: Semaphore::new(SMALL_ROOM_LEN),
             segment_writer: Mutex::new(Some(thread)),
             stuck: Mutex::default(),
         })))
@@ -313,9 +290,10 @@ impl Disk {
     }
 
     /// Writes a small chunk; durable and readable when it returns. Shares its sync with all others that
-    /// wait. The caller has checked `crc`. If this is cancelled, the chunk may be written all the same.
+    /// wait. The caller has checked `crc`. If this is cancelled, the chunk may be written all the same. Nothing
+    /// here blocks: a disk that hangs is waited for, by whoever wants to.
     ///
-    /// Errors: as [`Disk::create_chunk`].
+    /// Errors: as [`Disk::create_chunk`]; `Overloaded` if too many bytes wait already.
     pub async fn write_small(
         &self,
         pool: PoolId,
@@ -323,25 +301,35 @@ impl Disk {
         data: Bytes,
         crc: Crc,
     ) -> Result<()> {
-        let (disk, len) = (self.clone(), data.len());
-        let begun = tokio::task::spawn_blocking(move || disk.begin_small(pool, chunk, len)).await;
-        let lost = |error| Err(Error::bug(format!("a write was lost: {error}")));
-        begun.unwrap_or_else(lost)?.write(data, crc).await
-    }
-
-    /// The part of [`Disk::write_small`] that blocks: looks into the index and at the free space.
-    ///
-    /// Errors: as [`Disk::create_chunk`].
-    pub fn begin_small(&self, pool: PoolId, chunk: ChunkId, len: usize) -> Result<SmallWriter> {
-        if len > SMALL_CHUNK_LEN_MAX {
+        if data.len() > SMALL_CHUNK_LEN_MAX {
             return Err(Error::malformed(format!(
-                "a small chunk can not have {len} bytes"
+                "a small chunk can not have {} bytes",
+                data.len()
             )));
         }
-        let claim = self.claim(ChunkName { pool, chunk })?;
-        self.0.shared.check_space(len as u64)?;
-        let disk = self.clone();
-        Ok(SmallWriter { disk, claim, len })
+        let room = self.0.small_room.try_acquire_many(data.len() as u32);
+        let _room = room.map_err(|_| {
+            let text = "too many small chunks wait for this disk";
+            Error::new(Code::Overloaded, text)
+        })?;
+        // The rest is looked at by the segment writer, which may wait for the disk.
+        let claim = self.reserve(ChunkName { pool, chunk })?;
+        self.store_small(claim, data, crc, false).await
+    }
+
+    /// Lets the segment writer store a small chunk, and waits for it.
+    async fn store_small(&self, claim: Claim, data: Bytes, crc: Crc, replaces: bool) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let write = SmallWrite {
+            claim,
+            data,
+            crc,
+            replaces,
+            reply,
+        };
+        let sent = self.small_writes()?.send(write).await;
+        sent.map_err(|_| segment::stopped())?;
+        answer.await.unwrap_or_else(|_| Err(segment::stopped()))
     }
 
     /// The queue of the segment writer.
@@ -351,28 +339,24 @@ impl Disk {
         queue.clone().ok_or_else(segment::stopped)
     }
 
-    /// Takes an id for a writer, if the disk takes writes at all.
+    /// Takes an id for a writer, if the disk takes writes at all and does not have the id.
     fn claim(&self, name: ChunkName) -> Result<Claim> {
+        // The claim comes first: whoever seals adds to the index before letting go.
+        let claim = self.reserve(name)?;
+        self.0.shared.check_unused(name)?;
+        claim.open();
+        Ok(claim)
+    }
+
+    /// [`Disk::claim`] without a look into the index.
+    fn reserve(&self, name: ChunkName) -> Result<Claim> {
         let shared = &self.0.shared;
         shared.health.check()?;
         if shared.stopping.load(Ordering::Acquire) {
             return Err(segment::stopped());
         }
-        let used = || {
-            Error::new(
-                Code::ChunkUsed,
-                format!(
-                    "{name} is or was on disk {}: take another id",
-                    shared.identity.disk
-                ),
-            )
-        };
-        // The claim comes first: whoever seals adds to the index before letting go.
-        let claim = shared.claims.claim(name).ok_or_else(used)?;
-        if shared.index.contains(name)? || shared.aside.reason(name).is_some() {
-            return Err(used());
-        }
-        Ok(claim)
+        let claim = shared.claims.reserve(name);
+        claim.ok_or_else(|| shared.used(name))
     }
 
     /// Reads the blocks of a chunk that cover `offset..offset + len`, with their stored CRCs; the reader

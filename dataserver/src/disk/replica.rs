@@ -6,7 +6,7 @@
 use super::data_file::sync_directory;
 use super::entry::Entry;
 use super::name::ChunkName;
-use super::segment::{self, SmallWrite};
+use super::segment;
 use super::shared::Shared;
 use super::writer::Purpose;
 use super::{ChunkWriter, Disk, reading};
@@ -120,18 +120,8 @@ impl CopyWriter {
             let text = format!("{name} has a file by now");
             return Err(Error::new(Code::Busy, text));
         }
-        let queue = disk.small_writes()?;
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        let write = SmallWrite {
-            claim,
-            data,
-            crc,
-            replaces: true,
-            reply,
-        };
-        queue.send(write).await.map_err(|_| segment::stopped())?;
         // It was read back before the index turned to it.
-        answer.await.unwrap_or_else(|_| Err(segment::stopped()))?;
+        disk.store_small(claim, data, crc, true).await?;
         tokio::task::spawn_blocking(move || unmark(&disk.0.shared, name))
             .await
             .unwrap_or_else(|error| Err(Error::bug(format!("a check was lost: {error}"))))

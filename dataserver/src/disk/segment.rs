@@ -77,11 +77,14 @@ impl SegmentWriter {
     /// Writes what comes until the queue is closed.
     pub fn run(mut self, mut queue: mpsc::Receiver<SmallWrite>) {
         while let Some(first) = self.left.take().or_else(|| queue.blocking_recv()) {
-            let batch = self.gather(first, &mut queue);
-            let names: Vec<ChunkName> = batch.iter().map(|write| write.claim.name()).collect();
+            let gathered = self.gather(first, &mut queue);
+            let batch = self.admit(gathered);
+            if batch.is_empty() {
+                continue;
+            }
             let result = self.write(&batch);
             if let Err(error) = &result {
-                tracing::warn!("writing {} small chunks failed: {error}", names.len());
+                tracing::warn!("writing {} small chunks failed: {error}", batch.len());
             }
             for SmallWrite { claim, reply, .. } in batch {
                 // Before the answer: whoever got it may ask for the chunk at once.
@@ -89,9 +92,7 @@ impl SegmentWriter {
                     Ok(()) => drop(claim),
                     Err(_) => claim.spend(),
                 }
-                if reply.send(result.clone()).is_err() {
-                    tracing::debug!("nobody waits for this answer any more");
-                }
+                answer(reply, result.clone());
             }
         }
         if let Some(active) = self.active.take()
@@ -120,11 +121,41 @@ impl SegmentWriter {
         batch
     }
 
+    /// Those of a batch that may be written; the others are answered. A chunk that replaces nothing must be new to
+    /// the disk, and is a client's.
+    fn admit(&self, batch: Vec<SmallWrite>) -> Vec<SmallWrite> {
+        let new = batch.iter().filter(|write| !write.replaces);
+        let len: u64 = new.map(|write| write.data.len() as u64).sum();
+        let room = match len {
+            0 => Ok(()),
+            len => self.shared.check_space(len),
+        };
+        let mut admitted = Vec::with_capacity(batch.len());
+        for write in batch {
+            let unused = || self.shared.check_unused(write.claim.name());
+            let refused = match write.replaces {
+                true => None,
+                false => room.clone().and_then(|()| unused()).err(),
+            };
+            match refused {
+                None => {
+                    write.claim.open();
+                    admitted.push(write);
+                }
+                Some(error) => {
+                    drop(write.claim);
+                    answer(write.reply, Err(error));
+                }
+            }
+        }
+        admitted
+    }
+
     /// Makes a batch durable and readable.
     fn write(&mut self, batch: &[SmallWrite]) -> Result<()> {
         let health = &self.shared.health;
         health.check()?;
-        // Each write was checked when it came, by what its kind may leave free.
+        // Clients' were held to what they must leave free.
         self.shared.check_collect_space(BUFFER_LEN as u64)?;
         let active = match &mut self.active {
             Some(active) if active.at + BUFFER_LEN as u64 <= SEGMENT_LEN_MAX => active,
@@ -249,6 +280,12 @@ fn create(shared: &Shared, segment: SegmentId, buffer: &mut Buffer) -> Result<Ac
         at: BATCHES_AT,
         zeroed_until: BATCHES_AT,
     })
+}
+
+fn answer(reply: oneshot::Sender<Result<()>>, result: Result<()>) {
+    if reply.send(result).is_err() {
+        tracing::debug!("nobody waits for this answer any more");
+    }
 }
 
 /// That a small write can not be answered any more.

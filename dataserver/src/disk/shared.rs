@@ -99,6 +99,21 @@ impl Shared {
         Error::new(Code::ChunkMissing, text)
     }
 
+    /// That an id can not be used for a new chunk.
+    pub fn used(&self, name: ChunkName) -> Error {
+        let disk = self.identity.disk;
+        let text = format!("{name} is or was on disk {disk}: take another id");
+        Error::new(Code::ChunkUsed, text)
+    }
+
+    /// `ChunkUsed` if the disk has the chunk in any state but open.
+    pub fn check_unused(&self, name: ChunkName) -> Result<()> {
+        match self.index.contains(name)? || self.aside.reason(name).is_some() {
+            true => Err(self.used(name)),
+            false => Ok(()),
+        }
+    }
+
     /// The index could not be written. That there is no room passes; after anything else the database takes no more
     /// writes until the next start.
     pub fn index_failed(&self, error: &Error) -> Error {

@@ -2,8 +2,8 @@
 
 use super::admit::{self, Admitted, Next};
 use crate::caller::Caller;
-use crate::disk::Disk;
 use crate::node::Node;
+use crate::turns;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::limits::SMALL_CHUNK_LEN_MAX;
@@ -41,11 +41,8 @@ pub async fn write(
     node.pace.note_client();
     let place = &admitted.place;
     let (pool, chunk) = (place.pool, place.chunk);
-    let begin = move |disk: &Disk| disk.begin_small(pool, chunk, len as usize);
-    let write = async {
-        let begun = node.turns.take(&admitted.disk, begin).await?;
-        begun.write(data.clone(), crc).await
-    };
+    let write = admitted.disk.write_small(pool, chunk, data.clone(), crc);
+    let write = turns::wait_for(place.disk, write);
     let (written, passed_on) =
         tokio::join!(write, pass_on(node, &admitted, &target, data.clone(), crc));
     written.map_err(|error| error.context(format_args!("disk {}", place.disk)))?;

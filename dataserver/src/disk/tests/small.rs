@@ -66,6 +66,47 @@ async fn many_that_wait_share_their_syncs() {
 }
 
 #[tokio::test]
+async fn more_than_a_disk_may_be_handed_is_refused_and_the_rest_is_written() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(0, SMALL_CHUNK_LEN_MAX);
+    // All begin before one of them is answered.
+    let mut writes = tokio::task::JoinSet::new();
+    let fitting = SMALL_ROOM_LEN / data.len();
+    for chunk in 0..fitting as u64 + 100 {
+        let (disk, data) = (disk.clone(), data.clone());
+        writes.spawn(async move { write_small(&disk, chunk, &data).await });
+    }
+    let mut refused = 0;
+    for written in writes.join_all().await {
+        if written.is_err() {
+            assert_eq!(code(written), Code::Overloaded);
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 100);
+    assert_eq!(disk.counts().small, fitting as u64);
+    write_small(&disk, 5_000, &data).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_chunk_of_the_disk_is_read_while_its_id_is_refused_to_a_writer() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 100);
+    write_small(&disk, 1, &data).await.unwrap();
+    let claim = disk.reserve(ChunkName {
+        pool: POOL,
+        chunk: ChunkId(1),
+    });
+    // Nobody has looked yet whether the id may be used.
+    same(read(&disk, 1).unwrap(), data.clone());
+    drop(claim.unwrap());
+    assert_eq!(code(write_small(&disk, 1, &data).await), Code::ChunkUsed);
+    same(read(&disk, 1).unwrap(), data);
+}
+
+#[tokio::test]
 async fn a_small_chunk_that_is_too_large_is_refused() {
     let dir = formatted();
     let disk = open(&dir);
