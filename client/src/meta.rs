@@ -18,14 +18,14 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// A leader that has not answered for so long may be gone: the others are asked who leads, and again so often. A
 /// busy one is not left for that, and nothing is sent twice.
-const DOUBT_AFTER: Duration = Duration::from_millis(600);
+const DOUBT_AFTER: Duration = Duration::from_millis(300);
 const DOUBT_EVERY: Duration = Duration::from_millis(100);
 
 /// How long one that is asked who leads may take.
 const DOUBT_WAIT: Duration = Duration::from_millis(400);
 
-/// The longest pause between rounds: an election takes a second or two, and whoever waits should know soon.
-const PAUSE_MAX: Duration = Duration::from_millis(400);
+/// The longest pause between rounds: an election takes a second, and whoever waits should know soon.
+const PAUSE_MAX: Duration = Duration::from_millis(150);
 
 /// After so long without an answer a person who waits is told why.
 const PATIENCE_SHOWN: Duration = Duration::from_secs(3);
@@ -46,6 +46,8 @@ pub struct MetaLink {
     reached: AtomicBool,
     seen: AtomicU64,
     newest_epoch: watch::Sender<Epoch>,
+    /// Held by the one call that asks on behalf of all who leads.
+    doubting: tokio::sync::Mutex<()>,
 }
 
 /// The metaservers that are known, of which one is asked first.
@@ -123,6 +125,7 @@ impl MetaLink {
             reached: AtomicBool::new(false),
             seen: AtomicU64::new(0),
             newest_epoch: watch::Sender::new(Epoch::ZERO),
+            doubting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -304,6 +307,8 @@ impl MetaLink {
     /// Asks the others who leads, until they name another one.
     async fn doubt(&self, peer: &Peer) -> Peer {
         tokio::time::sleep(DOUBT_AFTER).await;
+        // The others see that the leader is known to be another one.
+        let _only = self.doubting.lock().await;
         loop {
             let servers = self.known.borrow().servers.clone();
             for other in servers

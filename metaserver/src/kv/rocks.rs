@@ -206,6 +206,10 @@ fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> 
         .iter()
         .map(|name| {
             let mut options = family.clone();
+            if is_queue(*name) {
+                let half = DELETIONS_WINDOW / 2;
+                options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, half, 0.5);
+            }
             if matches!(name, Family::Dentries | Family::Sessions | Family::Chunks) {
                 // Most lookups of new names, answers and chunks find nothing: they need not search what is
                 // in memory. A filter is made with every memtable, 1.3 MiB of it, so not for all families.
@@ -216,7 +220,7 @@ fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> 
         })
         .chain([ColumnFamilyDescriptor::new("default", family.clone())]);
     let opened = match purpose {
-        Use::ReadWrite => DB::open_cf_descriptors(&db, path, families),
+        Use::ReadWrite => DB::open_cf_descriptors(&db, path, families).and_then(limit_scans),
         Use::Read => DB::open_cf_descriptors_read_only(&db, path, families, false),
     };
     opened.map_err(|error| {
@@ -226,6 +230,32 @@ fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> 
             error,
         )
     })
+}
+
+/// Whether entries come and go in order, so that those who look for the first ones pass what was deleted: orphans and what
+/// is trimmed, answers of sessions, removed trees, chunks that are doomed.
+fn is_queue(family: Family) -> bool {
+    matches!(
+        family,
+        Family::System | Family::Sessions | Family::Dentries | Family::Doomed
+    )
+}
+
+/// A scan that passes so many deleted entries in memory has them written out, and of those on disk half of so many in a
+/// row are compacted. (Measured: after 60,000 files had come and gone, four fifths of the metaserver's time went into
+/// passing them.)
+const DELETED_MAX: u32 = 8_192;
+const DELETIONS_WINDOW: usize = 1_024;
+
+/// The C interface of RocksDB that its crate binds has no such option before it is opened.
+fn limit_scans(db: DB) -> Result<DB, rocksdb::Error> {
+    let most = DELETED_MAX.to_string();
+    for family in Family::ALL.iter().filter(|family| is_queue(**family)) {
+        if let Some(handle) = db.cf_handle(family.name()) {
+            db.set_options_cf(handle, &[("memtable_op_scan_flush_trigger", &most)])?;
+        }
+    }
+    Ok(db)
 }
 
 /// Where reads come from: the present state or a snapshot of it.

@@ -7,7 +7,7 @@
 
 use super::types::{LogId, NodeId, Types};
 use openraft::Vote;
-use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use openraft::raft::AppendEntriesRequest;
 use quarry_common::durable::{replace, sync_directory};
 use quarry_common::{Code, Error, Result};
 use std::path::{Path, PathBuf};
@@ -42,13 +42,13 @@ impl Fitness {
         self.is_new.load(Ordering::Acquire)
     }
 
-    /// Whether a vote may be given.
+    /// Whether a vote may be given to a candidate whose log ends there.
     ///
     /// # Errors
     /// `Overloaded` (later): not until the log has caught up.
-    pub(super) fn check_vote(&self, request: &VoteRequest<NodeId>) -> Result<()> {
+    pub(super) fn check_vote(&self, candidate: Option<LogId>) -> Result<()> {
         // In the first election a candidate has the entry that names the members, and nothing else.
-        let is_first = request.last_log_id.is_some_and(|last| last.index == 0);
+        let is_first = candidate.is_some_and(|last| last.index == 0);
         if !self.is_new() || is_first {
             return Ok(());
         }
@@ -131,16 +131,12 @@ mod tests {
         Some(LogId::new(CommittedLeaderId::new(term, 2), index))
     }
 
-    fn asks(last_log_id: Option<LogId>) -> VoteRequest<NodeId> {
-        VoteRequest::new(Vote::new(9, 2), last_log_id)
-    }
-
     #[test]
     fn an_empty_log_votes_in_the_first_election_and_then_only_after_it_has_caught_up() {
         let dir = tempfile::tempdir().unwrap();
         let fitness = Fitness::open(dir.path(), true).unwrap();
-        assert_eq!(fitness.check_vote(&asks(at(0, 0))), Ok(()));
-        assert!(fitness.check_vote(&asks(at(3, 90))).is_err());
+        assert_eq!(fitness.check_vote(at(0, 0)), Ok(()));
+        assert!(fitness.check_vote(at(3, 90)).is_err());
         let appended = |last, leader_commit| Appended {
             leader: Vote::new_committed(4, 2),
             last,
@@ -157,13 +153,13 @@ mod tests {
         }
         // Still so after a restart, though the log is not empty any more.
         let fitness = Fitness::open(dir.path(), false).unwrap();
-        assert!(fitness.check_vote(&asks(at(3, 90))).is_err());
+        assert!(fitness.check_vote(at(3, 90)).is_err());
         assert!(
             fitness
                 .handle_appended(&appended(at(4, 95), at(4, 95)))
                 .unwrap()
         );
-        assert_eq!(fitness.check_vote(&asks(at(3, 90))), Ok(()));
+        assert_eq!(fitness.check_vote(at(3, 90)), Ok(()));
         let fitness = Fitness::open(dir.path(), false).unwrap();
         assert!(!fitness.is_new());
     }

@@ -23,6 +23,7 @@ use quarry_common::wire::meta::Standing;
 use quarry_common::{Code, Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -31,23 +32,21 @@ use tokio_util::sync::CancellationToken;
 /// A leader says that it is there so often; a request to a member that takes longer is repeated.
 const HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// A follower that has heard nothing for the longer of these times and then the other, by chance between the two,
-/// asks for votes: 1 to 1.3 s after a leader died, so that a failover takes less than 3 s (DESIGN §8).
-const ELECTION: (Duration, Duration) = (Duration::from_millis(350), Duration::from_millis(600));
+/// How long one request for a vote may take, a sync or two; and how long openraft itself gives no vote after it has heard
+/// a leader. When votes are asked for is decided by [`Succession`].
+const VOTE_WAIT: Duration = Duration::from_millis(350);
+pub(super) const OPENRAFT_LEASE: Duration = Duration::from_millis(400);
 
-/// A leader that was heard within this time is not voted out.
-pub(super) const LEASE: Duration = ELECTION.1;
-
-/// A leader that a majority has not answered for so long does not believe that it leads: sooner than the others
-/// may have elected another one.
+/// A leader that a majority has not answered for so long does not believe that it leads, and sends its callers elsewhere.
+/// (Others may lead by then: what it reads and changes needs a majority all the same.)
 const LOST_AFTER: Duration = Duration::from_millis(800);
 
 /// How long a barrier is tried again when a majority does not answer at once.
 const BARRIER_WITHIN: Duration = Duration::from_millis(1_000);
 
 const _: () = {
-    assert!(HEARTBEAT.as_millis() * 3 <= ELECTION.0.as_millis());
-    assert!(LOST_AFTER.as_millis() < ELECTION.0.as_millis() + ELECTION.1.as_millis());
+    assert!(HEARTBEAT.as_millis() * 3 <= VOTE_WAIT.as_millis());
+    assert!(VOTE_WAIT.as_millis() < OPENRAFT_LEASE.as_millis());
 };
 
 /// How a Raft group runs on this metaserver.
@@ -167,11 +166,9 @@ impl Raft {
         let config = openraft::Config {
             cluster_name: format!("shard-{}", options.shard),
             heartbeat_interval: HEARTBEAT.as_millis() as u64,
-            election_timeout_min: ELECTION.0.as_millis() as u64,
-            election_timeout_max: ELECTION.1.as_millis() as u64,
-            // A new log is no reason to ask for votes either. But who begins a group may be restarted before the others
-            // were there: its log then names the members, and only those whose log is as short vote for it.
-            enable_elect: !fitness.is_new() || end_at_start.is_some_and(|last| last.index == 0),
+            election_timeout_min: VOTE_WAIT.as_millis() as u64,
+            election_timeout_max: OPENRAFT_LEASE.as_millis() as u64,
+            enable_elect: false,
             snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_entries),
             max_in_snapshot_log_to_keep: options.kept_entries,
             // A purge is one synced write: not for every entry.
@@ -190,6 +187,7 @@ impl Raft {
             shard: options.shard,
             own: id,
         };
+        let end = log.end();
         let inner = Inner::new(id, Arc::new(config), members, log, machine.clone())
             .await
             .map_err(failed)?;
@@ -211,11 +209,17 @@ impl Raft {
             }
             .run(),
         );
+        // A new log is no reason to ask for votes either. But who begins a group may be restarted before the others were
+        // there: its log then names the members, and only those whose log is as short vote for it.
+        let may_stand = !fitness.is_new() || end_at_start.is_some_and(|last| last.index == 0);
         let succession = Arc::new(Succession {
             inner: inner.clone(),
+            network: options.network.clone(),
+            shard: options.shard,
             fitness: Arc::clone(&fitness),
-            leading: leading.clone(),
-            heard_at: Mutex::default(),
+            end,
+            may_stand: AtomicBool::new(may_stand),
+            known: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&succession).run(stopped.clone()));
         let proposals = Arc::new(Proposals {
@@ -269,7 +273,7 @@ impl Raft {
                 RaftError::Fatal(error) => failed(error),
             })?;
         // Who begins a group has nothing to catch up with.
-        self.inner.runtime_config().elect(true);
+        self.succession.allow(true);
         Ok(())
     }
 

@@ -115,14 +115,17 @@ impl Raft {
             RaftCall::Vote(request) => {
                 self.check_member(peer)?;
                 check_vote(node_id(peer), self.metrics_now().current_term, &request)?;
-                self.fitness.check_vote(&request)?;
-                let theirs = request.last_log_id;
+                self.fitness.check_vote(request.last_log_id)?;
+                self.succession.wait_for_lease().await;
                 let reply = self.inner.vote(request).await.map_err(raft_failed)?;
-                let is_vain = !reply.vote_granted && reply.last_log_id > theirs;
-                if is_vain && self.succession.is_leader_silent() {
-                    self.succession.stand();
+                if reply.vote_granted {
+                    self.succession.handle_voted();
                 }
                 Ok(RaftReply::Vote(reply))
+            }
+            RaftCall::WouldVote(end) => {
+                self.check_member(peer)?;
+                Ok(RaftReply::WouldVote(self.succession.would_vote(end)))
             }
             // Whom it is asked about is what the asker does not know: no more than names are told.
             RaftCall::Members => {
@@ -160,7 +163,7 @@ impl Raft {
         }
         if reply == AppendEntriesResponse::Success && self.fitness.handle_appended(&appended)? {
             tracing::info!("the log has caught up: this metaserver votes from now on");
-            self.inner.runtime_config().elect(true);
+            self.succession.allow(true);
         }
         Ok(RaftReply::Append(reply))
     }

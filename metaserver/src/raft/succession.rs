@@ -1,83 +1,161 @@
-//! When this metaserver asks for votes before openraft's timeout.
+//! When this metaserver asks for votes. It alone decides that: openraft's own timers are off.
 //!
-//! Silence alone does not tell a dead leader from a slow one: openraft waits for 1 to 1.3 s of it ([`super::group`]). Twice
-//! more is known. A machine that runs says at once that nothing listens at an address: then the leader's process has
-//! died, and all that is waited for is the end of the lease, before which nobody votes. And who is asked for a vote by
-//! somebody with a shorter log knows that this one asks in vain.
-//! (Measured, twenty deaths of leaders: see the README.)
+//! Who hears nothing from a leader first asks the others whether they would vote for it (the pre-vote of Ongaro's thesis,
+//! §9.6), and stands only if a majority would: so one that was paused or cut off, and comes back, deposes nobody.
+//! Silence alone does not tell a dead leader from a slow one. But a machine that runs says at once that nothing listens
+//! at an address: then the leader's process has died, and only openraft's own lease is waited for.
 
 use super::fitness::Fitness;
-use super::group::LEASE;
-use super::types::{NodeId, Types};
+use super::group::OPENRAFT_LEASE;
+use super::log::LogEnd;
+use super::network::Network;
+use super::types::{LogId, NodeId, Types, server_id};
+use super::wire::{RaftCall, RaftReply};
+use openraft::ServerState;
+use quarry_common::ids::ShardId;
 use quarry_common::net;
+use rand::Rng;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How often it is looked whether the leader is silent.
+/// How often it is looked whether the leader is silent. Silence is counted in looks, so that a pause of this process is
+/// no silence of the leader.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A leader that is silent for so long, three heartbeats, is looked for.
+/// A leader that is silent for so long, two heartbeats, is looked for.
 const LOOKED_FOR_AFTER: Duration = Duration::from_millis(300);
 
-/// How long its machine has to say that nothing listens there: twice what a lost word takes.
-const REFUSED_WITHIN: Duration = Duration::from_millis(700);
+/// How long its machine has to say that nothing listens there.
+const REFUSED_WITHIN: Duration = Duration::from_millis(500);
+
+/// A leader that was heard within this time is not voted out, unless it is known to be gone.
+const LEASE: Duration = Duration::from_millis(600);
+
+/// A leader that is silent for so long is to be succeeded. It may only be slow: its disk may sync, and openraft waits.
+const SILENT_AFTER: Duration = Duration::from_millis(800);
 
 /// Who has a higher number waits for longer, so that not all ask for votes at the same time: about an election.
-const TURN: Duration = Duration::from_millis(120);
+const TURN: Duration = Duration::from_millis(100);
 
-/// How often and how long votes are asked for: two syncs, one after the other, of disks that have other work.
-const STANDS: u32 = 3;
-const STAND_WAIT: Duration = Duration::from_millis(250);
+/// How long the others have to say whether they would vote.
+const ASK_WAIT: Duration = Duration::from_millis(200);
+
+/// How long an election may take: syncs of several disks that have other work. Until then no other one is begun.
+const ELECTION_WAIT: Duration = Duration::from_millis(350);
 
 /// What is known of the leader, and the decision to succeed it.
 pub(super) struct Succession {
     pub(super) inner: openraft::Raft<Types>,
+    pub(super) network: Network,
+    pub(super) shard: ShardId,
     pub(super) fitness: Arc<Fitness>,
-    /// The term in which this metaserver leads, while it does.
-    pub(super) leading: watch::Receiver<Option<u64>>,
-    /// When a leader spoke last.
-    pub(super) heard_at: Mutex<Option<Instant>>,
+    pub(super) end: LogEnd,
+    /// Whether this metaserver may ask for votes at all: not while its log may lack what it has acknowledged.
+    pub(super) may_stand: AtomicBool,
+    pub(super) known: Mutex<Known>,
+}
+
+/// What was heard, and said.
+#[derive(Default)]
+pub(super) struct Known {
+    /// How often a leader has spoken, and when it did last.
+    heard: u64,
+    heard_at: Option<Instant>,
+    /// The leader that was heard last, if its machine says that it does not run.
+    gone: Option<NodeId>,
+    /// When this metaserver asked for votes or gave its own.
+    election_at: Option<Instant>,
+    /// Somebody with a shorter log asks in vain: this one need not wait for its turn.
+    is_urged: bool,
+}
+
+impl Known {
+    /// Since the leader spoke last; `None` if none ever has.
+    fn silence(&self) -> Option<Duration> {
+        self.heard_at.map(|at| at.elapsed())
+    }
+
+    fn is_electing(&self) -> bool {
+        self.election_at
+            .is_some_and(|at| at.elapsed() < ELECTION_WAIT)
+    }
+
+    /// Whether votes are given against the leader.
+    fn is_leader_given_up(&self) -> bool {
+        let given_up = |silence| match self.gone {
+            Some(_) => silence > LOOKED_FOR_AFTER,
+            None => silence > LEASE,
+        };
+        self.silence().is_none_or(given_up)
+    }
+}
+
+/// The place of this metaserver in its group.
+struct Place {
+    /// Who led last, and where it is.
+    leader: Option<(NodeId, String)>,
+    /// How many others may succeed it before this one.
+    turn: u32,
+    /// The others that vote.
+    others: Vec<(NodeId, String)>,
 }
 
 impl Succession {
     /// A leader has spoken.
     pub(super) fn handle_heard(&self) {
-        *self.lock() = Some(Instant::now());
+        let mut known = self.known();
+        known.heard += 1;
+        known.heard_at = Some(Instant::now());
+        known.gone = None;
+        known.is_urged = false;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.heard_at.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A vote was given.
+    pub(super) fn handle_voted(&self) {
+        self.known().election_at = Some(Instant::now());
     }
 
-    fn silence(&self) -> Option<Duration> {
-        self.lock().map(|at| at.elapsed())
+    /// Whether this metaserver may ask for votes from now on.
+    pub(super) fn allow(&self, may_stand: bool) {
+        self.may_stand.store(may_stand, Ordering::Release);
     }
 
-    /// Whether nobody has led for so long that votes are given.
-    pub(super) fn is_leader_silent(&self) -> bool {
-        self.silence().is_none_or(|silence| silence > LEASE) && self.leading.borrow().is_none()
+    /// Whether this metaserver would vote for one whose log ends there.
+    pub(super) fn would_vote(&self, theirs: Option<LogId>) -> bool {
+        let leads = self.inner.metrics().borrow().state == ServerState::Leader;
+        if leads || self.fitness.check_vote(theirs).is_err() {
+            return false;
+        }
+        let ours = self.end.get();
+        let mut known = self.known();
+        if !known.is_leader_given_up() {
+            return false;
+        }
+        if theirs < ours {
+            known.is_urged = true;
+            return false;
+        }
+        !known.is_electing()
     }
 
-    /// Asks for votes at once. Left to itself the group would wait for its turns, for seconds if somebody with a shorter
-    /// log asks first. (Measured: one failover in five took up to 3.8 s.)
-    pub(super) fn stand(&self) {
-        let inner = self.inner.clone();
-        tokio::spawn(async move {
-            // Another one's term may be ahead of ours: the first attempt may only tell us so.
-            for _ in 0..STANDS {
-                if inner.trigger().elect().await.is_err() {
-                    return;
-                }
-                sleep(STAND_WAIT).await;
-                if inner.metrics().borrow().current_leader.is_some() {
-                    return;
-                }
-            }
-        });
+    /// Waits for the end of openraft's lease, if the leader is known to be gone: it would vote for nobody until then.
+    pub(super) async fn wait_for_lease(&self) {
+        let silence = {
+            let known = self.known();
+            known.silence().filter(|_| known.gone.is_some())
+        };
+        if let Some(rest) = silence.and_then(|silence| OPENRAFT_LEASE.checked_sub(silence)) {
+            sleep(rest + Duration::from_millis(1)).await;
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks after the leader until it is cancelled.
@@ -85,43 +163,124 @@ impl Succession {
         stopped.run_until_cancelled(self.look()).await;
     }
 
-    async fn look(&self) {
+    async fn look(self: &Arc<Self>) {
+        let (mut heard, mut looks) = (0, 0);
+        let mut probe = JoinSet::new();
         loop {
             sleep(LOOK_EVERY).await;
-            let is_silent = self
-                .silence()
-                .is_some_and(|silence| silence > LOOKED_FOR_AFTER);
-            if !is_silent || self.fitness.is_new() {
+            while probe.try_join_next().is_some() {}
+            let Some(place) = self.place() else {
+                looks = 0;
+                continue;
+            };
+            let (now, is_gone, is_urged) = {
+                let known = self.known();
+                (known.heard, known.gone.is_some(), known.is_urged)
+            };
+            if now != heard {
+                (heard, looks) = (now, 0);
                 continue;
             }
-            let Some((leader, address, turn)) = self.leader() else {
-                continue;
+            looks += 1;
+            let silence = LOOK_EVERY * looks;
+            if let Some((leader, address)) = &place.leader
+                && silence > LOOKED_FOR_AFTER
+                && !is_gone
+                && probe.is_empty()
+            {
+                let (succession, leader, address) = (Arc::clone(self), *leader, address.clone());
+                probe.spawn(async move { succession.probe(leader, &address, now).await });
+            }
+            let after = match is_gone {
+                true => OPENRAFT_LEASE,
+                false => SILENT_AFTER,
             };
-            let refused = async { Some(net::nobody_there(resolve(&address).await?).await) };
-            let Ok(Some(_)) = timeout(REFUSED_WITHIN, refused).await else {
-                continue;
-            };
-            let rest = LEASE.saturating_sub(self.silence().unwrap_or_default());
-            sleep(rest + TURN * turn).await;
-            if self.is_leader_silent() && self.leader().is_some_and(|(now, ..)| now == leader) {
-                tracing::info!(%leader, "its machine says that it does not run: asking for votes");
-                self.stand();
-                sleep(STAND_WAIT * STANDS).await;
+            let turn = if is_urged { 0 } else { place.turn };
+            if silence >= after + TURN * turn && self.is_wanted(&place.others).await {
+                self.stand().await;
             }
         }
     }
 
-    /// The leader, where it is, and how many others may succeed it before this metaserver; `None` if that is no question
-    /// for this one.
-    fn leader(&self) -> Option<(NodeId, String, u32)> {
+    /// Asks the leader's machine whether it runs. `heard` is how often a leader has spoken until now.
+    async fn probe(&self, leader: NodeId, address: &str, heard: u64) {
+        let refused = async { Some(net::nobody_there(resolve(address).await?).await) };
+        let Ok(Some(_)) = timeout(REFUSED_WITHIN, refused).await else {
+            return;
+        };
+        let mut known = self.known();
+        if known.heard == heard {
+            tracing::info!(%leader, "its machine says that it does not run");
+            known.gone = Some(leader);
+        }
+    }
+
+    /// `None` if it is no question for this metaserver whether another one is to lead.
+    fn place(&self) -> Option<Place> {
+        if !self.may_stand.load(Ordering::Acquire) {
+            return None;
+        }
         let metrics = self.inner.metrics();
         let metrics = metrics.borrow();
-        let leader = metrics.current_leader.filter(|id| *id != metrics.id)?;
+        if metrics.state == ServerState::Leader {
+            return None;
+        }
         let membership = metrics.membership_config.membership();
-        let address = membership.get_node(&leader)?.addr.clone();
-        let mut others = membership.voter_ids().filter(|id| *id != leader);
-        let turn = others.position(|id| id == metrics.id)?;
-        Some((leader, address, turn as u32))
+        let leader = metrics.current_leader.filter(|id| *id != metrics.id);
+        let address = |id: NodeId| membership.get_node(&id).map(|node| (id, node.addr.clone()));
+        let mut candidates = membership.voter_ids().filter(|id| Some(*id) != leader);
+        let turn = candidates.position(|id| id == metrics.id)?;
+        let others = membership.voter_ids().filter(|id| *id != metrics.id);
+        Some(Place {
+            leader: leader.and_then(address),
+            turn: turn as u32,
+            others: others.filter_map(address).collect(),
+        })
+    }
+
+    /// Whether a majority would vote for this metaserver.
+    async fn is_wanted(&self, others: &[(NodeId, String)]) -> bool {
+        if self.known().is_electing() {
+            return false;
+        }
+        // With this one.
+        let needed = others.len().div_ceil(2);
+        let mut yes = 0;
+        let mut asked = JoinSet::new();
+        for (id, address) in others.iter().cloned() {
+            let (network, shard, end) = (self.network.clone(), self.shard, self.end.get());
+            asked.spawn(async move {
+                let call = RaftCall::WouldVote(end);
+                let call = network.call(shard, server_id(id), &address, call, ASK_WAIT);
+                matches!(call.await, Ok(RaftReply::WouldVote(true)))
+            });
+        }
+        while yes < needed
+            && let Some(answer) = asked.join_next().await
+        {
+            yes += usize::from(answer.unwrap_or(false));
+        }
+        yes >= needed
+    }
+
+    /// Asks for votes, and waits until the election is over.
+    async fn stand(&self) {
+        let mut metrics = self.inner.metrics();
+        let before = metrics.borrow().current_term;
+        tracing::info!("no leader is heard: asking for votes");
+        self.known().election_at = Some(Instant::now());
+        // Another one's term may be ahead of ours: then this only tells us so.
+        if self.inner.trigger().elect().await.is_err() {
+            return;
+        }
+        let ended =
+            metrics.wait_for(|now| now.current_term > before && now.current_leader.is_some());
+        let is_over = timeout(ELECTION_WAIT, ended).await.is_ok();
+        if !is_over {
+            // Two that stand at the same time are not to do so again.
+            let apart = rand::rng().random_range(0..TURN.as_millis() as u64);
+            sleep(Duration::from_millis(apart)).await;
+        }
     }
 }
 

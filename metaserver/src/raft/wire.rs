@@ -4,7 +4,7 @@
 //! a [`SnapshotHead`], then for each file a [`FileHead`] and as many bytes as it says and a [`FileEnd`];
 //! after the last file the receiver answers with a [`SnapshotAnswer`]. All heads are messages of a bulk stream.
 
-use super::types::{NodeId, SnapshotMeta, Types};
+use super::types::{LogId, NodeId, SnapshotMeta, Types};
 use openraft::Vote;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use quarry_common::Result;
@@ -35,6 +35,8 @@ pub(crate) enum RaftCall {
     Standing,
     /// To the leader: the asker is reached at this address now. Reply: `Done`.
     Moved(String),
+    /// Whether it would vote for the asker, whose log ends there: without that nobody asks for votes. Reply: `WouldVote`.
+    WouldVote(Option<LogId>),
 }
 
 /// What it replies.
@@ -55,6 +57,8 @@ pub(crate) enum RaftReply {
     Standing(Standing),
     /// To `Moved`.
     Done,
+    /// To `WouldVote`.
+    WouldVote(bool),
 }
 
 /// What comes before the files of a snapshot.

@@ -26,10 +26,10 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tail::Tail;
 use tokio::sync::Notify;
-use writer::{Change, Writer};
+use writer::{Change, Durability, Writer};
 
 const ENTRIES: &str = "entries";
 const META: &str = "meta";
@@ -120,6 +120,8 @@ struct Shared {
     name: String,
     writer: Writer,
     ends: Mutex<Ends>,
+    /// The vote that is on disk.
+    given: Mutex<Option<Vote<NodeId>>>,
     tail: Mutex<Tail>,
     flushed: Arc<Flushed>,
     growth: Arc<Growth>,
@@ -154,12 +156,14 @@ impl LogStore {
             .map_err(|error| refused(&name, rocks_error("it", "can not be opened", error)))?;
         let db = Arc::new(db);
         let ends = check(&db, &name, owner).map_err(|error| refused(&name, error))?;
+        let given = read_meta(&db, VOTE).map_err(|error| refused(&name, error))?;
         let writer = Writer::start(Arc::clone(&db), name.clone(), fatal)?;
         let shared = Shared {
             db,
             name,
             writer,
             ends: Mutex::new(ends),
+            given: Mutex::new(given),
             tail: Mutex::default(),
             flushed,
             growth,
@@ -178,6 +182,21 @@ impl LogStore {
     /// The last entry, or the last purged one.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.shared.ends().last
+    }
+
+    /// Its end, for who does not keep it open.
+    pub(crate) fn end(&self) -> LogEnd {
+        LogEnd(Arc::downgrade(&self.shared))
+    }
+}
+
+/// Where a log ends.
+pub(crate) struct LogEnd(Weak<Shared>);
+
+impl LogEnd {
+    /// The last entry that is on disk, or the last purged one; `None` also if the log is closed.
+    pub(crate) fn get(&self) -> Option<LogId> {
+        self.0.upgrade()?.ends().last
     }
 }
 
@@ -246,7 +265,6 @@ fn check(db: &DB, name: &str, owner: (ServerId, ShardId)) -> Result<Ends> {
                 .map_err(|error| rocks_error(name, "can not be written", error))?;
         }
     }
-    read_meta::<Vote<NodeId>>(db, VOTE)?;
     let purged = read_meta::<LogId>(db, PURGED)?;
     let mut last = purged;
     let mut entries = db.raw_iterator_cf(column(db, ENTRIES)?);
@@ -307,6 +325,10 @@ impl Shared {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn given(&self) -> MutexGuard<'_, Option<Vote<NodeId>>> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -347,7 +369,10 @@ impl Shared {
             },
             put_meta(PURGED, &log_id),
         ];
-        self.writer.write(changes).await.map_err(refuse)?;
+        self.writer
+            .write(changes, Durability::Now)
+            .await
+            .map_err(refuse)?;
         // Files that hold only purged entries are removed at once rather than compacted.
         let dropped = column(&self.db, ENTRIES).and_then(|entries| {
             self.db
@@ -421,8 +446,19 @@ impl openraft::storage::RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote<NodeId>) -> Result<(), StorageError> {
-        let written = self.shared.writer.write(vec![put_meta(VOTE, vote)]).await;
-        written.map_err(|error| StorageIOError::write_vote(any(error)).into())
+        let given = *self.shared.given();
+        // That the others gave theirs too is not promised to anybody: it need not be durable before the first entry of
+        // that leader, which is synced after it. Each election has two syncs less.
+        let is_given = given.is_some_and(|given| given.leader_id == vote.leader_id);
+        let durability = match is_given {
+            true => Durability::WithTheNext,
+            false => Durability::Now,
+        };
+        let changes = vec![put_meta(VOTE, vote)];
+        let written = self.shared.writer.write(changes, durability).await;
+        written.map_err(|error| StorageIOError::write_vote(any(error)))?;
+        *self.shared.given() = Some(*vote);
+        Ok(())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<NodeId>>, StorageError> {
@@ -454,7 +490,7 @@ impl openraft::storage::RaftLogStorage<Types> for LogStore {
                 }
             })
             .collect();
-        if let Err(error) = self.shared.writer.write(changes).await {
+        if let Err(error) = self.shared.writer.write(changes, Durability::Now).await {
             callback.log_io_completed(Err(error.clone().into()));
             return Err(StorageIOError::write_logs(any(error)).into());
         }
@@ -477,7 +513,7 @@ impl openraft::storage::RaftLogStorage<Types> for LogStore {
             from: log_id.index,
             to: u64::MAX,
         }];
-        let written = self.shared.writer.write(changes).await;
+        let written = self.shared.writer.write(changes, Durability::Now).await;
         written.map_err(|error| StorageIOError::write_logs(any(error)))?;
         self.shared.tail().truncate(log_id.index);
         let before = match log_id.index.checked_sub(1) {

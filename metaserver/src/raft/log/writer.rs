@@ -30,8 +30,18 @@ pub(super) enum Change {
     },
 }
 
+/// When changes are to survive a power cut.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// Before the writer answers.
+    Now,
+    /// With the next change that is. They survive the end of the process at once.
+    WithTheNext,
+}
+
 struct Job {
     changes: Vec<Change>,
+    durability: Durability,
     done: oneshot::Sender<Result<()>>,
 }
 
@@ -61,11 +71,16 @@ impl Writer {
     }
 
     /// Returns when the changes are on disk; changes of earlier calls are there before.
-    pub(super) async fn write(&self, changes: Vec<Change>) -> Result<()> {
+    pub(super) async fn write(&self, changes: Vec<Change>, durability: Durability) -> Result<()> {
         let gone = || Error::new(Code::Stopping, "the Raft log is closed");
         let (done, written) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-        jobs.send(Job { changes, done }).map_err(|_| gone())?;
+        let job = Job {
+            changes,
+            durability,
+            done,
+        };
+        jobs.send(job).map_err(|_| gone())?;
         written.await.map_err(|_| gone())?
     }
 }
@@ -106,6 +121,7 @@ fn write(db: &DB, name: &str, group: &mut [Job]) -> Result<()> {
     let missing = || Error::bug(format!("{name} was opened without its column families"));
     let entries = db.cf_handle(ENTRIES).ok_or_else(missing)?;
     let meta = db.cf_handle(META).ok_or_else(missing)?;
+    let is_synced = group.iter().any(|job| job.durability == Durability::Now);
     let mut batch = WriteBatch::default();
     for change in group.iter_mut().flat_map(|job| job.changes.drain(..)) {
         match change {
@@ -119,7 +135,7 @@ fn write(db: &DB, name: &str, group: &mut [Job]) -> Result<()> {
         }
     }
     let mut options = WriteOptions::default();
-    options.set_sync(true);
+    options.set_sync(is_synced);
     db.write_opt(batch, &options)
         .map_err(|error| rocks_error(name, "can not be written", error))
 }

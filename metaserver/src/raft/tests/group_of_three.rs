@@ -350,7 +350,7 @@ async fn a_founder_that_is_restarted_before_the_others_come_still_founds_the_gro
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_asked_in_vain_for_a_vote_stands_itself_at_once() {
+async fn the_one_with_the_longer_log_succeeds() {
     let mut group = Group::of_three(|options| options).await;
     let leader = group.leader().await;
     let [ahead, behind] = group.followers(leader)[..] else {
@@ -358,12 +358,27 @@ async fn one_that_is_asked_in_vain_for_a_vote_stands_itself_at_once() {
     };
     group.wires.cut_off(behind);
     assert_eq!(propose(&group.raft(leader), "x").await, 1);
-    // Its own turn never comes.
-    group.raft(ahead).inner.runtime_config().elect(false);
     group.kill(leader).await;
     group.wires.mend(behind);
     assert_eq!(group.leader().await, ahead);
     assert_eq!(propose(&group.raft(ahead), "x").await, 2);
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_cut_off_and_comes_back_deposes_nobody() {
+    let group = Group::of_three(|options| options).await;
+    let leader = group.leader().await;
+    let away = group.followers(leader)[0];
+    let term = group.raft(leader).metrics().term;
+    group.wires.cut_off(away);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(group.raft(away).metrics().term, term, "it asked for votes");
+    group.wires.mend(away);
+    propose(&group.raft(leader), "x").await;
+    group.wait_for(away, "x", 1).await;
+    assert_eq!(group.raft(leader).metrics().term, term);
+    assert!(group.raft(leader).is_leader());
     group.stop().await;
 }
 
@@ -592,7 +607,7 @@ async fn one_that_was_away_hears_a_leader_that_became_a_member_meanwhile() {
     }
     // One of the new ones leads.
     for id in &earlier {
-        group.raft(*id).inner.runtime_config().elect(false);
+        group.raft(*id).succession.allow(false);
     }
     let old = group.leader().await;
     group.wires.cut_off(old);
