@@ -123,9 +123,9 @@ impl Raft {
                 }
                 Ok(RaftReply::Vote(reply))
             }
-            RaftCall::WouldVote(end) => {
+            RaftCall::WouldVote { end, gone } => {
                 self.check_member(peer)?;
-                Ok(RaftReply::WouldVote(self.succession.would_vote(end)))
+                Ok(RaftReply::WouldVote(self.succession.would_vote(end, gone)))
             }
             // Whom it is asked about is what the asker does not know: no more than names are told.
             RaftCall::Members => {
@@ -155,6 +155,10 @@ impl Raft {
     ) -> Result<RaftReply> {
         self.check_leader(peer).await?;
         check_append(node_id(peer), self.metrics_now().current_term, &request)?;
+        // Also before its entries are on disk, which may take longer than an election.
+        if request.vote >= self.metrics_now().vote {
+            self.succession.handle_heard();
+        }
         let appended = Appended::of(&request);
         let reply = self.inner.append_entries(request).await;
         let reply = reply.map_err(raft_failed)?;

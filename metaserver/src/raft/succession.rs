@@ -37,7 +37,7 @@ const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 const LEASE: Duration = Duration::from_millis(600);
 
 /// A leader that is silent for so long is to be succeeded. It may only be slow: its disk may sync, and openraft waits.
-const SILENT_AFTER: Duration = Duration::from_millis(800);
+const SILENT_AFTER: Duration = Duration::from_millis(700);
 
 /// Who has a higher number waits for longer, so that not all ask for votes at the same time: about an election.
 const TURN: Duration = Duration::from_millis(100);
@@ -125,14 +125,22 @@ impl Succession {
         self.may_stand.store(may_stand, Ordering::Release);
     }
 
-    /// Whether this metaserver would vote for one whose log ends there.
-    pub(super) fn would_vote(&self, theirs: Option<LogId>) -> bool {
-        let leads = self.inner.metrics().borrow().state == ServerState::Leader;
+    /// Whether this metaserver would vote for one whose log ends there, and who knows that a leader is gone. (Not every
+    /// machine says so to everybody: most say it about once a second to each other machine.)
+    pub(super) fn would_vote(&self, theirs: Option<LogId>, gone: Option<NodeId>) -> bool {
+        let (leads, leader) = {
+            let metrics = self.inner.metrics();
+            let metrics = metrics.borrow();
+            (metrics.state == ServerState::Leader, metrics.current_leader)
+        };
         if leads || self.fitness.check_vote(theirs).is_err() {
             return false;
         }
         let ours = self.end.get();
         let mut known = self.known();
+        if gone.is_some() && gone == leader && known.silence() > Some(LOOKED_FOR_AFTER) {
+            known.gone = gone;
+        }
         if !known.is_leader_given_up() {
             return false;
         }
@@ -240,9 +248,13 @@ impl Succession {
 
     /// Whether a majority would vote for this metaserver.
     async fn is_wanted(&self, others: &[(NodeId, String)]) -> bool {
-        if self.known().is_electing() {
-            return false;
-        }
+        let gone = {
+            let known = self.known();
+            if known.is_electing() {
+                return false;
+            }
+            known.gone
+        };
         // With this one.
         let needed = others.len().div_ceil(2);
         let mut yes = 0;
@@ -250,7 +262,7 @@ impl Succession {
         for (id, address) in others.iter().cloned() {
             let (network, shard, end) = (self.network.clone(), self.shard, self.end.get());
             asked.spawn(async move {
-                let call = RaftCall::WouldVote(end);
+                let call = RaftCall::WouldVote { end, gone };
                 let call = network.call(shard, server_id(id), &address, call, ASK_WAIT);
                 matches!(call.await, Ok(RaftReply::WouldVote(true)))
             });

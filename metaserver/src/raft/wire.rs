@@ -35,8 +35,13 @@ pub(crate) enum RaftCall {
     Standing,
     /// To the leader: the asker is reached at this address now. Reply: `Done`.
     Moved(String),
-    /// Whether it would vote for the asker, whose log ends there: without that nobody asks for votes. Reply: `WouldVote`.
-    WouldVote(Option<LogId>),
+    /// Whether it would vote for the asker: without that nobody asks for votes. Reply: `WouldVote`.
+    WouldVote {
+        /// Where the asker's log ends.
+        end: Option<LogId>,
+        /// A leader whose machine has told the asker that it does not run.
+        gone: Option<NodeId>,
+    },
 }
 
 /// What it replies.

@@ -237,8 +237,22 @@ async fn a_log_that_can_not_be_written_ends_the_process_and_answers_nothing_more
     };
     let writer = Writer::start(Arc::new(db), "the Raft log".to_owned(), fatal).unwrap();
     let vote = || vec![put_meta(VOTE, &Vote::new(1, 1))];
-    assert_eq!(writer.write(vote()).await.unwrap_err().code, Code::Io);
-    assert_eq!(writer.write(vote()).await.unwrap_err().code, Code::Stopping);
+    assert_eq!(
+        writer
+            .write(vote(), Durability::Now)
+            .await
+            .unwrap_err()
+            .code,
+        Code::Io
+    );
+    assert_eq!(
+        writer
+            .write(vote(), Durability::Now)
+            .await
+            .unwrap_err()
+            .code,
+        Code::Stopping
+    );
     let seen = seen.lock().unwrap();
     assert!(
         seen.len() == 1 && seen[0].contains("the Raft log can not be written"),
