@@ -122,12 +122,12 @@ impl Kv for Memory {
         Box::new(self.image())
     }
 
-    fn write(&self, batch: Batch) -> Result<()> {
+    fn write(&self, batch: &Batch) -> Result<()> {
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
-        for change in batch.changes {
+        for change in &batch.changes {
             let map = Arc::make_mut(&mut now.0[change.family.index()]);
-            match change.value {
-                Some(value) => map.insert(change.key, value),
+            match &change.value {
+                Some(value) => map.insert(change.key.clone(), value.clone()),
                 None => map.remove(&change.key),
             };
         }

@@ -13,12 +13,14 @@ mod memory;
 #[cfg(test)]
 mod model;
 mod overlay;
+mod recent;
 mod rocks;
 
 pub use batch::{Batch, Change};
 pub use family::Family;
 pub use memory::Memory;
 pub use overlay::{Mark, Overlay};
+pub use recent::Recent;
 pub use rocks::{Rocks, RocksOptions};
 pub(crate) use rocks::{copy_dir, rocks_error};
 
@@ -58,7 +60,7 @@ pub trait Kv: KvRead + 'static {
     fn view(&self) -> Box<dyn KvRead>;
 
     /// Applies all changes of `batch` in order, or none. Survives a crash after the next flush.
-    fn write(&self, batch: Batch) -> Result<()>;
+    fn write(&self, batch: &Batch) -> Result<()>;
 
     /// Makes everything written before the call durable, all families at one point in time.
     fn flush(&self) -> Result<()>;

@@ -120,7 +120,7 @@ fn play(kv: &dyn Kv, steps: &[Step]) {
             clear.delete(*family, key);
         }
     }
-    kv.write(clear).unwrap();
+    kv.write(&clear).unwrap();
 
     let mut committed = Model::new();
     let mut steps = steps.iter();
@@ -155,7 +155,7 @@ fn play(kv: &dyn Kv, steps: &[Step]) {
                     check(kv, &committed, *family, from, to.as_deref());
                 }
                 Step::Commit => {
-                    kv.write(overlay.into_batch()).unwrap();
+                    kv.write(&overlay.into_batch()).unwrap();
                     committed = model;
                     more = true;
                     break;
@@ -204,7 +204,7 @@ fn sample(kv: &dyn Kv, value: &'static str) {
     let mut batch = Batch::new();
     batch.put(Family::Inodes, &b"a"[..], value);
     batch.put(Family::System, &b"z"[..], value);
-    kv.write(batch).unwrap();
+    kv.write(&batch).unwrap();
 }
 
 fn value(kv: &dyn KvRead, family: Family, key: &str) -> Option<Bytes> {
@@ -223,7 +223,7 @@ fn an_imported_copy_replaces_everything_and_views_keep_what_they_saw() {
         sample(kv, "two");
         let mut batch = Batch::new();
         batch.put(Family::Names, &b"later"[..], "x");
-        kv.write(batch).unwrap();
+        kv.write(&batch).unwrap();
         let view = kv.view();
 
         kv.import(&copy).unwrap();

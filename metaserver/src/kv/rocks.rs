@@ -408,14 +408,14 @@ impl Kv for Rocks {
         Box::new(View::new(self.current().clone()))
     }
 
-    fn write(&self, batch: Batch) -> Result<()> {
+    fn write(&self, batch: &Batch) -> Result<()> {
         let current = self.current();
         let mut changes = WriteBatch::default();
-        for change in batch.changes {
+        for change in &batch.changes {
             let family = current.family(change.family)?;
-            match change.value {
-                Some(value) => changes.put_cf(family, change.key, value),
-                None => changes.delete_cf(family, change.key),
+            match &change.value {
+                Some(value) => changes.put_cf(family, &change.key, value),
+                None => changes.delete_cf(family, &change.key),
             }
         }
         let mut options = WriteOptions::default();

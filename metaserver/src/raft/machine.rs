@@ -8,7 +8,7 @@ use super::types::{
     Fatal, LogEntry, LogId, Membership, NodeId, Open, SnapshotMeta, StorageError, Types, any,
     blocking, state_failed,
 };
-use crate::kv::{Batch, Family, Kv, KvRead};
+use crate::kv::{Batch, Family, Kv, KvRead, Recent};
 use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
 use openraft::{BasicNode, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
@@ -33,7 +33,7 @@ struct Shared {
     apply: Arc<dyn Apply>,
     snapshots: Snapshots,
     /// Held while an entry is applied and while a copy is made of a state that stands still.
-    applying: Mutex<()>,
+    applying: Mutex<Recent>,
     flushed: Arc<Flushed>,
     growth: Arc<Growth>,
     fatal: Fatal,
@@ -61,11 +61,12 @@ impl Machine {
             apply.reset();
         }
         flushed.advance(read_applied(kv.as_ref())?);
+        let recent = Recent::new(Arc::clone(&kv));
         let shared = Shared {
             kv,
             apply,
             snapshots,
-            applying: Mutex::new(()),
+            applying: Mutex::new(recent),
             flushed,
             growth,
             fatal,
@@ -136,10 +137,10 @@ impl Machine {
 
 impl Shared {
     fn apply(&self, entry: LogEntry) -> Result<Bytes> {
-        let _applying = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut batch, answer) = match &entry.payload {
             EntryPayload::Blank => (Batch::new(), Bytes::new()),
-            EntryPayload::Normal(bytes) => self.apply.apply(self.kv.as_ref(), bytes)?,
+            EntryPayload::Normal(bytes) => self.apply.apply(&*state, bytes)?,
             EntryPayload::Membership(members) => {
                 let members = Membership::new(Some(entry.log_id), members.clone());
                 let mut batch = Batch::new();
@@ -156,7 +157,7 @@ impl Shared {
             APPLIED,
             codec::encode_record(VERSION, &entry.log_id),
         );
-        self.kv.write(batch)?;
+        state.write(batch)?;
         Ok(answer)
     }
 
@@ -180,7 +181,8 @@ impl Shared {
     }
 
     fn install(&self, meta: &SnapshotMeta, received: &SnapshotCopy) -> Result<()> {
-        let _still = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        state.forget();
         // First the snapshot, then the state: if this is interrupted, the next start sees a
         // snapshot newer than the state and completes it.
         let copy = self.snapshots.adopt(meta, received)?;

@@ -551,7 +551,7 @@ fn an_interrupted_installation_is_completed_at_the_next_start() {
         quarry_common::codec::encode_record(1, &applied),
     );
     batch.put(Family::Inodes, "x", 5u32.to_be_bytes().to_vec());
-    kv.write(batch).unwrap();
+    kv.write(&batch).unwrap();
     let snapshots = Snapshots::open(dir.path()).unwrap();
     snapshots
         .make(|to| {

@@ -361,7 +361,7 @@ mod tests {
             crate::state::keys::inode(InodeId::ROOT),
             &b"\x01damaged"[..],
         );
-        world.kv.write(batch).unwrap();
+        world.kv.write(&batch).unwrap();
         let op = Op::Unlink {
             parent: InodeId::ROOT,
             name: b"a".to_vec(),

@@ -321,7 +321,7 @@ mod tests {
             assert!(world.kv.get(family, &key).unwrap().is_some(), "{family:?}");
             let mut damage = Batch::new();
             damage.delete(family, key);
-            world.kv.write(damage).unwrap();
+            world.kv.write(&damage).unwrap();
             assert!(
                 !faults(&*world.kv).is_empty(),
                 "a missing record of {family:?} is no fault"

@@ -241,7 +241,7 @@ mod tests {
                 keys::doomed(POOL, range.first),
                 doomed.to_bytes(),
             );
-            world.kv.write(doom).unwrap();
+            world.kv.write(&doom).unwrap();
             let receipt = world.receipt(range.first, 5);
             assert_eq!(refused(world, inode, receipt), Code::BadReceipt);
             let mine = world.session;

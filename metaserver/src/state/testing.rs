@@ -111,7 +111,7 @@ impl World {
     /// Applies an encoded entry; its encoded answers.
     pub fn apply_entry(&mut self, entry: &[u8]) -> Vec<bytes::Bytes> {
         let (batch, answers) = self.machine.apply(&*self.kv, entry).unwrap();
-        self.kv.write(batch).unwrap();
+        self.kv.write(&batch).unwrap();
         decode_answers(&answers).unwrap()
     }
 
