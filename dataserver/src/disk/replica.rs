@@ -156,22 +156,25 @@ pub fn take_place(shared: &Shared, name: ChunkName, path: &Path, entry: Entry) -
         return shared.trash.put(path);
     }
     let index_failed = |error: Error| shared.index_failed(&error);
-    match shared.index.get(name)? {
-        Some(Entry::Small { .. }) => {}
-        Some(old @ Entry::File { .. }) => {
-            shared.index.remove(name).map_err(index_failed)?;
-            if let Err(error) = shared.index.flush() {
-                let error = index_failed(error);
-                // It stays what the disk has.
-                shared.insist_on_entry(name, old)?;
-                return Err(error);
-            }
-        }
-        None if shared.index.may_come_back(name) => shared.index.flush().map_err(index_failed)?,
-        None => {}
+    let old = shared.index.get(name)?;
+    let mut ready = Ok(());
+    if let Some(Entry::File { .. }) = &old {
+        shared.index.remove(name).map_err(index_failed)?;
+        ready = shared.index.flush().map_err(index_failed);
+    } else if old.is_none() && shared.index.may_come_back(name) {
+        ready = shared.index.flush().map_err(index_failed);
     }
     let to = shared.chunk_path(name);
-    std::fs::rename(path, &to).map_err(|error| shared.health.write_error("rename", path, error))?;
+    let renamed = ready.and_then(|()| {
+        std::fs::rename(path, &to).map_err(|error| shared.health.write_error("rename", path, error))
+    });
+    if let Err(error) = renamed {
+        // It stays what the disk has.
+        if let Some(old @ Entry::File { .. }) = old {
+            shared.insist_on_entry(name, old)?;
+        }
+        return Err(error);
+    }
     sync_directory(&shared.rooms.folder(name.folder()), &shared.health)?;
     shared.insist_on_entry(name, entry)?;
     unmark(shared, name)

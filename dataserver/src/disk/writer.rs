@@ -289,9 +289,9 @@ impl Task {
     fn give_up(self, mut file: ChunkFile, path: &Path) {
         let shared = Arc::clone(&self.shared);
         if shared.health.check().is_err() {
-            // Nothing that this disk says counts any more; the next start decides by what it finds.
-            self.claim.spend();
-            return;
+            // The next start decides by what it finds. Until then what was acknowledged is read and listed: a member that is
+            // filled from this disk would else be without it.
+            return self.keep();
         }
         let name = self.claim.name();
         if self.purpose == Purpose::Copy {
@@ -312,8 +312,16 @@ impl Task {
                 tracing::warn!(
                     "{name} could not be ended at its last flush: {error}; the next start does it"
                 );
-                self.claim.spend();
+                self.keep();
             }
+        }
+    }
+
+    /// The chunk stays open with what of it is durable. Of one that a copy was to replace, the index may know.
+    fn keep(self) {
+        let name = self.claim.name();
+        if !matches!(self.shared.index.contains(name), Ok(true)) {
+            self.claim.keep();
         }
     }
 

@@ -715,3 +715,18 @@ async fn a_copy_that_does_not_read_back_leaves_what_was_there() {
     assert_eq!(copies_left(&dir), 0);
     assert!(!disk.is_failed());
 }
+
+#[tokio::test]
+async fn a_copy_that_can_not_take_its_place_leaves_the_entry_of_what_was_there() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write(&disk, 1, &bytes(1, 100_000)).await.unwrap();
+    // Nothing can be renamed to where a directory is.
+    fs::remove_file(chunk_path(&dir, 1)).unwrap();
+    fs::create_dir(chunk_path(&dir, 1)).unwrap();
+    let copied = copy(&disk, 1, &bytes(1, 200_000)).await;
+    assert_eq!(code(copied), Code::DiskFailed);
+    settled(&disk).await;
+    let found = disk.stat(POOL, ChunkId(1)).unwrap().unwrap();
+    assert_eq!((found.len, found.state), (100_000, ChunkState::Sealed));
+}
