@@ -528,6 +528,10 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
         Ok(header) if header.owner != owner => of_another(header.owner),
         Err(error) if error.code == Code::TooNew => Err(error.context(path.display())),
         _ if Footer::is_hinted(&end) => Ok(Finding::Damaged("its footer is damaged".into())),
+        // It may also be torn, and was then never acknowledged: nothing refers to the chunk, and collection removes it.
+        _ if has_damaged_record(&front) => Ok(Finding::Damaged(
+            "none of its flush records is whole".into(),
+        )),
         _ => Ok(Finding::Nothing),
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::disk::chunk_format::FOOTER_LEN_MAX;
 use crate::disk::layout::{DATA_AT, SECTOR_LEN};
 use crate::disk::segment_format::RecordHead;
+use quarry_common::ids::PgId;
 
 /// A disk with sealed chunks 1 and 2 (large), 10 to 19 (small), stopped cleanly.
 async fn filled() -> TempDir {
@@ -208,6 +209,41 @@ async fn recovery_takes_the_longest_flush_that_verifies() {
     );
     assert_eq!(report.set_aside, 1);
     drop(writer);
+}
+
+/// Somebody has to mend it, or to say that nothing refers to it.
+#[tokio::test]
+async fn a_chunk_whose_only_flush_record_is_damaged_is_a_bad_copy_until_it_is_deleted() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 50_000);
+    let writer = disk.create_chunk(POOL, ChunkId(1), 300_000).unwrap();
+    append(&writer, 0, data.clone()).await.unwrap();
+    writer.flush(50_000, Crc::of(&data)).await.unwrap();
+    let copy = crashed(&dir);
+    drop(writer);
+    flip(&chunk_path(&copy, 1), SECTOR_LEN + 20);
+    let again = open(&copy);
+    assert_eq!(
+        (again.report().set_aside, again.report().files_trashed),
+        (1, 0)
+    );
+    assert_eq!(code(read(&again, 1)), Code::ChecksumMismatch);
+    let listed = again.group(POOL, (PgId(0), 1), None, 10).unwrap().chunks;
+    let states: Vec<_> = listed
+        .iter()
+        .map(|(chunk, info)| (chunk.0, info.state))
+        .collect();
+    assert_eq!(states, [(1, ChunkState::SetAside)]);
+    assert!(again.delete(POOL, ChunkId(1), || true).unwrap());
+    assert_eq!(again.bad_copies(), []);
+    assert!(!chunk_path(&copy, 1).exists());
+    drop(again);
+    let again = open(&copy);
+    assert_eq!(
+        (again.report(), again.bad_copies()),
+        (Report::default(), vec![])
+    );
 }
 
 #[tokio::test]
