@@ -372,7 +372,7 @@ async fn what_a_start_finds_missing_is_fetched_again_if_it_is_referenced() {
     }
     cluster.start_server(1).await;
     let disk = cluster.disk(1);
-    assert_eq!(disk.report().entries_dropped, written.len() as u64 + 1);
+    assert_eq!(disk.report().files_missing, written.len() as u64 + 1);
     until(|| {
         written
             .iter()

@@ -28,6 +28,7 @@ mod identity;
 mod index;
 mod layout;
 mod listing;
+mod missing;
 mod name;
 mod reading;
 mod recovery;
@@ -59,6 +60,7 @@ use data_file::Buffers;
 use entry::Entry;
 use health::Health;
 use identity::Rooms;
+use missing::Missing;
 use quarry_common::checksum::Crc;
 use quarry_common::ids::{ChunkId, ClusterId, OpenNumber, PoolId};
 use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
@@ -114,7 +116,7 @@ pub enum ChunkState {
     Open,
     /// It has its final length here.
     Sealed,
-    /// A bad copy: not served, to be replaced.
+    /// A bad copy, or one that is missing: not served, to be replaced.
     SetAside,
 }
 
@@ -164,7 +166,6 @@ struct Front {
     shared: Arc<Shared>,
     read_buffers: Arc<ReadBuffers>,
     report: Report,
-    missing: Mutex<Vec<ChunkName>>,
     small_writes: Mutex<Option<mpsc::Sender<SmallWrite>>>,
     /// For the bytes of small chunks that wait.
     small_room: Semaphore,
@@ -241,6 +242,7 @@ impl Disk {
             index,
             claims: Arc::new(Claims::default()),
             aside,
+            missing: Missing::new(missing),
             trash,
             buffers,
             stopping: AtomicBool::new(false),
@@ -259,7 +261,6 @@ impl Disk {
             shared,
             read_buffers: Arc::default(),
             report,
-            missing: Mutex::new(missing),
             small_writes: Mutex::new(Some(small_writes)),
             small_room: Semaphore::new(SMALL_ROOM_LEN),
             segment_writer: Mutex::new(Some(thread)),
@@ -406,11 +407,11 @@ impl Disk {
             None => (false, shared.index.get(name)?.map(Arc::new)),
         };
         // A bad copy counts as nothing else while it is replaced.
-        let state = match shared.aside.reason(name) {
-            Some(_) => ChunkState::SetAside,
-            None if open => ChunkState::Open,
-            None if entry.is_some() => ChunkState::Sealed,
-            None => return Ok(None),
+        let state = match shared.is_bad(name) {
+            true => ChunkState::SetAside,
+            false if open => ChunkState::Open,
+            false if entry.is_some() => ChunkState::Sealed,
+            false => return Ok(None),
         };
         Ok(Some(ChunkInfo::new(entry.as_deref(), state)))
     }
@@ -436,10 +437,9 @@ impl Disk {
                 });
         let sealed = shared.index.entries().map(|item| {
             let (name, entry) = item?;
-            let state = if shared.aside.reason(name).is_some() {
-                ChunkState::SetAside
-            } else {
-                ChunkState::Sealed
+            let state = match shared.is_bad(name) {
+                true => ChunkState::SetAside,
+                false => ChunkState::Sealed,
             };
             Ok((name, ChunkInfo::new(Some(&entry), state)))
         });
@@ -507,7 +507,7 @@ impl Disk {
         if shared.claims.get(name).is_some() {
             return Ok(true);
         }
-        if shared.aside.reason(name).is_some() {
+        if shared.is_bad(name) {
             return Ok(false);
         }
         // What was looked at, for it may be moved, replaced or deleted meanwhile.
@@ -570,7 +570,7 @@ impl Disk {
     pub fn prefix_crc(&self, pool: PoolId, chunk: ChunkId, len: u32) -> Result<Option<Crc>> {
         let name = ChunkName { pool, chunk };
         let shared = &self.0.shared;
-        if shared.aside.reason(name).is_some() {
+        if shared.is_bad(name) {
             return Ok(None);
         }
         twice(|| {
@@ -632,12 +632,15 @@ impl Disk {
         self.0.report
     }
 
-    /// Takes up to `limit` of the chunks that this start found missing: they were deleted, or are lost here.
+    /// Takes up to `limit` of the chunks that this start found missing: they were deleted, or are lost here. Each is told
+    /// once a start, until it is replaced or deleted.
     pub fn take_missing(&self, limit: usize) -> Vec<ChunkName> {
-        let missing = self.0.missing.lock();
-        let mut missing = missing.unwrap_or_else(PoisonError::into_inner);
-        let rest = missing.len().saturating_sub(limit);
-        missing.split_off(rest)
+        self.0.shared.missing.take_untold(limit)
+    }
+
+    /// Whether a start found a chunk missing, and nothing has taken its place since.
+    pub fn is_missing(&self, pool: PoolId, chunk: ChunkId) -> bool {
+        self.0.shared.missing.contains(ChunkName { pool, chunk })
     }
 
     /// Whether the disk failed and refuses writes.

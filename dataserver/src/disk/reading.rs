@@ -153,8 +153,11 @@ pub fn open_file(shared: &Shared, name: ChunkName) -> Result<File> {
     File::open(shared.chunk_path(name)).map_err(|error| unreadable(name, error))
 }
 
-/// `ChecksumMismatch` for a chunk that was set aside.
+/// `ChecksumMismatch` for a chunk that was set aside, `ChunkMissing` for one that a start did not find.
 fn check_good(shared: &Shared, name: ChunkName) -> Result<()> {
+    if shared.missing.contains(name) {
+        return Err(shared.missing(name));
+    }
     match shared.aside.reason(name) {
         Some(reason) => Err(bad(name, format!("was set aside: {reason}"))),
         None => Ok(()),

@@ -131,7 +131,7 @@ impl CopyWriter {
 /// Whether the disk has these bytes in a good copy, which may be longer: then that one stays. The caller holds the
 /// claim, so nothing changes. It may have been written since somebody found that it was missing.
 fn is_superfluous(shared: &Shared, name: ChunkName, len: u32, crc: Crc) -> Result<bool> {
-    if shared.aside.reason(name).is_some() {
+    if shared.is_bad(name) {
         return Ok(false);
     }
     let entry = shared.index.get(name)?;
@@ -180,8 +180,9 @@ pub fn take_place(shared: &Shared, name: ChunkName, path: &Path, entry: Entry) -
     unmark(shared, name)
 }
 
-/// Forgets that a chunk had a bad copy, after its entry is that of a good one, durably.
+/// Forgets that a chunk had a bad copy, or was missing, after its entry is that of a good one, durably.
 fn unmark(shared: &Shared, name: ChunkName) -> Result<()> {
+    shared.missing.forget(name);
     if shared.aside.reason(name).is_none() {
         return Ok(());
     }

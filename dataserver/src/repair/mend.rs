@@ -233,7 +233,7 @@ async fn mend(
         }
         Some(ReplicaState::SetAside) | None => {
             let (others, silent) = ask_others(node, &map, row, id, name).await;
-            match decide(own, &others) {
+            match decide(own.filter(|_| !disk.is_missing(pool, chunk)), &others) {
                 Decision::Copy(info) => of(info),
                 Decision::AskOr(info) => {
                     let committed = committed(node, metaservers, group, chunk).await?;

@@ -114,18 +114,58 @@ async fn an_index_that_knows_more_than_the_disk_is_not_believed() {
     assert_eq!(
         disk.report(),
         Report {
-            entries_dropped: 1,
+            files_missing: 1,
             ..Report::default()
         }
     );
-    assert_eq!(disk.stat(POOL, ChunkId(1)).unwrap(), None);
-    // Whoever repairs is told.
-    let missing = disk.take_missing(10);
-    assert_eq!(
-        missing.iter().map(|name| name.chunk.0).collect::<Vec<_>>(),
-        [1]
-    );
-    assert_eq!(disk.take_missing(10), []);
+}
+
+#[tokio::test]
+async fn a_chunk_whose_file_is_gone_is_a_bad_copy_until_it_is_replaced_or_deleted() {
+    let dir = filled().await;
+    for chunk in [1, 2] {
+        fs::remove_file(chunk_path(&dir, chunk)).unwrap();
+    }
+    let missing = |disk: &Disk| -> Vec<u64> {
+        let missing = disk.take_missing(10);
+        missing.iter().map(|name| name.chunk.0).collect()
+    };
+    let state = |disk: &Disk, chunk| {
+        let listed = disk.group(POOL, (PgId(0), 1), None, 100).unwrap().chunks;
+        let of = listed
+            .into_iter()
+            .find(|(found, _)| *found == ChunkId(chunk));
+        assert_eq!(of.map(|of| of.1), disk.stat(POOL, ChunkId(chunk)).unwrap());
+        of.map(|(_, info)| (info.len, info.state))
+    };
+    // Each start tells whoever repairs.
+    for _ in 0..2 {
+        let disk = open(&dir);
+        assert_eq!((missing(&disk), missing(&disk)), (vec![1, 2], vec![]));
+        assert_eq!(state(&disk, 1), Some((100_000, ChunkState::SetAside)));
+        assert_eq!(code(disk.read(POOL, ChunkId(1), 0, 1)), Code::ChunkMissing);
+        let crc = disk.prefix_crc(POOL, ChunkId(1), 100_000).unwrap();
+        assert_eq!(crc, None, "it is not confirmed");
+        assert!(!disk.verify(POOL, ChunkId(1)).unwrap());
+        let data = bytes(9, 10);
+        assert_eq!(code(write(&disk, 1, &data).await), Code::ChunkUsed);
+    }
+    let disk = open(&dir);
+    let data = bytes(1, 100_000);
+    let mut writer = disk.create_copy(POOL, ChunkId(1), 100_000).unwrap();
+    let crcs = frame_crcs(0, &data);
+    writer.append(vec![data.clone()], &crcs).await.unwrap();
+    writer.seal(100_000, Crc::of(&data)).await.unwrap();
+    assert!(disk.delete(POOL, ChunkId(2), || true).unwrap());
+    for disk in [&disk, &open(&crashed(&dir))] {
+        same(read(disk, 1).unwrap(), &data);
+        assert_eq!(state(disk, 1), Some((100_000, ChunkState::Sealed)));
+    }
+    assert_eq!(state(&disk, 2), None);
+    disk.stop().unwrap();
+    drop(disk);
+    let disk = open(&dir);
+    assert_eq!((missing(&disk), state(&disk, 2)), (vec![], None));
 }
 
 #[tokio::test]
