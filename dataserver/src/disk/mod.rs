@@ -361,27 +361,13 @@ impl Disk {
     }
 
     /// Reads the blocks of a chunk that cover `offset..offset + len`, with their stored CRCs; the reader
-    /// checks them. Blocks; see [`Disk::read_async`].
+    /// checks them. Blocks.
     ///
     /// Errors: `ChunkMissing` if the chunk, or so much of it, is not here; `ChecksumMismatch` if it was set
     /// aside, can not be read or is not what it should be; `Malformed` for an impossible range.
     pub fn read(&self, pool: PoolId, chunk: ChunkId, offset: u32, len: u32) -> Result<ChunkData> {
         let name = ChunkName { pool, chunk };
         twice(|| reading::read(&self.0.shared, &self.0.read_buffers, name, offset, len))
-    }
-
-    /// [`Disk::read`] on a thread for blocking work.
-    pub async fn read_async(
-        &self,
-        pool: PoolId,
-        chunk: ChunkId,
-        offset: u32,
-        len: u32,
-    ) -> Result<ChunkData> {
-        let disk = self.clone();
-        tokio::task::spawn_blocking(move || disk.read(pool, chunk, offset, len))
-            .await
-            .unwrap_or_else(|error| Err(Error::bug(format!("a read was lost: {error}"))))
     }
 
     /// What the file of a sealed large chunk holds; `None` for open and small chunks. Blocks.

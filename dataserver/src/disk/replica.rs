@@ -33,7 +33,8 @@ enum Kind {
 }
 
 impl Disk {
-    /// Begins to write a copy of a chunk of `len` bytes, which the disk may have in any state but open.
+    /// Begins to write a copy of a chunk of `len` bytes, which the disk may have in any state but open. Blocks:
+    /// looks at the free space, empties the trash if it must, and looks into the index.
     ///
     /// # Errors
     /// `Busy` while it is being written or deleted; `DiskFull` with less than 2 % free, `DiskFailed`,
@@ -75,6 +76,23 @@ impl Disk {
         };
         shared.claims.claim_again(name, entry).ok_or_else(busy)
     }
+
+    /// Takes a chunk for a copy in a segment; `None` if the disk has these bytes already. Blocks.
+    fn claim_small_copy(
+        &self,
+        name: ChunkName,
+        len: u32,
+        crc: Crc,
+    ) -> Result<Option<super::Claim>> {
+        let claim = self.claim_copy(name)?;
+        if is_superfluous(&self.0.shared, name, len, crc)? {
+            return Ok(None);
+        }
+        match self.0.shared.chunk_path(name).exists() {
+            true => Err(Error::new(Code::Busy, format!("{name} has a file by now"))),
+            false => Ok(Some(claim)),
+        }
+    }
 }
 
 impl CopyWriter {
@@ -112,20 +130,24 @@ impl CopyWriter {
         if (data.len(), Crc::of(&data)) != (len as usize, crc) {
             return Err(Error::malformed(format!("the copy of {name} is not it")));
         }
-        let claim = disk.claim_copy(name)?;
-        if is_superfluous(&disk.0.shared, name, len, crc)? {
+        let looking = disk.clone();
+        let claim = blocking(move || looking.claim_small_copy(name, len, crc));
+        let Some(claim) = claim.await? else {
             return Ok(());
-        }
-        if disk.0.shared.chunk_path(name).exists() {
-            let text = format!("{name} has a file by now");
-            return Err(Error::new(Code::Busy, text));
-        }
+        };
         // It was read back before the index turned to it.
         disk.store_small(claim, data, crc, true).await?;
-        tokio::task::spawn_blocking(move || unmark(&disk.0.shared, name))
-            .await
-            .unwrap_or_else(|error| Err(Error::bug(format!("a check was lost: {error}"))))
+        blocking(move || unmark(&disk.0.shared, name)).await
     }
+}
+
+/// Work on a disk that may hang, on a thread for such work: there are no more of them than copies at a time.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::bug(format!("work on a disk was lost: {error}"))))
 }
 
 /// Whether the disk has these bytes in a good copy, which may be longer: then that one stays. The caller holds the

@@ -203,11 +203,8 @@ async fn mend(
         // It deletes it.
         None => return Ok(Mended::Done),
     }
-    let looking = disk.clone();
-    let own = tokio::task::spawn_blocking(move || looking.stat(pool, chunk))
-        .await
-        .unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))?
-        .map(replica_info);
+    let look = move |disk: &Disk| disk.stat(pool, chunk);
+    let own = node.turns.take(disk, look).await?.map(replica_info);
     let state = own.map(|own| own.state);
     // It may still be published, and is then asked for again by whoever reads it.
     let nobodys = || match state {
@@ -249,7 +246,7 @@ async fn mend(
     match fetch::fetch(node, disk, wanted, &sources, Haste::Paced).await {
         Outcome::Stored => Ok(Mended::Done),
         Outcome::Later(error) => Err(error),
-        Outcome::Nobody if is_held(disk, wanted).await? => Ok(Mended::Done),
+        Outcome::Nobody if is_held(node, disk, wanted).await? => Ok(Mended::Done),
         // It may have been deleted everywhere since, because nothing refers to it.
         Outcome::Nobody => match committed(node, metaservers, group, chunk).await? {
             Some(_) => Ok(Mended::Lost),

@@ -55,7 +55,7 @@ async fn a_read_covers_whole_blocks() {
     let disk = open(&dir);
     let data = bytes(1, 200_000);
     write(&disk, 1, &data).await.unwrap();
-    let part = disk.read_async(POOL, ChunkId(1), 70_000, 10).await.unwrap();
+    let part = disk.read(POOL, ChunkId(1), 70_000, 10).unwrap();
     assert_eq!(
         (part.offset, part.crcs.len(), part.chunk_len),
         (65_536, 1, 200_000)

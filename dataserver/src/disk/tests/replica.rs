@@ -730,3 +730,41 @@ async fn a_copy_that_can_not_take_its_place_leaves_the_entry_of_what_was_there()
     let found = disk.stat(POOL, ChunkId(1)).unwrap().unwrap();
     assert_eq!((found.len, found.state), (100_000, ChunkState::Sealed));
 }
+
+/// A file that can not be opened until somebody opens it for writing takes the place of the segment.
+#[tokio::test]
+async fn a_copy_waits_for_a_disk_that_hangs_and_keeps_nobody_from_going_on() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write_small(&disk, 1, &bytes(1, 700)).await.unwrap();
+    let (path, kept) = (segment_path(&dir, 0), dir.path().join("kept"));
+    fs::rename(&path, &kept).unwrap();
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let copying = {
+        let disk = disk.clone();
+        tokio::spawn(async move { copy(&disk, 1, &bytes(1, 600)).await })
+    };
+    let went_on = Arc::new(AtomicBool::new(false));
+    // Whether this thread hangs or not, it is let go.
+    let releasing = {
+        let (path, went_on) = (path.clone(), Arc::clone(&went_on));
+        std::thread::spawn(move || {
+            let began = Instant::now();
+            while !went_on.load(Ordering::Acquire) && began.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let in_time = went_on.load(Ordering::Acquire);
+            // There is nothing to read, so the bad record is replaced.
+            drop(fs::File::options().write(true).open(&path).unwrap());
+            in_time
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!copying.is_finished());
+    went_on.store(true, Ordering::Release);
+    let in_time = tokio::task::spawn_blocking(|| releasing.join().unwrap());
+    assert!(in_time.await.unwrap(), "it took the thread of all others");
+    // What became of it does not matter here.
+    drop(copying.await.unwrap());
+}
