@@ -120,7 +120,7 @@ impl CopyWriter {
     /// what the disk has of the chunk; the mark of a bad copy is gone.
     ///
     /// # Errors
-    /// `Malformed` if the bytes are not those; `ChecksumMismatch` if they do not read back; those of the disk.
+    /// `Malformed` if the bytes are not those; those of the disk, which has failed if they do not read back.
     pub async fn seal(self, len: u32, crc: Crc) -> Result<()> {
         let CopyWriter { disk, name, kind } = self;
         let data = match kind {

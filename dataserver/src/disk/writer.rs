@@ -14,7 +14,7 @@ use super::{reading, replica};
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::limits::FRAME_LEN_MAX;
-use quarry_common::{Code, Error, Result};
+use quarry_common::{Code, Error, Kind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, oneshot};
@@ -271,9 +271,21 @@ impl Task {
             Purpose::New => self.shared.add_to_index(name, entry),
             Purpose::Copy => {
                 let path = self.path();
-                reading::verify(&path, name, &entry)?;
+                let verified = reading::verify(&path, name, &entry);
+                verified.map_err(|error| self.not_read_back(error))?;
                 replica::take_place(&self.shared, name, &path, entry)
             }
+        }
+    }
+
+    /// A copy can not be read back. A disk that changes what it was given has failed: else the copy would be made on and on.
+    fn not_read_back(&self, error: Error) -> Error {
+        match error.kind() {
+            Kind::Corrupt => {
+                let text = format!("a copy does not read back: {}", error.text);
+                self.shared.health.fail(text)
+            }
+            _ => error,
         }
     }
 

@@ -686,7 +686,7 @@ async fn a_file_that_is_gone_is_a_bad_copy() {
 }
 
 #[tokio::test]
-async fn a_copy_that_does_not_read_back_leaves_what_was_there() {
+async fn a_copy_that_does_not_read_back_leaves_what_was_there_and_fails_the_disk() {
     let dir = formatted();
     let disk = open(&dir);
     let data = bytes(1, 5_000_000);
@@ -709,11 +709,14 @@ async fn a_copy_that_does_not_read_back_leaves_what_was_there() {
     let file = fs::File::options().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[data[7] ^ 1], first as u64).unwrap();
     let sealed = writer.seal(5_000_000, Crc::of(&data)).await;
-    assert_eq!(code(sealed), Code::ChecksumMismatch);
+    assert_eq!(code(sealed), Code::DiskFailed);
     settled(&disk).await;
-    same(read(&disk, 1).unwrap(), &data[..200_000]);
-    assert_eq!(copies_left(&dir), 0);
-    assert!(!disk.is_failed());
+    assert!(disk.failure().unwrap().contains("read back"));
+    let found = disk.stat(POOL, ChunkId(1)).unwrap().unwrap();
+    assert_eq!(found.state, ChunkState::Sealed);
+    for disk in [&disk, &open(&crashed(&dir))] {
+        same(read(disk, 1).unwrap(), &data[..200_000]);
+    }
 }
 
 #[tokio::test]
