@@ -17,7 +17,7 @@
 //! range of it, however many groups there are.
 
 use super::entry::Entry;
-use super::health::io_error;
+use super::health::{Health, io_error};
 use super::identity::DiskIdentity;
 use super::name::{ChunkName, orders_of};
 use super::segment_format::{RecordHead, SegmentId};
@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The format of keys and values together; another one means: rebuild.
 const FORMAT: u8 = 2;
@@ -99,6 +99,8 @@ pub struct Index {
     write_options: WriteOptions,
     /// Made when the index turns out to be damaged: the next start does not trust it.
     mark: PathBuf,
+    /// Of the disk that is in use, which fails with its index.
+    health: OnceLock<Arc<Health>>,
     /// Also the lock of every change: counts are stored with what they count.
     counts: Mutex<Counts>,
     /// As they are stored; locked after `counts`.
@@ -299,6 +301,7 @@ impl Index {
             db,
             write_options,
             mark: mark_path(folder),
+            health: OnceLock::new(),
             counts: Mutex::new(counts),
             segments: Mutex::new(segments),
             removed: Mutex::default(),
@@ -317,7 +320,13 @@ impl Index {
         }
     }
 
-    /// An error of the index in use: the next start rebuilds it.
+    /// From now on the disk is in use: damage of the index fails it. A start, which may build another one, is over.
+    pub fn begin_use(&self, health: Arc<Health>) {
+        self.health.get_or_init(|| health);
+    }
+
+    /// An error of the index: the next start rebuilds it. In use nobody can say any more what is on the disk and what is
+    /// not: an error of a chunk it must not seem to be.
     fn damaged(&self, error: impl std::fmt::Display) -> Error {
         let error = damaged(error);
         if let Err(unmarked) = std::fs::write(&self.mark, &error.text) {
@@ -326,7 +335,10 @@ impl Index {
                 self.mark.display()
             );
         }
-        error
+        match self.health.get() {
+            Some(health) => health.fail(error.text),
+            None => error,
+        }
     }
 
     /// An error of the database in use.
@@ -365,6 +377,13 @@ impl Index {
             }
         }
         Ok(false)
+    }
+
+    /// Damages the entry of a chunk that has a file.
+    #[cfg(test)]
+    pub fn spoil(&self, name: ChunkName) {
+        let spoiled = self.db.put_opt(key(FILE, name), b"x", &self.write_options);
+        spoiled.unwrap();
     }
 
     /// Stores entries of chunks that have none.

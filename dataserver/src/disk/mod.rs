@@ -214,7 +214,7 @@ impl Disk {
             );
         }
         let buffers = Buffers::default();
-        let health = Health::default();
+        let health = Arc::new(Health::default());
         let aside = Aside::open(&rooms.aside)?;
         let trash = Trash::open(&rooms.trash, opens.current)?;
         let Recovered {
@@ -232,6 +232,7 @@ impl Disk {
             trash: &trash,
         }
         .run()?;
+        index.begin_use(Arc::clone(&health));
         let shared = Arc::new(Shared {
             identity,
             opens,
@@ -505,6 +506,7 @@ impl Disk {
         });
         match verified {
             Ok(()) => Ok(true),
+            Err(error) if error.code == Code::DiskFailed => Err(error),
             Err(error) if error.kind() == Kind::Corrupt => {
                 if let Some(entry) = looked.filter(|entry| !self.is_shortened(name, entry))
                     && shared.index.get(name)? == Some(entry)

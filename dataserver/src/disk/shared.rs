@@ -32,7 +32,7 @@ pub struct Shared {
     pub direct_io: bool,
     /// Percent that client writes leave free.
     pub free_percent: u8,
-    pub health: Health,
+    pub health: Arc<Health>,
     pub index: Index,
     pub claims: Arc<Claims>,
     pub aside: Aside,

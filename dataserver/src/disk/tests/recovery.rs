@@ -586,9 +586,10 @@ async fn an_index_that_turns_out_damaged_in_use_is_rebuilt_at_the_next_start() {
             .map(|error| error.code)
             .collect();
         assert!(
-            !codes.is_empty() && codes.iter().all(|code| *code == Code::ChecksumMismatch),
+            !codes.is_empty() && codes.iter().all(|code| *code == Code::DiskFailed),
             "{codes:?}"
         );
+        assert!(disk.is_failed());
     }
     let rebuilt = attempt.unwrap().report().index_rebuilt;
     let disk = open(&dir);
@@ -605,4 +606,29 @@ async fn a_file_that_is_in_the_way_is_neither_overwritten_nor_thrown_away() {
     assert!(!disk.is_failed());
     assert_eq!(fs::read(chunk_path(&dir, 1)).unwrap(), b"somebody's");
     write(&disk, 2, &bytes(2, 100)).await.unwrap();
+}
+
+/// Not that a chunk is missing or bad: others would do without it.
+#[tokio::test]
+async fn a_disk_whose_index_turns_out_damaged_in_use_has_failed() {
+    let dir = filled().await;
+    let disk = open(&dir);
+    disk.0.shared.index.spoil(ChunkName {
+        pool: POOL,
+        chunk: ChunkId(1),
+    });
+    assert_eq!(code(disk.stat(POOL, ChunkId(1))), Code::DiskFailed);
+    assert_eq!(code(disk.verify(POOL, ChunkId(1))), Code::DiskFailed);
+    assert!(disk.is_failed() && disk.bad_copies().is_empty());
+    assert_eq!(
+        code(write(&disk, 3, &bytes(3, 100)).await),
+        Code::DiskFailed
+    );
+    // What needs no entry that is damaged is read on.
+    same(read(&disk, 2).unwrap(), bytes(2, 1 << 20));
+    disk.stop().unwrap();
+    drop(disk);
+    let disk = open(&dir);
+    assert!(disk.report().index_rebuilt);
+    check_filled(&disk);
 }
