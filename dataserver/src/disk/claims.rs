@@ -2,6 +2,7 @@
 
 use super::entry::Entry;
 use super::name::ChunkName;
+use quarry_common::Result;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -46,17 +47,27 @@ impl Claims {
     }
 
     /// Takes a chunk that the disk has, or had, for whoever deletes or replaces it: a given-up id as well. `None`
-    /// while it is another's. Until the claim ends the chunk counts as `durable`.
-    pub fn claim_again(self: &Arc<Self>, name: ChunkName, durable: Option<Entry>) -> Option<Claim> {
+    /// while it is another's. Until the claim ends the chunk counts as what `look` finds durable, once nobody else changes it.
+    ///
+    /// # Errors
+    /// Those of `look`.
+    pub fn claim_again(
+        self: &Arc<Self>,
+        name: ChunkName,
+        look: impl FnOnce() -> Result<Option<Entry>>,
+    ) -> Result<Option<Claim>> {
         let mut state = self.state();
         if state.is_taken(name) {
-            return None;
+            return Ok(None);
         }
-        state.open.insert(name, durable.map(Arc::new));
-        Some(Claim {
+        state.reserved.insert(name);
+        drop(state);
+        let claim = Claim {
             claims: Arc::clone(self),
             name,
-        })
+        };
+        claim.open_with(look()?);
+        Ok(Some(claim))
     }
 
     /// The durable state of an open chunk: `None` if it is not open, `Some(None)` before its first flush.
@@ -119,10 +130,19 @@ impl Claim {
 
     /// The disk does not have the chunk: from now on it is an open one, of which nothing is durable.
     pub fn open(&self) {
+        self.open_with(None);
+    }
+
+    fn open_with(&self, durable: Option<Entry>) {
         let mut state = self.claims.state();
         if state.reserved.remove(&self.name) {
-            state.open.insert(self.name, None);
+            state.open.insert(self.name, durable.map(Arc::new));
         }
+    }
+
+    /// What of the chunk is durable.
+    pub fn durable(&self) -> Option<Arc<Entry>> {
+        self.claims.get(self.name).flatten()
     }
 
     /// What of the chunk is durable now.
@@ -171,7 +191,7 @@ mod tests {
         };
         let claim = claims.reserve(name).unwrap();
         assert!(claims.reserve(name).is_none());
-        assert!(claims.claim_again(name, None).is_none());
+        assert!(claims.claim_again(name, || Ok(None)).unwrap().is_none());
         assert_eq!((claims.get(name), claims.count()), (None, 0));
         claim.open();
         assert!(claims.reserve(name).is_none());
@@ -209,7 +229,27 @@ mod tests {
         assert_eq!(claims.get(name(2)), None);
         assert_eq!(claims.all(), [(name(1), found)]);
         assert_eq!(claims.count(), 0, "nobody writes it");
-        assert!(claims.claim_again(name(1), None).is_none());
-        assert!(claims.claim_again(name(2), None).is_some());
+        let again = |name| claims.claim_again(name, || Ok(None)).unwrap();
+        assert!(again(name(1)).is_none() && again(name(2)).is_some());
+    }
+
+    /// Else what it finds might be older than what another one has just written.
+    #[test]
+    fn who_claims_a_chunk_again_looks_at_it_when_it_is_nobody_elses() {
+        let claims = Arc::new(Claims::default());
+        let name = ChunkName {
+            pool: PoolId(1),
+            chunk: ChunkId(1),
+        };
+        let claim = claims.claim_again(name, || {
+            assert!(claims.reserve(name).is_none());
+            assert_eq!(claims.get(name), None, "whoever reads goes by the index");
+            Ok(None)
+        });
+        assert_eq!(claims.get(name), Some(None));
+        drop(claim);
+        let failed = || Err(quarry_common::Error::bug("a look"));
+        assert!(claims.claim_again(name, failed).is_err());
+        assert!(claims.reserve(name).is_some(), "it is free again");
     }
 }

@@ -146,10 +146,11 @@ impl Disk {
             return Ok(Move::No);
         }
         // Until the move is over nobody deletes or replaces the chunk, and it is read here.
-        let Some(claim) = shared.claims.claim_again(name, Some(here.clone())) else {
+        let look = || shared.index.get(name);
+        let Some(claim) = shared.claims.claim_again(name, look)? else {
             return Ok(Move::Busy);
         };
-        if shared.index.get(name)?.as_ref() != Some(&here) {
+        if claim.durable().as_deref() != Some(&here) {
             return Ok(Move::No);
         }
         if Crc::of(&data) != head.crc {

@@ -17,7 +17,8 @@ pub fn delete(shared: &Shared, name: ChunkName, allowed: impl FnOnce() -> bool) 
         Error::new(Code::Busy, text)
     };
     // Nothing of it counts from here on: nobody can confirm it any more who has not done so before.
-    let claim = shared.claims.claim_again(name, None).ok_or_else(busy)?;
+    let claim = shared.claims.claim_again(name, || Ok(None))?;
+    let claim = claim.ok_or_else(busy)?;
     let entry = shared.index.get(name)?;
     let path = shared.chunk_path(name);
     let is_bad = shared.aside.reason(name).is_some();

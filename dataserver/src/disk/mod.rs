@@ -534,7 +534,8 @@ impl Disk {
             }
         };
         // Nobody replaces or deletes it meanwhile; who does has the last word.
-        let Some(_claim) = shared.claims.claim_again(name, Some(part.clone())) else {
+        let durable = || Ok(Some(part.clone()));
+        let Ok(Some(_claim)) = shared.claims.claim_again(name, durable) else {
             return true;
         };
         let (len, old_len) = (part.len(), entry.len());

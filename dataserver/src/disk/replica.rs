@@ -69,12 +69,12 @@ impl Disk {
         if shared.stopping.load(std::sync::atomic::Ordering::Acquire) {
             return Err(segment::stopped());
         }
-        let entry = shared.index.get(name)?;
         let busy = || {
             let text = format!("{name} is being written on disk {}", shared.identity.disk);
             Error::new(Code::Busy, text)
         };
-        shared.claims.claim_again(name, entry).ok_or_else(busy)
+        let claim = shared.claims.claim_again(name, || shared.index.get(name))?;
+        claim.ok_or_else(busy)
     }
 
     /// Takes a chunk for a copy in a segment; `None` if the disk has these bytes already. Blocks.
