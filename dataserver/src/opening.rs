@@ -281,7 +281,12 @@ fn is_to_be_settled(error: &Error) -> bool {
 fn is_breakage(error: &Error) -> bool {
     matches!(
         error.code,
-        Code::Io | Code::DiskFailed | Code::ReadOnly | Code::ChecksumMismatch | Code::DiskFull
+        Code::Io
+            | Code::DiskFailed
+            | Code::ReadOnly
+            | Code::ChecksumMismatch
+            | Code::DiskFull
+            | Code::Overloaded
     )
 }
 

@@ -497,20 +497,36 @@ impl Disk {
         if shared.is_bad(name) {
             return Ok(false);
         }
-        // What was looked at, for it may be moved, replaced or deleted meanwhile.
-        let mut looked = None;
         let verified = twice(|| {
-            looked = shared.index.get(name)?;
-            let entry = looked.as_ref().ok_or_else(|| shared.missing(name))?;
-            reading::verify(&shared.path_of(name, entry), name, entry)
+            let Some(entry) = shared.index.get(name)? else {
+                return Ok(false);
+            };
+            let verified = reading::verify(&shared.path_of(name, &entry), name, &entry);
+            verified.map(|()| true)
         });
         match verified {
+            Ok(is_good) => Ok(is_good),
+            Err(error) if is_of_chunk(&error) => self.settle(name),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks once more at a chunk that seems to be bad, while nobody moves, replaces or deletes it, and marks it if it is:
+    /// an error of the disk may pass. Whether it is good.
+    fn settle(&self, name: ChunkName) -> Result<bool> {
+        let shared = &self.0.shared;
+        let look = || shared.index.get(name);
+        // Who has it has the last word.
+        let Some(claim) = shared.claims.claim_again(name, look)? else {
+            return Ok(false);
+        };
+        let Some(entry) = claim.durable() else {
+            return Ok(false);
+        };
+        match reading::verify(&shared.path_of(name, &entry), name, &entry) {
             Ok(()) => Ok(true),
-            Err(error) if error.code == Code::DiskFailed => Err(error),
-            Err(error) if error.kind() == Kind::Corrupt => {
-                if let Some(entry) = looked.filter(|entry| !self.is_shortened(name, entry))
-                    && shared.index.get(name)? == Some(entry)
-                {
+            Err(error) if is_of_chunk(&error) => {
+                if !self.is_shortened(&claim, &entry) {
                     shared.aside.put(name, &error.text, &shared.health)?;
                 }
                 Ok(false)
@@ -519,9 +535,33 @@ impl Disk {
         }
     }
 
-    /// Lets a chunk whose bytes are not what `entry` says end at its longest flush that verifies, if it has one.
-    fn is_shortened(&self, name: ChunkName, entry: &Entry) -> bool {
+    /// Takes the mark from a chunk that was set aside, or was missing, if all of its bytes are what its entry says after
+    /// all: an error of the disk may have passed, or somebody has brought the file back. Whether they are. Blocks.
+    ///
+    /// Errors: those of the index, `DiskFailed`.
+    pub fn reconsider(&self, pool: PoolId, chunk: ChunkId) -> Result<bool> {
+        let name = ChunkName { pool, chunk };
         let shared = &self.0.shared;
+        if !shared.is_bad(name) {
+            return Ok(false);
+        }
+        let look = || shared.index.get(name);
+        let Some(claim) = shared.claims.claim_again(name, look)? else {
+            return Ok(false);
+        };
+        let Some(entry) = claim.durable() else {
+            return Ok(false);
+        };
+        match reading::verify(&shared.path_of(name, &entry), name, &entry) {
+            Ok(()) => replica::unmark(shared, name).map(|()| true),
+            Err(error) if is_of_chunk(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets a chunk whose bytes are not what `entry` says end at its longest flush that verifies, if it has one.
+    fn is_shortened(&self, claim: &Claim, entry: &Entry) -> bool {
+        let (shared, name) = (&self.0.shared, claim.name());
         if matches!(entry, Entry::Small { .. }) {
             return false;
         }
@@ -533,17 +573,9 @@ impl Disk {
                 return false;
             }
         };
-        // Nobody replaces or deletes it meanwhile; who does has the last word.
-        let durable = || Ok(Some(part.clone()));
-        let Ok(Some(_claim)) = shared.claims.claim_again(name, durable) else {
-            return true;
-        };
         let (len, old_len) = (part.len(), entry.len());
-        let replaced = match shared.index.get(name) {
-            Ok(Some(found)) if found == *entry => shared.index.replace(name, part),
-            other => other.map(drop),
-        };
-        match replaced {
+        claim.set_durable(part.clone());
+        match shared.index.replace(name, part) {
             Ok(()) => {
                 tracing::warn!("{name} is whole up to {len} bytes of {old_len}, and ends there")
             }
@@ -663,6 +695,11 @@ fn twice<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
         Code::ChunkMissing => look(),
         _ => Err(error),
     })
+}
+
+/// Whether an error says that what a disk has of a chunk is bad, and not that the disk failed.
+fn is_of_chunk(error: &Error) -> bool {
+    error.kind() == Kind::Corrupt && error.code != Code::DiskFailed
 }
 
 impl Front {

@@ -296,6 +296,9 @@ fn unreadable(name: ChunkName, error: io::Error) -> Error {
             Error::new(Code::ChunkMissing, format!("the file of {name} is gone"))
         }
         io::ErrorKind::UnexpectedEof => bad(name, "is cut short".into()),
+        io::ErrorKind::OutOfMemory => {
+            Error::new(Code::Overloaded, format!("{name} can not be read: {error}"))
+        }
         _ if super::health::is_out_of_files(&error) => Error::new(
             Code::Overloaded,
             format!("{name} can not be opened: {error}; raise the limit of open files (ulimit -n)"),

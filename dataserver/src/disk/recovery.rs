@@ -336,7 +336,12 @@ impl Recovery<'_> {
     fn recover(&self, name: ChunkName, report: &mut Report) -> Result<Option<Entry>> {
         let path = chunk_path(self.rooms, name);
         let owner = owner(self.identity, name);
-        let finding = match examine(&path, owner) {
+        // Twice: an error of the disk may pass, and a mark does not.
+        let again = |error: Error| match error.code {
+            Code::Io => examine(&path, owner),
+            _ => Err(error),
+        };
+        let finding = match examine(&path, owner).or_else(again) {
             // One bad sector does not take the disk away.
             Err(error) if error.code == Code::Io => Finding::Damaged(error.text),
             finding => finding?,

@@ -203,7 +203,7 @@ pub fn take_place(shared: &Shared, name: ChunkName, path: &Path, entry: Entry) -
 }
 
 /// Forgets that a chunk had a bad copy, or was missing, after its entry is that of a good one, durably.
-fn unmark(shared: &Shared, name: ChunkName) -> Result<()> {
+pub fn unmark(shared: &Shared, name: ChunkName) -> Result<()> {
     shared.missing.forget(name);
     if shared.aside.reason(name).is_none() {
         return Ok(());

@@ -249,10 +249,18 @@ async fn mend(
         Outcome::Nobody if is_held(node, disk, wanted).await? => Ok(Mended::Done),
         // It may have been deleted everywhere since, because nothing refers to it.
         Outcome::Nobody => match committed(node, metaservers, group, chunk).await? {
+            Some(wanted) if is_good_again(node, disk, wanted).await? => Ok(Mended::Done),
             Some(_) => Ok(Mended::Lost),
             None => Ok(nobodys()),
         },
     }
+}
+
+/// Whether our bad copy of a chunk that nobody else has is good after all, and what is wanted.
+async fn is_good_again(node: &Node, disk: &Disk, wanted: Wanted) -> Result<bool> {
+    let Wanted { pool, chunk, .. } = wanted;
+    let look = move |disk: &Disk| disk.reconsider(pool, chunk);
+    Ok(node.turns.take(disk, look).await? && is_held(node, disk, wanted).await?)
 }
 
 /// What the metaservers say that a chunk must be; `None` if nothing refers to it.
