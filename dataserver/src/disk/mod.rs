@@ -79,7 +79,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use trash::{TRASH_AGE_MAX, Trash};
 use writer::Purpose;
 
-/// Large chunks that one disk writes at a time: each has a thread and a few MiB of memory.
+/// Large chunks of clients that one disk writes at a time: each has a thread and a few MiB of memory.
 pub const OPEN_CHUNKS_MAX: usize = 256;
 
 /// Bytes of small chunks that one disk is handed at a time: enough for sixteen thousand of 4 KiB.
@@ -169,6 +169,8 @@ struct Front {
     small_writes: Mutex<Option<mpsc::Sender<SmallWrite>>>,
     /// For the bytes of small chunks that wait.
     small_room: Semaphore,
+    /// One permit for each large chunk that a client writes.
+    large_room: Arc<Semaphore>,
     segment_writer: Mutex<Option<JoinHandle<()>>>,
     stuck: Mutex<Stuck>,
 }
@@ -264,6 +266,7 @@ impl Disk {
             report,
             small_writes: Mutex::new(Some(small_writes)),
             small_room: Semaphore::new(SMALL_ROOM_LEN),
+            large_room: Arc::new(Semaphore::new(OPEN_CHUNKS_MAX)),
             segment_writer: Mutex::new(Some(thread)),
             stuck: Mutex::default(),
         })))
@@ -280,15 +283,15 @@ impl Disk {
                 "a chunk can not have {capacity} bytes"
             )));
         }
-        if self.0.shared.claims.count() >= OPEN_CHUNKS_MAX + segment::QUEUE_LEN {
-            return Err(Error::new(
-                Code::Overloaded,
-                "too many chunks of this disk are being written",
-            ));
-        }
+        let room = Arc::clone(&self.0.large_room).try_acquire_owned();
+        let room = room.map_err(|_| {
+            let text = "too many large chunks of this disk are being written";
+            Error::new(Code::Overloaded, text)
+        })?;
         let claim = self.claim(ChunkName { pool, chunk })?;
         self.0.shared.check_space(u64::from(capacity))?;
-        ChunkWriter::start(Arc::clone(&self.0.shared), claim, capacity, Purpose::New)
+        let shared = Arc::clone(&self.0.shared);
+        ChunkWriter::start(shared, claim, capacity, Purpose::New, Some(room))
     }
 
     /// Writes a small chunk; durable and readable when it returns. Shares its sync with all others that

@@ -53,7 +53,7 @@ impl Disk {
             false => {
                 let claim = self.claim_copy(name)?;
                 let shared = Arc::clone(shared);
-                Kind::File(ChunkWriter::start(shared, claim, len, Purpose::Copy)?)
+                Kind::File(ChunkWriter::start(shared, claim, len, Purpose::Copy, None)?)
             }
         };
         Ok(CopyWriter {

@@ -17,7 +17,7 @@ use quarry_common::limits::FRAME_LEN_MAX;
 use quarry_common::{Code, Error, Kind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Frames that wait for the disk, each up to a MiB: enough to overlap receiving and writing, little
 /// enough that a slow disk is felt by the client at once.
@@ -51,12 +51,13 @@ pub struct ChunkWriter {
 
 impl ChunkWriter {
     /// Starts the writer of a claimed chunk. Returns at once; a failure to create the file is the answer of
-    /// the first call that notices it.
+    /// the first call that notices it. `room` is given back when the chunk is over.
     pub(super) fn start(
         shared: Arc<Shared>,
         claim: Claim,
         capacity: u32,
         purpose: Purpose,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<ChunkWriter> {
         let (commands, queue) = mpsc::channel(QUEUE_LEN);
         let failure = Arc::new(OnceLock::new());
@@ -65,6 +66,7 @@ impl ChunkWriter {
             claim,
             capacity,
             purpose,
+            room,
         };
         let outcome = Arc::clone(&failure);
         std::thread::Builder::new()
@@ -150,6 +152,7 @@ struct Task {
     claim: Claim,
     capacity: u32,
     purpose: Purpose,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Task {
@@ -172,8 +175,8 @@ impl Task {
         match self.serve(&mut file, queue, outcome) {
             Some(reply) => {
                 file.close(&self.shared.buffers);
-                // Before the answer: whoever got it sees the chunk sealed.
-                drop(self.claim);
+                // Before the answer: whoever got it sees the chunk sealed, and may begin the next one.
+                drop((self.claim, self.room));
                 answer(reply, Ok(()));
             }
             None => self.give_up(file, &path),

@@ -453,3 +453,37 @@ async fn a_damaged_block_is_noticed_by_the_reader() {
     fs::remove_file(chunk_path(&dir, 1)).unwrap();
     assert_eq!(code(disk.read(POOL, ChunkId(1), 0, 1)), Code::ChunkMissing);
 }
+
+#[tokio::test]
+async fn small_chunks_that_wait_take_no_room_from_large_ones() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let shared = &disk.0.shared;
+    // As many as may wait in all, and more.
+    let claims: Vec<_> = (1_000..1_000 + OPEN_CHUNKS_MAX as u64 + 300)
+        .map(|chunk| {
+            let name = ChunkName {
+                pool: POOL,
+                chunk: ChunkId(chunk),
+            };
+            let claim = shared.claims.reserve(name).unwrap();
+            claim.open();
+            claim
+        })
+        .collect();
+    let create = |chunk| disk.create_chunk(POOL, ChunkId(chunk), 70_000);
+    let mut writers: Vec<_> = (0..OPEN_CHUNKS_MAX as u64)
+        .map(|chunk| create(chunk).unwrap())
+        .collect();
+    let refused = create(999).err().unwrap();
+    assert_eq!(refused.code, Code::Overloaded);
+    // One is over: sealed, or given up.
+    let data = bytes(0, 70_000);
+    let first = writers.remove(0);
+    append(&first, 0, data.clone()).await.unwrap();
+    first.seal(70_000, Crc::of(&data)).await.unwrap();
+    drop(create(999).unwrap());
+    drop((writers, claims));
+    settled(&disk).await;
+    create(998).unwrap();
+}
