@@ -17,6 +17,7 @@ use quarry_common::ids::DiskId;
 use quarry_common::net::Endpoint;
 use quarry_common::wire::meta::{DiskReport, MetaBody, MetaReply, Registered, Registration};
 use quarry_common::{Code, Error, Kind, Result};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,7 +57,7 @@ impl Dataserver {
     ///
     /// # Errors
     /// `Configuration` and others whose text says what to settle: an address in use, another cluster's or
-    /// a foreign directory, a disk that the metaservers refuse.
+    /// a foreign directory, two copies of a disk; disks that the metaservers refuse, if they refuse all.
     pub async fn start(config: DataserverConfig, identity: Arc<Identity>) -> Result<Dataserver> {
         config.check()?;
         let name = identity.name().clone();
@@ -197,7 +198,18 @@ async fn disks(
         })
         .await?;
         directories = with_reports;
-        let registered = register(metaservers, registration(reports)).await?;
+        let registered = match register(metaservers, registration(reports.clone())).await {
+            Err(error) if error.code == Code::Configuration && !directories.has_copies() => {
+                let refused = refused(metaservers, &registration, reports, error).await?;
+                directories = blocking(move || {
+                    directories.leave_out(refused);
+                    Ok(directories)
+                })
+                .await?;
+                continue;
+            }
+            registered => registered?,
+        };
         if registered.cluster != cluster {
             return Err(Error::new(
                 Code::Configuration,
@@ -221,6 +233,38 @@ async fn disks(
             Ok(directories)
         })
         .await?;
+    }
+}
+
+/// Finds out which of the disks the metaservers refuse, by their place in `reports`: they are registered one after the other,
+/// and all of those again that were not refused. What is known comes first: an empty directory may be where one of them was.
+///
+/// # Errors
+/// `why` the metaservers refused all of them together, if they refuse each.
+async fn refused(
+    metaservers: &mut Metaservers,
+    registration: impl Fn(Vec<DiskReport>) -> Registration,
+    reports: Vec<DiskReport>,
+    why: Error,
+) -> Result<BTreeMap<usize, Error>> {
+    let (known, empty): (Vec<usize>, Vec<usize>) =
+        (0..reports.len()).partition(|at| reports[*at].disk.is_some());
+    let (mut accepted, mut refused) = (BTreeSet::new(), BTreeMap::new());
+    for at in known.into_iter().chain(empty) {
+        accepted.insert(at);
+        let disks = accepted.iter().map(|at| reports[*at].clone()).collect();
+        match register(metaservers, registration(disks)).await {
+            Ok(_) => {}
+            Err(error) if error.code == Code::Configuration => {
+                accepted.remove(&at);
+                refused.insert(at, error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match accepted.is_empty() {
+        true => Err(why),
+        false => Ok(refused),
     }
 }
 

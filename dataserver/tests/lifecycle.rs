@@ -115,6 +115,47 @@ async fn a_disk_that_can_not_remember_its_start_is_left_out_and_the_others_serve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_the_metaservers_refuse_is_left_out_and_the_others_serve() {
+    let cluster = Cluster::bare().await;
+    let mut config = cluster.config(1);
+    for name in ["second", "third"] {
+        config.disks.push(DiskConfig {
+            path: cluster.dir.path().join(name),
+        });
+    }
+    let start = || Dataserver::start(config.clone(), cluster.identity_of(1));
+    start().await.unwrap().stop().await.unwrap();
+    let refuse = |disks: &[u32]| {
+        let disks = disks.iter().map(|disk| DiskId(*disk)).collect();
+        *cluster.meta.state.rolled_back.lock().unwrap() = disks;
+    };
+    refuse(&[1, 102]);
+    let server = start().await.unwrap();
+    let disks = &server.node().disks;
+    assert!(disks.get(DiskId(101)).is_ok());
+    for disk in [1, 102] {
+        let text = assert_code(disks.get(DiskId(disk)).map(drop), Code::DiskFailed);
+        assert!(text.contains("rolled back"), "{text}");
+    }
+    let failed = || {
+        let reports = cluster.meta.state.reports.lock().unwrap()[&ServerId(1)].clone();
+        let failed = reports.iter().filter(|report| report.failed.is_some());
+        failed.map(|report| report.disk).collect::<Vec<_>>()
+    };
+    until(|| failed() == [Some(DiskId(1)), Some(DiskId(102))]).await;
+    server.stop().await.unwrap();
+    // Nothing is left to serve.
+    refuse(&[1, 101, 102]);
+    let text = assert_code(start().await.map(drop), Code::Configuration);
+    assert!(text.contains("rolled back"), "{text}");
+    // It was mounted again.
+    refuse(&[]);
+    let server = start().await.unwrap();
+    assert_eq!(server.node().disks.all().count(), 3);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_directory_is_refused_and_left_alone() {
     let cluster = Cluster::bare().await;
     let path = cluster.disk_path(1);

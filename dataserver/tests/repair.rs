@@ -372,7 +372,7 @@ async fn what_a_start_finds_missing_is_fetched_again_if_it_is_referenced() {
     }
     cluster.start_server(1).await;
     let disk = cluster.disk(1);
-    assert_eq!(disk.report().entries_dropped, written.len() as u64 + 1);
+    assert_eq!(disk.report().files_missing, written.len() as u64 + 1);
     until(|| {
         written
             .iter()
@@ -562,6 +562,56 @@ async fn a_present_member_confirms_what_it_has_or_can_fetch_and_nothing_else() {
         .await
         .unwrap();
     assert_eq!(word.macs[0].key, receipt_key(ServerId(3)).number);
+}
+
+/// Whoever needs a disk that hangs waits for a turn, and no longer than a turn may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listings_copies_and_confirmations_of_a_disk_wait_for_their_turns() {
+    let mut cluster = Cluster::bare().await;
+    for server in 1..=4 {
+        cluster.start_server(server).await;
+    }
+    cluster.place(&[1, 2]).await;
+    let client = cluster.client("anna");
+    let data = Bytes::from(pattern(7, 300_000));
+    client.write(ChunkId(7), &data).await.unwrap();
+    // Disk 3 does not fill: it is not to stay.
+    *cluster.meta.state.target.lock().unwrap() = vec![1, 2, 4];
+    let epoch = cluster.exchange(&[1, 2, 3]).await;
+    let (release, hanging) = std::sync::mpsc::channel::<()>();
+    let hanging = std::sync::Arc::new(std::sync::Mutex::new(hanging));
+    let node = std::sync::Arc::clone(cluster.servers[&3].node());
+    let mut hung = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (hanging, node) = (hanging.clone(), node.clone());
+        hung.spawn(async move {
+            let disk = node.disks.get(DiskId(3)).unwrap();
+            let hang = move |_: &Disk| Ok(hanging.lock().unwrap().recv().is_ok());
+            node.turns.take(disk, hang).await
+        });
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let durable = Durable {
+        pool: POOL,
+        chunk: ChunkId(7),
+        epoch,
+        len: data.len() as u32,
+        crc: Crc::of(&data),
+    };
+    let name = PeerName::dataserver(CLUSTER, ServerId(2));
+    let server = cluster.with_identity(&name);
+    let group = pg_of(ChunkId(7), 8);
+    let mut confirming = Box::pin(confirm(&cluster, 3, durable));
+    let mut listing = Box::pin(list(&server, 3, vec![(group, epoch)]));
+    let soon = std::time::Duration::from_millis(300);
+    assert!(tokio::time::timeout(soon, &mut confirming).await.is_err());
+    assert!(tokio::time::timeout(soon, &mut listing).await.is_err());
+    // The other disks go on.
+    confirm(&cluster, 1, durable).await.unwrap();
+    drop(release);
+    confirming.await.unwrap();
+    listing.await.unwrap();
+    assert!(has_whole(cluster.disk(3), 7, &data));
 }
 
 async fn list(

@@ -2,6 +2,7 @@
 
 use super::entry::Entry;
 use super::name::ChunkName;
+use quarry_common::Result;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +18,9 @@ pub struct Claims(Mutex<State>);
 struct State {
     /// What of each is durable: an entry as if it had been sealed at its last flush.
     open: HashMap<ChunkName, Option<Arc<Entry>>>,
+    /// Nobody writes them any more, and they could not be ended: only the next start can say more of them than what was
+    /// durable.
+    kept: HashMap<ChunkName, Arc<Entry>>,
     /// Taken, and perhaps on the disk already: nobody has looked.
     reserved: HashSet<ChunkName>,
     spent: HashSet<ChunkName>,
@@ -43,34 +47,51 @@ impl Claims {
     }
 
     /// Takes a chunk that the disk has, or had, for whoever deletes or replaces it: a given-up id as well. `None`
-    /// while it is another's. Until the claim ends the chunk counts as `durable`.
-    pub fn claim_again(self: &Arc<Self>, name: ChunkName, durable: Option<Entry>) -> Option<Claim> {
+    /// while it is another's. Until the claim ends the chunk counts as what `look` finds durable, once nobody else changes it.
+    ///
+    /// # Errors
+    /// Those of `look`.
+    pub fn claim_again(
+        self: &Arc<Self>,
+        name: ChunkName,
+        look: impl FnOnce() -> Result<Option<Entry>>,
+    ) -> Result<Option<Claim>> {
         let mut state = self.state();
         if state.is_taken(name) {
-            return None;
+            return Ok(None);
         }
-        state.open.insert(name, durable.map(Arc::new));
-        Some(Claim {
+        state.reserved.insert(name);
+        drop(state);
+        let claim = Claim {
             claims: Arc::clone(self),
             name,
-        })
+        };
+        claim.open_with(look()?);
+        Ok(Some(claim))
     }
 
     /// The durable state of an open chunk: `None` if it is not open, `Some(None)` before its first flush.
     pub fn get(&self, name: ChunkName) -> Option<Option<Arc<Entry>>> {
-        self.state().open.get(&name).cloned()
+        let state = self.state();
+        let kept = || state.kept.get(&name).cloned().map(Some);
+        state.open.get(&name).cloned().or_else(kept)
     }
 
     /// Every open chunk with its durable state.
     pub fn all(&self) -> Vec<(ChunkName, Option<Arc<Entry>>)> {
-        self.state()
+        let state = self.state();
+        let open = state
             .open
             .iter()
-            .map(|(name, entry)| (*name, entry.clone()))
-            .collect()
+            .map(|(name, entry)| (*name, entry.clone()));
+        let kept = state
+            .kept
+            .iter()
+            .map(|(name, entry)| (*name, Some(Arc::clone(entry))));
+        open.chain(kept).collect()
     }
 
-    /// How many chunks are open.
+    /// How many chunks somebody writes.
     pub fn count(&self) -> usize {
         self.state().open.len()
     }
@@ -78,7 +99,20 @@ impl Claims {
 
 impl State {
     fn is_taken(&self, name: ChunkName) -> bool {
-        self.open.contains_key(&name) || self.reserved.contains(&name)
+        self.open.contains_key(&name)
+            || self.kept.contains_key(&name)
+            || self.reserved.contains(&name)
+    }
+
+    fn spend(&mut self, name: ChunkName) {
+        if self.spent.insert(name) {
+            self.spent_order.push_back(name);
+        }
+        if self.spent_order.len() > SPENT_MAX
+            && let Some(oldest) = self.spent_order.pop_front()
+        {
+            self.spent.remove(&oldest);
+        }
     }
 }
 
@@ -96,10 +130,19 @@ impl Claim {
 
     /// The disk does not have the chunk: from now on it is an open one, of which nothing is durable.
     pub fn open(&self) {
+        self.open_with(None);
+    }
+
+    fn open_with(&self, durable: Option<Entry>) {
         let mut state = self.claims.state();
         if state.reserved.remove(&self.name) {
-            state.open.insert(self.name, None);
+            state.open.insert(self.name, durable.map(Arc::new));
         }
+    }
+
+    /// What of the chunk is durable.
+    pub fn durable(&self) -> Option<Arc<Entry>> {
+        self.claims.get(self.name).flatten()
     }
 
     /// What of the chunk is durable now.
@@ -112,14 +155,16 @@ impl Claim {
 
     /// The chunk was given up: its id stays refused.
     pub fn spend(self) {
+        self.claims.state().spend(self.name);
+    }
+
+    /// The chunk can not be ended here. What of it is durable may have been acknowledged: it stays open, and is read and
+    /// listed, until the process ends. If nothing is, it was given up.
+    pub fn keep(self) {
         let mut state = self.claims.state();
-        if state.spent.insert(self.name) {
-            state.spent_order.push_back(self.name);
-        }
-        if state.spent_order.len() > SPENT_MAX
-            && let Some(oldest) = state.spent_order.pop_front()
-        {
-            state.spent.remove(&oldest);
+        match state.open.remove(&self.name).flatten() {
+            Some(durable) => drop(state.kept.insert(self.name, durable)),
+            None => state.spend(self.name),
         }
     }
 }
@@ -146,7 +191,7 @@ mod tests {
         };
         let claim = claims.reserve(name).unwrap();
         assert!(claims.reserve(name).is_none());
-        assert!(claims.claim_again(name, None).is_none());
+        assert!(claims.claim_again(name, || Ok(None)).unwrap().is_none());
         assert_eq!((claims.get(name), claims.count()), (None, 0));
         claim.open();
         assert!(claims.reserve(name).is_none());
@@ -155,5 +200,56 @@ mod tests {
         claims.reserve(name).unwrap().spend();
         assert!(claims.reserve(name).is_none());
         assert_eq!(claims.count(), 0);
+    }
+
+    #[test]
+    fn a_chunk_that_can_not_be_ended_stays_open_as_far_as_it_is_durable() {
+        let claims = Arc::new(Claims::default());
+        let name = |chunk| ChunkName {
+            pool: PoolId(1),
+            chunk: ChunkId(chunk),
+        };
+        let durable = Entry::File {
+            len: 5,
+            crc: Default::default(),
+            cuts: vec![],
+            blocks: vec![Default::default()],
+        };
+        for chunk in [1, 2] {
+            let claim = claims.reserve(name(chunk)).unwrap();
+            claim.open();
+            if chunk == 1 {
+                claim.set_durable(durable.clone());
+            }
+            claim.keep();
+            assert!(claims.reserve(name(chunk)).is_none());
+        }
+        let found = Some(Arc::new(durable));
+        assert_eq!(claims.get(name(1)), Some(found.clone()));
+        assert_eq!(claims.get(name(2)), None);
+        assert_eq!(claims.all(), [(name(1), found)]);
+        assert_eq!(claims.count(), 0, "nobody writes it");
+        let again = |name| claims.claim_again(name, || Ok(None)).unwrap();
+        assert!(again(name(1)).is_none() && again(name(2)).is_some());
+    }
+
+    /// Else what it finds might be older than what another one has just written.
+    #[test]
+    fn who_claims_a_chunk_again_looks_at_it_when_it_is_nobody_elses() {
+        let claims = Arc::new(Claims::default());
+        let name = ChunkName {
+            pool: PoolId(1),
+            chunk: ChunkId(1),
+        };
+        let claim = claims.claim_again(name, || {
+            assert!(claims.reserve(name).is_none());
+            assert_eq!(claims.get(name), None, "whoever reads goes by the index");
+            Ok(None)
+        });
+        assert_eq!(claims.get(name), Some(None));
+        drop(claim);
+        let failed = || Err(quarry_common::Error::bug("a look"));
+        assert!(claims.claim_again(name, failed).is_err());
+        assert!(claims.reserve(name).is_some(), "it is free again");
     }
 }

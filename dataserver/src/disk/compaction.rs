@@ -8,10 +8,10 @@
 use super::Disk;
 use super::entry::Entry;
 use super::health::io_error;
+use super::index::SegmentState;
 use super::name::ChunkName;
 use super::segment::SmallWrite;
 use super::segment_format::{BATCHES_AT, RecordHead, SegmentHeader, SegmentId};
-use super::shared::Shared;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::limits::SMALL_CHUNK_LEN_MAX;
@@ -66,10 +66,14 @@ impl Disk {
         let shared = &self.0.shared;
         shared.health.check()?;
         let mut stuck = self.0.stuck();
-        let Some((segment, live)) = choose(shared, &stuck.0) else {
+        let active = shared.active_segment();
+        let Some((segment, live)) = choose(shared.index.segments(), active, &stuck.0) else {
             return Ok(None);
         };
-        shared.check_collect_space(live)?;
+        // One that is wholly dead needs no room. It is read as well: one that can not be is not known to be dead.
+        if live > 0 {
+            shared.check_collect_space(live)?;
+        }
         let moved = self.move_live(segment)?;
         let left = shared.index.live_in(segment);
         match moved {
@@ -142,10 +146,11 @@ impl Disk {
             return Ok(Move::No);
         }
         // Until the move is over nobody deletes or replaces the chunk, and it is read here.
-        let Some(claim) = shared.claims.claim_again(name, Some(here.clone())) else {
+        let look = || shared.index.get(name);
+        let Some(claim) = shared.claims.claim_again(name, look)? else {
             return Ok(Move::Busy);
         };
-        if shared.index.get(name)?.as_ref() != Some(&here) {
+        if claim.durable().as_deref() != Some(&here) {
             return Ok(Move::No);
         }
         if Crc::of(&data) != head.crc {
@@ -176,11 +181,13 @@ fn finish(moves: &mut Vec<oneshot::Receiver<Result<()>>>) -> Result<()> {
     })
 }
 
-/// The segment with the most dead space of those that are mostly dead, with its live bytes. Not the one that is being
-/// written, and none that could not be emptied and is as it was then.
-fn choose(shared: &Shared, stuck: &BTreeMap<SegmentId, u64>) -> Option<(SegmentId, u64)> {
-    let active = shared.active_segment();
-    let segments = shared.index.segments();
+/// The segment with the most dead space of those that are mostly dead, with its live bytes; first those that are wholly
+/// dead. Not the `active` one, which is being written, and none that could not be emptied and is as it was then.
+fn choose(
+    segments: BTreeMap<SegmentId, SegmentState>,
+    active: Option<SegmentId>,
+    stuck: &BTreeMap<SegmentId, u64>,
+) -> Option<(SegmentId, u64)> {
     let dead = |read_until: u64, live: u64| read_until.saturating_sub(BATCHES_AT + live);
     segments
         .into_iter()
@@ -190,7 +197,7 @@ fn choose(shared: &Shared, stuck: &BTreeMap<SegmentId, u64>) -> Option<(SegmentI
             let dead = dead(state.read_until, state.live);
             state.live == 0 || (dead >= state.live && dead >= DEAD_LEN_MIN)
         })
-        .max_by_key(|(_, state)| dead(state.read_until, state.live))
+        .max_by_key(|(_, state)| (state.live == 0, dead(state.read_until, state.live)))
         .map(|(segment, state)| (segment, state.live))
 }
 
@@ -257,5 +264,34 @@ impl Records {
         self.window.resize(len as usize, 0);
         self.window_at = self.at;
         self.file.read_exact_at(&mut self.window, self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It needs no room: a full disk has no other way to get some.
+    #[test]
+    fn a_segment_that_is_wholly_dead_goes_first() {
+        let state = |read_until, live| SegmentState { read_until, live };
+        let segments = BTreeMap::from([
+            (SegmentId(1), state(64 << 20, 5 << 20)),
+            (SegmentId(2), state(1 << 20, 0)),
+            (SegmentId(3), state(2 << 20, 0)),
+            (SegmentId(4), state(64 << 20, 60 << 20)),
+        ]);
+        let chosen = |active, stuck: &[(u32, u64)]| {
+            let stuck = stuck
+                .iter()
+                .map(|(segment, live)| (SegmentId(*segment), *live));
+            choose(segments.clone(), active, &stuck.collect())
+        };
+        assert_eq!(chosen(None, &[]), Some((SegmentId(3), 0)));
+        assert_eq!(chosen(Some(SegmentId(3)), &[]), Some((SegmentId(2), 0)));
+        let tried = [(2, 0), (3, 0)];
+        assert_eq!(chosen(None, &tried), Some((SegmentId(1), 5 << 20)));
+        let tried = [(1, 5 << 20), (2, 0), (3, 0)];
+        assert_eq!(chosen(None, &tried), None, "most of the last one is live");
     }
 }

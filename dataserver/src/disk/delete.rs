@@ -8,7 +8,7 @@ use quarry_common::{Code, Error, Result};
 
 /// Deletes a chunk; see [`super::Disk::delete`].
 ///
-/// The file goes first: an entry without a file is dropped by the next start, a file without an entry would be
+/// The file goes first: an entry without a file is asked about after the next start, a file without an entry would be
 /// found again. The mark of a bad copy goes last, when the copy is gone durably.
 pub fn delete(shared: &Shared, name: ChunkName, allowed: impl FnOnce() -> bool) -> Result<bool> {
     shared.health.check()?;
@@ -17,7 +17,8 @@ pub fn delete(shared: &Shared, name: ChunkName, allowed: impl FnOnce() -> bool) 
         Error::new(Code::Busy, text)
     };
     // Nothing of it counts from here on: nobody can confirm it any more who has not done so before.
-    let claim = shared.claims.claim_again(name, None).ok_or_else(busy)?;
+    let claim = shared.claims.claim_again(name, || Ok(None))?;
+    let claim = claim.ok_or_else(busy)?;
     let entry = shared.index.get(name)?;
     let path = shared.chunk_path(name);
     let is_bad = shared.aside.reason(name).is_some();
@@ -33,6 +34,7 @@ pub fn delete(shared: &Shared, name: ChunkName, allowed: impl FnOnce() -> bool) 
         .index
         .remove(name)
         .map_err(|error| shared.index_failed(&error))?;
+    shared.missing.forget(name);
     if is_bad {
         sync_directory(&shared.rooms.folder(name.folder()), &shared.health)?;
         let flushed = shared.index.flush();

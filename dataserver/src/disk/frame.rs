@@ -43,7 +43,7 @@ pub fn encode<T: Serialize>(kind: &Kind, body: &T) -> Vec<u8> {
     bytes
 }
 
-/// Decodes a record at the start of `bytes`; what follows it is padding.
+/// Decodes a record at the start of `bytes`; what follows it is padding. The envelope is the same in every format.
 ///
 /// Errors: `TooNew` with both versions; `ChecksumMismatch` for everything that is no such record.
 pub fn decode<T: DeserializeOwned>(kind: &Kind, bytes: &[u8]) -> Result<T> {
@@ -52,17 +52,10 @@ pub fn decode<T: DeserializeOwned>(kind: &Kind, bytes: &[u8]) -> Result<T> {
     if head[..4] != kind.magic {
         return Err(damaged("not there, or its first bytes are damaged"));
     }
-    if head[4] > kind.version {
-        return Err(Error::new(
-            Code::TooNew,
-            format!(
-                "the {} has format {}, this program knows up to {}: use a newer quarry",
-                kind.name, head[4], kind.version
-            ),
-        ));
-    }
+    let is_newer = head[4] > kind.version;
     let body_len = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
-    if body_len > kind.body_len_max {
+    // A newer format may have more; either way nothing is read beyond `bytes`.
+    if body_len > kind.body_len_max && !is_newer {
         return Err(damaged("its length is impossible"));
     }
     let covered = bytes
@@ -72,11 +65,21 @@ pub fn decode<T: DeserializeOwned>(kind: &Kind, bytes: &[u8]) -> Result<T> {
         .get(covered.len()..covered.len() + 4)
         .and_then(|stored| stored.try_into().ok())
         .ok_or_else(|| damaged("cut short"))?;
-    if Crc::of(covered) != Crc(u32::from_le_bytes(stored))
-        || head[4] != kind.version
-        || head[5..8] != [0; 3]
-    {
+    // Before the version is believed: a damaged byte is no reason to use a newer program.
+    if Crc::of(covered) != Crc(u32::from_le_bytes(stored)) {
         return Err(damaged("its checksum is wrong"));
+    }
+    if is_newer {
+        return Err(Error::new(
+            Code::TooNew,
+            format!(
+                "the {} has format {}, this program knows up to {}: use a newer quarry",
+                kind.name, head[4], kind.version
+            ),
+        ));
+    }
+    if head[4] != kind.version || head[5..8] != [0; 3] {
+        return Err(damaged("its format is none"));
     }
     codec::decode(kind.name, &covered[HEAD_LEN..])
 }
@@ -124,9 +127,21 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_refused_with_both_numbers() {
+    fn a_damaged_version_is_no_newer_format() {
         let mut bytes = encode(&KIND, &1u8);
         bytes[4] = 9;
+        let error = decode::<u8>(&KIND, &bytes).unwrap_err();
+        assert_eq!(error.code, Code::ChecksumMismatch);
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_both_numbers() {
+        let newer = Kind {
+            version: 9,
+            body_len_max: 1_000,
+            ..KIND
+        };
+        let bytes = encode(&newer, &vec![1u8; 500]);
         let error = decode::<u8>(&KIND, &bytes).unwrap_err();
         assert_eq!(error.code, Code::TooNew);
         assert!(

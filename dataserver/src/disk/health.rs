@@ -94,6 +94,7 @@ pub fn io_error(doing: &str, path: &Path, error: io::Error) -> Error {
             "; the file system is read-only: check it (dmesg) and remount it"
         }
         io::ErrorKind::StorageFull => "; free some space on it",
+        _ if is_out_of_files(&error) => "; raise the limit of open files (ulimit -n)",
         _ => "",
     };
     let code = match error.kind() {
@@ -101,7 +102,28 @@ pub fn io_error(doing: &str, path: &Path, error: io::Error) -> Error {
         io::ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
         io::ErrorKind::StorageFull => Code::DiskFull,
         io::ErrorKind::NotFound => Code::NotFound,
+        io::ErrorKind::OutOfMemory => Code::Overloaded,
+        _ if is_out_of_files(&error) => Code::Overloaded,
         _ => Code::Io,
     };
     Error::new(code, format!("{doing} {}: {error}{remedy}", path.display())).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_open_files_say_nothing_of_a_disk() {
+        use rustix::io::Errno;
+        for (errno, code) in [
+            (Errno::MFILE, Code::Overloaded),
+            (Errno::NFILE, Code::Overloaded),
+            (Errno::NOMEM, Code::Overloaded),
+            (Errno::IO, Code::Io),
+        ] {
+            let error = io_error("read", Path::new("x"), errno.into());
+            assert_eq!(error.code, code, "{error}");
+        }
+    }
 }

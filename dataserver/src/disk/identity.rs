@@ -19,7 +19,7 @@ const LOCK_FILE: &str = "lock";
 /// What `mkfs.ext4` puts into a fresh file system; an empty one may have it.
 const LOST_AND_FOUND: &str = "lost+found";
 
-const IDENTITY: Kind = Kind {
+pub(super) const IDENTITY: Kind = Kind {
     magic: *b"QDsk",
     version: 1,
     name: "identity of a disk",

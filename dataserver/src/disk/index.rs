@@ -17,7 +17,7 @@
 //! range of it, however many groups there are.
 
 use super::entry::Entry;
-use super::health::io_error;
+use super::health::{Health, io_error};
 use super::identity::DiskIdentity;
 use super::name::{ChunkName, orders_of};
 use super::segment_format::{RecordHead, SegmentId};
@@ -30,10 +30,10 @@ use rocksdb::{
     WriteOptions,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// The format of keys and values together; another one means: rebuild.
 const FORMAT: u8 = 2;
@@ -99,20 +99,28 @@ pub struct Index {
     write_options: WriteOptions,
     /// Made when the index turns out to be damaged: the next start does not trust it.
     mark: PathBuf,
+    /// Of the disk that is in use, which fails with its index.
+    health: OnceLock<Arc<Health>>,
     /// Also the lock of every change: counts are stored with what they count.
     counts: Mutex<Counts>,
     /// As they are stored; locked after `counts`.
     segments: Mutex<BTreeMap<SegmentId, SegmentState>>,
     /// Locked last.
     removed: Mutex<Removed>,
+    /// Tests look around before the database is flushed.
+    #[cfg(test)]
+    flushing: Mutex<Option<Box<dyn FnOnce(&Index) + Send>>>,
 }
 
 /// Chunks whose file entries were removed, and would be back after a crash: nothing was made durable since.
 #[derive(Default)]
 struct Removed {
-    names: HashSet<ChunkName>,
-    /// And more than are kept.
-    more: bool,
+    /// Each with how many flushes had begun before it was removed the last time.
+    names: HashMap<ChunkName, u64>,
+    /// And more than are kept, the last one after so many.
+    more: Option<u64>,
+    /// Flushes that have begun.
+    flushes: u64,
 }
 
 /// So many of them are kept; with more, each chunk may be one.
@@ -293,9 +301,12 @@ impl Index {
             db,
             write_options,
             mark: mark_path(folder),
+            health: OnceLock::new(),
             counts: Mutex::new(counts),
             segments: Mutex::new(segments),
             removed: Mutex::default(),
+            #[cfg(test)]
+            flushing: Mutex::default(),
         })
     }
 
@@ -309,7 +320,13 @@ impl Index {
         }
     }
 
-    /// An error of the index in use: the next start rebuilds it.
+    /// From now on the disk is in use: damage of the index fails it. A start, which may build another one, is over.
+    pub fn begin_use(&self, health: Arc<Health>) {
+        self.health.get_or_init(|| health);
+    }
+
+    /// An error of the index: the next start rebuilds it. In use nobody can say any more what is on the disk and what is
+    /// not: an error of a chunk it must not seem to be.
     fn damaged(&self, error: impl std::fmt::Display) -> Error {
         let error = damaged(error);
         if let Err(unmarked) = std::fs::write(&self.mark, &error.text) {
@@ -318,7 +335,10 @@ impl Index {
                 self.mark.display()
             );
         }
-        error
+        match self.health.get() {
+            Some(health) => health.fail(error.text),
+            None => error,
+        }
     }
 
     /// An error of the database in use.
@@ -357,6 +377,13 @@ impl Index {
             }
         }
         Ok(false)
+    }
+
+    /// Damages the entry of a chunk that has a file.
+    #[cfg(test)]
+    pub fn spoil(&self, name: ChunkName) {
+        let spoiled = self.db.put_opt(key(FILE, name), b"x", &self.write_options);
+        spoiled.unwrap();
     }
 
     /// Stores entries of chunks that have none.
@@ -458,7 +485,7 @@ impl Index {
     /// Whether an entry of a chunk's file that was removed may be back after a crash.
     pub fn may_come_back(&self, name: ChunkName) -> bool {
         let removed = self.removed_locked();
-        removed.more || removed.names.contains(&name)
+        removed.more.is_some() || removed.names.contains_key(&name)
     }
 
     fn removed_locked(&self) -> MutexGuard<'_, Removed> {
@@ -595,24 +622,37 @@ impl Index {
 
     /// Makes everything durable, so that the next start need not read it again.
     pub fn flush(&self) -> Result<()> {
-        // Not those that are removed meanwhile.
-        let removed = std::mem::take(&mut *self.removed_locked());
-        let flushed = self.db.flush().map_err(|error| self.refused(error));
-        if flushed.is_err() {
-            let mut again = self.removed_locked();
-            again.more |= removed.more;
-            removed.names.into_iter().for_each(|name| again.note(name));
+        let begun = self.removed_locked().begin_flush();
+        #[cfg(test)]
+        if let Some(look) = self.flushing.lock().unwrap().take() {
+            look(self);
         }
-        flushed
+        self.db.flush().map_err(|error| self.refused(error))?;
+        // Not before: until now each of them may be back.
+        self.removed_locked().end_flush(begun);
+        Ok(())
     }
 }
 
 impl Removed {
     fn note(&mut self, name: ChunkName) {
-        match self.names.len() < REMOVED_MAX {
-            true => drop(self.names.insert(name)),
-            false => self.more = true,
+        let has_room = self.names.len() < REMOVED_MAX || self.names.contains_key(&name);
+        match has_room {
+            true => drop(self.names.insert(name, self.flushes)),
+            false => self.more = Some(self.flushes),
         }
+    }
+
+    /// A flush begins; which one.
+    fn begin_flush(&mut self) -> u64 {
+        self.flushes += 1;
+        self.flushes
+    }
+
+    /// It is over: what was removed before it began is durably gone, and what was removed meanwhile may not be.
+    fn end_flush(&mut self, begun: u64) {
+        self.names.retain(|_, at| *at >= begun);
+        self.more = self.more.filter(|at| *at >= begun);
     }
 }
 
@@ -796,6 +836,29 @@ mod tests {
         });
         assert_eq!(index.get(name(1)).unwrap(), Some(file(200)));
         assert_eq!(index.live_in(SegmentId(4)), 0);
+    }
+
+    #[test]
+    fn a_removed_entry_may_come_back_until_a_flush_that_began_after_it_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path(), IDENTITY_1).unwrap();
+        index
+            .put(&[(name(1), file(5)), (name(2), file(6))])
+            .unwrap();
+        index.flush().unwrap();
+        index.remove(name(1)).unwrap();
+        index.remove(name(2)).unwrap();
+        let look = |index: &Index| {
+            assert!(index.may_come_back(name(1)) && index.may_come_back(name(2)));
+            // Once more, while the flush is on its way.
+            index.put(&[(name(2), file(7))]).unwrap();
+            index.remove(name(2)).unwrap();
+        };
+        *index.flushing.lock().unwrap() = Some(Box::new(look));
+        index.flush().unwrap();
+        assert!(!index.may_come_back(name(1)) && index.may_come_back(name(2)));
+        index.flush().unwrap();
+        assert!(!index.may_come_back(name(2)));
     }
 
     #[test]

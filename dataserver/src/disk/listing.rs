@@ -45,7 +45,8 @@ impl Disk {
                 found.insert((name.order(), name.chunk), info);
             }
         }
-        for name in shared.aside.names() {
+        let bad = shared.aside.names().into_iter();
+        for name in bad.chain(shared.missing.names()) {
             if is_ours(&name) {
                 let info = ChunkInfo::new(shared.index.get(name)?.as_ref(), ChunkState::SetAside);
                 found.insert((name.order(), name.chunk), info);
@@ -86,7 +87,7 @@ impl Disk {
         self.0.shared.index.groups(pool, pg_count)
     }
 
-    /// Every chunk that was set aside.
+    /// Every chunk that was set aside; not those that are missing.
     pub fn bad_copies(&self) -> Vec<ChunkName> {
         self.0.shared.aside.names()
     }

@@ -28,6 +28,7 @@ mod identity;
 mod index;
 mod layout;
 mod listing;
+mod missing;
 mod name;
 mod reading;
 mod recovery;
@@ -59,6 +60,7 @@ use data_file::Buffers;
 use entry::Entry;
 use health::Health;
 use identity::Rooms;
+use missing::Missing;
 use quarry_common::checksum::Crc;
 use quarry_common::ids::{ChunkId, ClusterId, OpenNumber, PoolId};
 use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
@@ -77,7 +79,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use trash::{TRASH_AGE_MAX, Trash};
 use writer::Purpose;
 
-/// Large chunks that one disk writes at a time: each has a thread and a few MiB of memory.
+/// Large chunks of clients that one disk writes at a time: each has a thread and a few MiB of memory.
 pub const OPEN_CHUNKS_MAX: usize = 256;
 
 /// Bytes of small chunks that one disk is handed at a time: enough for sixteen thousand of 4 KiB.
@@ -114,7 +116,7 @@ pub enum ChunkState {
     Open,
     /// It has its final length here.
     Sealed,
-    /// A bad copy: not served, to be replaced.
+    /// A bad copy, or one that is missing: not served, to be replaced.
     SetAside,
 }
 
@@ -164,10 +166,11 @@ struct Front {
     shared: Arc<Shared>,
     read_buffers: Arc<ReadBuffers>,
     report: Report,
-    missing: Mutex<Vec<ChunkName>>,
     small_writes: Mutex<Option<mpsc::Sender<SmallWrite>>>,
     /// For the bytes of small chunks that wait.
     small_room: Semaphore,
+    /// One permit for each large chunk that a client writes.
+    large_room: Arc<Semaphore>,
     segment_writer: Mutex<Option<JoinHandle<()>>>,
     stuck: Mutex<Stuck>,
 }
@@ -213,7 +216,7 @@ impl Disk {
             );
         }
         let buffers = Buffers::default();
-        let health = Health::default();
+        let health = Arc::new(Health::default());
         let aside = Aside::open(&rooms.aside)?;
         let trash = Trash::open(&rooms.trash, opens.current)?;
         let Recovered {
@@ -231,6 +234,7 @@ impl Disk {
             trash: &trash,
         }
         .run()?;
+        index.begin_use(Arc::clone(&health));
         let shared = Arc::new(Shared {
             identity,
             opens,
@@ -241,6 +245,7 @@ impl Disk {
             index,
             claims: Arc::new(Claims::default()),
             aside,
+            missing: Missing::new(missing),
             trash,
             buffers,
             stopping: AtomicBool::new(false),
@@ -259,9 +264,9 @@ impl Disk {
             shared,
             read_buffers: Arc::default(),
             report,
-            missing: Mutex::new(missing),
             small_writes: Mutex::new(Some(small_writes)),
             small_room: Semaphore::new(SMALL_ROOM_LEN),
+            large_room: Arc::new(Semaphore::new(OPEN_CHUNKS_MAX)),
             segment_writer: Mutex::new(Some(thread)),
             stuck: Mutex::default(),
         })))
@@ -278,15 +283,15 @@ impl Disk {
                 "a chunk can not have {capacity} bytes"
             )));
         }
-        if self.0.shared.claims.count() >= OPEN_CHUNKS_MAX + segment::QUEUE_LEN {
-            return Err(Error::new(
-                Code::Overloaded,
-                "too many chunks of this disk are being written",
-            ));
-        }
+        let room = Arc::clone(&self.0.large_room).try_acquire_owned();
+        let room = room.map_err(|_| {
+            let text = "too many large chunks of this disk are being written";
+            Error::new(Code::Overloaded, text)
+        })?;
         let claim = self.claim(ChunkName { pool, chunk })?;
         self.0.shared.check_space(u64::from(capacity))?;
-        ChunkWriter::start(Arc::clone(&self.0.shared), claim, capacity, Purpose::New)
+        let shared = Arc::clone(&self.0.shared);
+        ChunkWriter::start(shared, claim, capacity, Purpose::New, Some(room))
     }
 
     /// Writes a small chunk; durable and readable when it returns. Shares its sync with all others that
@@ -360,27 +365,13 @@ impl Disk {
     }
 
     /// Reads the blocks of a chunk that cover `offset..offset + len`, with their stored CRCs; the reader
-    /// checks them. Blocks; see [`Disk::read_async`].
+    /// checks them. Blocks.
     ///
     /// Errors: `ChunkMissing` if the chunk, or so much of it, is not here; `ChecksumMismatch` if it was set
     /// aside, can not be read or is not what it should be; `Malformed` for an impossible range.
     pub fn read(&self, pool: PoolId, chunk: ChunkId, offset: u32, len: u32) -> Result<ChunkData> {
         let name = ChunkName { pool, chunk };
         twice(|| reading::read(&self.0.shared, &self.0.read_buffers, name, offset, len))
-    }
-
-    /// [`Disk::read`] on a thread for blocking work.
-    pub async fn read_async(
-        &self,
-        pool: PoolId,
-        chunk: ChunkId,
-        offset: u32,
-        len: u32,
-    ) -> Result<ChunkData> {
-        let disk = self.clone();
-        tokio::task::spawn_blocking(move || disk.read(pool, chunk, offset, len))
-            .await
-            .unwrap_or_else(|error| Err(Error::bug(format!("a read was lost: {error}"))))
     }
 
     /// What the file of a sealed large chunk holds; `None` for open and small chunks. Blocks.
@@ -406,11 +397,11 @@ impl Disk {
             None => (false, shared.index.get(name)?.map(Arc::new)),
         };
         // A bad copy counts as nothing else while it is replaced.
-        let state = match shared.aside.reason(name) {
-            Some(_) => ChunkState::SetAside,
-            None if open => ChunkState::Open,
-            None if entry.is_some() => ChunkState::Sealed,
-            None => return Ok(None),
+        let state = match shared.is_bad(name) {
+            true => ChunkState::SetAside,
+            false if open => ChunkState::Open,
+            false if entry.is_some() => ChunkState::Sealed,
+            false => return Ok(None),
         };
         Ok(Some(ChunkInfo::new(entry.as_deref(), state)))
     }
@@ -436,10 +427,9 @@ impl Disk {
                 });
         let sealed = shared.index.entries().map(|item| {
             let (name, entry) = item?;
-            let state = if shared.aside.reason(name).is_some() {
-                ChunkState::SetAside
-            } else {
-                ChunkState::Sealed
+            let state = match shared.is_bad(name) {
+                true => ChunkState::SetAside,
+                false => ChunkState::Sealed,
             };
             Ok((name, ChunkInfo::new(Some(&entry), state)))
         });
@@ -507,22 +497,39 @@ impl Disk {
         if shared.claims.get(name).is_some() {
             return Ok(true);
         }
-        if shared.aside.reason(name).is_some() {
+        if shared.is_bad(name) {
             return Ok(false);
         }
-        // What was looked at, for it may be moved, replaced or deleted meanwhile.
-        let mut looked = None;
         let verified = twice(|| {
-            looked = shared.index.get(name)?;
-            let entry = looked.as_ref().ok_or_else(|| shared.missing(name))?;
-            reading::verify(&shared.path_of(name, entry), name, entry)
+            let Some(entry) = shared.index.get(name)? else {
+                return Ok(false);
+            };
+            let verified = reading::verify(&shared.path_of(name, &entry), name, &entry);
+            verified.map(|()| true)
         });
         match verified {
+            Ok(is_good) => Ok(is_good),
+            Err(error) if is_of_chunk(&error) => self.settle(name),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks once more at a chunk that seems to be bad, while nobody moves, replaces or deletes it, and marks it if it is:
+    /// an error of the disk may pass. Whether it is good.
+    fn settle(&self, name: ChunkName) -> Result<bool> {
+        let shared = &self.0.shared;
+        let look = || shared.index.get(name);
+        // Who has it has the last word.
+        let Some(claim) = shared.claims.claim_again(name, look)? else {
+            return Ok(false);
+        };
+        let Some(entry) = claim.durable() else {
+            return Ok(false);
+        };
+        match reading::verify(&shared.path_of(name, &entry), name, &entry) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == Kind::Corrupt => {
-                if let Some(entry) = looked.filter(|entry| !self.is_shortened(name, entry))
-                    && shared.index.get(name)? == Some(entry)
-                {
+            Err(error) if is_of_chunk(&error) => {
+                if !self.is_shortened(&claim, &entry) {
                     shared.aside.put(name, &error.text, &shared.health)?;
                 }
                 Ok(false)
@@ -531,9 +538,33 @@ impl Disk {
         }
     }
 
-    /// Lets a chunk whose bytes are not what `entry` says end at its longest flush that verifies, if it has one.
-    fn is_shortened(&self, name: ChunkName, entry: &Entry) -> bool {
+    /// Takes the mark from a chunk that was set aside, or was missing, if all of its bytes are what its entry says after
+    /// all: an error of the disk may have passed, or somebody has brought the file back. Whether they are. Blocks.
+    ///
+    /// Errors: those of the index, `DiskFailed`.
+    pub fn reconsider(&self, pool: PoolId, chunk: ChunkId) -> Result<bool> {
+        let name = ChunkName { pool, chunk };
         let shared = &self.0.shared;
+        if !shared.is_bad(name) {
+            return Ok(false);
+        }
+        let look = || shared.index.get(name);
+        let Some(claim) = shared.claims.claim_again(name, look)? else {
+            return Ok(false);
+        };
+        let Some(entry) = claim.durable() else {
+            return Ok(false);
+        };
+        match reading::verify(&shared.path_of(name, &entry), name, &entry) {
+            Ok(()) => replica::unmark(shared, name).map(|()| true),
+            Err(error) if is_of_chunk(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets a chunk whose bytes are not what `entry` says end at its longest flush that verifies, if it has one.
+    fn is_shortened(&self, claim: &Claim, entry: &Entry) -> bool {
+        let (shared, name) = (&self.0.shared, claim.name());
         if matches!(entry, Entry::Small { .. }) {
             return false;
         }
@@ -545,16 +576,9 @@ impl Disk {
                 return false;
             }
         };
-        // Nobody replaces or deletes it meanwhile; who does has the last word.
-        let Some(_claim) = shared.claims.claim_again(name, Some(part.clone())) else {
-            return true;
-        };
         let (len, old_len) = (part.len(), entry.len());
-        let replaced = match shared.index.get(name) {
-            Ok(Some(found)) if found == *entry => shared.index.replace(name, part),
-            other => other.map(drop),
-        };
-        match replaced {
+        claim.set_durable(part.clone());
+        match shared.index.replace(name, part) {
             Ok(()) => {
                 tracing::warn!("{name} is whole up to {len} bytes of {old_len}, and ends there")
             }
@@ -570,7 +594,7 @@ impl Disk {
     pub fn prefix_crc(&self, pool: PoolId, chunk: ChunkId, len: u32) -> Result<Option<Crc>> {
         let name = ChunkName { pool, chunk };
         let shared = &self.0.shared;
-        if shared.aside.reason(name).is_some() {
+        if shared.is_bad(name) {
             return Ok(None);
         }
         twice(|| {
@@ -632,12 +656,15 @@ impl Disk {
         self.0.report
     }
 
-    /// Takes up to `limit` of the chunks that this start found missing: they were deleted, or are lost here.
+    /// Takes up to `limit` of the chunks that this start found missing: they were deleted, or are lost here. Each is told
+    /// once a start, until it is replaced or deleted.
     pub fn take_missing(&self, limit: usize) -> Vec<ChunkName> {
-        let missing = self.0.missing.lock();
-        let mut missing = missing.unwrap_or_else(PoisonError::into_inner);
-        let rest = missing.len().saturating_sub(limit);
-        missing.split_off(rest)
+        self.0.shared.missing.take_untold(limit)
+    }
+
+    /// Whether a start found a chunk missing, and nothing has taken its place since.
+    pub fn is_missing(&self, pool: PoolId, chunk: ChunkId) -> bool {
+        self.0.shared.missing.contains(ChunkName { pool, chunk })
     }
 
     /// Whether the disk failed and refuses writes.
@@ -671,6 +698,11 @@ fn twice<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
         Code::ChunkMissing => look(),
         _ => Err(error),
     })
+}
+
+/// Whether an error says that what a disk has of a chunk is bad, and not that the disk failed.
+fn is_of_chunk(error: &Error) -> bool {
+    error.kind() == Kind::Corrupt && error.code != Code::DiskFailed
 }
 
 impl Front {

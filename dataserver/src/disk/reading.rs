@@ -153,8 +153,11 @@ pub fn open_file(shared: &Shared, name: ChunkName) -> Result<File> {
     File::open(shared.chunk_path(name)).map_err(|error| unreadable(name, error))
 }
 
-/// `ChecksumMismatch` for a chunk that was set aside.
+/// `ChecksumMismatch` for a chunk that was set aside, `ChunkMissing` for one that a start did not find.
 fn check_good(shared: &Shared, name: ChunkName) -> Result<()> {
+    if shared.missing.contains(name) {
+        return Err(shared.missing(name));
+    }
     match shared.aside.reason(name) {
         Some(reason) => Err(bad(name, format!("was set aside: {reason}"))),
         None => Ok(()),
@@ -293,6 +296,9 @@ fn unreadable(name: ChunkName, error: io::Error) -> Error {
             Error::new(Code::ChunkMissing, format!("the file of {name} is gone"))
         }
         io::ErrorKind::UnexpectedEof => bad(name, "is cut short".into()),
+        io::ErrorKind::OutOfMemory => {
+            Error::new(Code::Overloaded, format!("{name} can not be read: {error}"))
+        }
         _ if super::health::is_out_of_files(&error) => Error::new(
             Code::Overloaded,
             format!("{name} can not be opened: {error}; raise the limit of open files (ulimit -n)"),

@@ -3,8 +3,9 @@
 //! 1. Segments are read from where the index has read them.
 //! 2. Chunk files are compared with the index, folder by folder. A file without an entry is recovered: by
 //!    its footer if it was sealed, else by its longest flush record whose bytes verify. An entry without a
-//!    file is dropped. What a footer says of the bytes is believed: nothing that it covers was acknowledged
-//!    before all of it was synced, and every reader checks every block against it.
+//!    file stays, and the chunk counts as a bad copy: it was deleted, or is lost here, and the metaservers know
+//!    which. What a footer says of the bytes is believed: nothing that it covers was acknowledged before all of
+//!    it was synced, and every reader checks every block against it.
 //!
 //! An index that can not be used, or that knows more than the disk holds, is moved away and built anew.
 
@@ -44,8 +45,8 @@ pub struct Report {
     pub files_trashed: u64,
     /// Chunks whose bytes do not verify, set aside.
     pub set_aside: u64,
-    /// Entries whose chunk is not there, dropped.
-    pub entries_dropped: u64,
+    /// Entries whose file is not there.
+    pub files_missing: u64,
 }
 
 /// What a start brings.
@@ -56,7 +57,7 @@ pub struct Recovered {
     pub next_segment: SegmentId,
     /// What was found and done.
     pub report: Report,
-    /// Chunks of which there was an entry and is nothing else: deleted, or lost.
+    /// Chunks of which there is an entry and nothing else: deleted, or lost.
     pub missing: Vec<ChunkName>,
 }
 
@@ -93,6 +94,10 @@ impl Recovery<'_> {
                 };
                 if self.rooms.index.exists() {
                     self.trash.put(&self.rooms.index)?;
+                }
+                // The new one will know nothing of them.
+                for name in missing.drain(..) {
+                    self.aside.put(name, "its file is gone", self.health)?;
                 }
                 Index::clear_mark(&self.rooms.index)?;
                 fs::create_dir_all(&self.rooms.index)
@@ -307,8 +312,7 @@ impl Recovery<'_> {
         for name in &indexed {
             if !files.remove(name) {
                 tracing::warn!("the file of {name} is gone");
-                index.remove(*name)?;
-                report.entries_dropped += 1;
+                report.files_missing += 1;
                 missing.push(*name);
             }
         }
@@ -332,7 +336,12 @@ impl Recovery<'_> {
     fn recover(&self, name: ChunkName, report: &mut Report) -> Result<Option<Entry>> {
         let path = chunk_path(self.rooms, name);
         let owner = owner(self.identity, name);
-        let finding = match examine(&path, owner) {
+        // Twice: an error of the disk may pass, and a mark does not.
+        let again = |error: Error| match error.code {
+            Code::Io => examine(&path, owner),
+            _ => Err(error),
+        };
+        let finding = match examine(&path, owner).or_else(again) {
             // One bad sector does not take the disk away.
             Err(error) if error.code == Code::Io => Finding::Damaged(error.text),
             finding => finding?,
@@ -528,6 +537,10 @@ fn examine(path: &Path, owner: Owner) -> Result<Finding> {
         Ok(header) if header.owner != owner => of_another(header.owner),
         Err(error) if error.code == Code::TooNew => Err(error.context(path.display())),
         _ if Footer::is_hinted(&end) => Ok(Finding::Damaged("its footer is damaged".into())),
+        // It may also be torn, and was then never acknowledged: nothing refers to the chunk, and collection removes it.
+        _ if has_damaged_record(&front) => Ok(Finding::Damaged(
+            "none of its flush records is whole".into(),
+        )),
         _ => Ok(Finding::Nothing),
     }
 }

@@ -33,7 +33,8 @@ enum Kind {
 }
 
 impl Disk {
-    /// Begins to write a copy of a chunk of `len` bytes, which the disk may have in any state but open.
+    /// Begins to write a copy of a chunk of `len` bytes, which the disk may have in any state but open. Blocks:
+    /// looks at the free space, empties the trash if it must, and looks into the index.
     ///
     /// # Errors
     /// `Busy` while it is being written or deleted; `DiskFull` with less than 2 % free, `DiskFailed`,
@@ -52,7 +53,7 @@ impl Disk {
             false => {
                 let claim = self.claim_copy(name)?;
                 let shared = Arc::clone(shared);
-                Kind::File(ChunkWriter::start(shared, claim, len, Purpose::Copy)?)
+                Kind::File(ChunkWriter::start(shared, claim, len, Purpose::Copy, None)?)
             }
         };
         Ok(CopyWriter {
@@ -68,12 +69,29 @@ impl Disk {
         if shared.stopping.load(std::sync::atomic::Ordering::Acquire) {
             return Err(segment::stopped());
         }
-        let entry = shared.index.get(name)?;
         let busy = || {
             let text = format!("{name} is being written on disk {}", shared.identity.disk);
             Error::new(Code::Busy, text)
         };
-        shared.claims.claim_again(name, entry).ok_or_else(busy)
+        let claim = shared.claims.claim_again(name, || shared.index.get(name))?;
+        claim.ok_or_else(busy)
+    }
+
+    /// Takes a chunk for a copy in a segment; `None` if the disk has these bytes already. Blocks.
+    fn claim_small_copy(
+        &self,
+        name: ChunkName,
+        len: u32,
+        crc: Crc,
+    ) -> Result<Option<super::Claim>> {
+        let claim = self.claim_copy(name)?;
+        if is_superfluous(&self.0.shared, name, len, crc)? {
+            return Ok(None);
+        }
+        match self.0.shared.chunk_path(name).exists() {
+            true => Err(Error::new(Code::Busy, format!("{name} has a file by now"))),
+            false => Ok(Some(claim)),
+        }
     }
 }
 
@@ -102,7 +120,7 @@ impl CopyWriter {
     /// what the disk has of the chunk; the mark of a bad copy is gone.
     ///
     /// # Errors
-    /// `Malformed` if the bytes are not those; `ChecksumMismatch` if they do not read back; those of the disk.
+    /// `Malformed` if the bytes are not those; those of the disk, which has failed if they do not read back.
     pub async fn seal(self, len: u32, crc: Crc) -> Result<()> {
         let CopyWriter { disk, name, kind } = self;
         let data = match kind {
@@ -112,26 +130,30 @@ impl CopyWriter {
         if (data.len(), Crc::of(&data)) != (len as usize, crc) {
             return Err(Error::malformed(format!("the copy of {name} is not it")));
         }
-        let claim = disk.claim_copy(name)?;
-        if is_superfluous(&disk.0.shared, name, len, crc)? {
+        let looking = disk.clone();
+        let claim = blocking(move || looking.claim_small_copy(name, len, crc));
+        let Some(claim) = claim.await? else {
             return Ok(());
-        }
-        if disk.0.shared.chunk_path(name).exists() {
-            let text = format!("{name} has a file by now");
-            return Err(Error::new(Code::Busy, text));
-        }
+        };
         // It was read back before the index turned to it.
         disk.store_small(claim, data, crc, true).await?;
-        tokio::task::spawn_blocking(move || unmark(&disk.0.shared, name))
-            .await
-            .unwrap_or_else(|error| Err(Error::bug(format!("a check was lost: {error}"))))
+        blocking(move || unmark(&disk.0.shared, name)).await
     }
+}
+
+/// Work on a disk that may hang, on a thread for such work: there are no more of them than copies at a time.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::bug(format!("work on a disk was lost: {error}"))))
 }
 
 /// Whether the disk has these bytes in a good copy, which may be longer: then that one stays. The caller holds the
 /// claim, so nothing changes. It may have been written since somebody found that it was missing.
 fn is_superfluous(shared: &Shared, name: ChunkName, len: u32, crc: Crc) -> Result<bool> {
-    if shared.aside.reason(name).is_some() {
+    if shared.is_bad(name) {
         return Ok(false);
     }
     let entry = shared.index.get(name)?;
@@ -156,29 +178,33 @@ pub fn take_place(shared: &Shared, name: ChunkName, path: &Path, entry: Entry) -
         return shared.trash.put(path);
     }
     let index_failed = |error: Error| shared.index_failed(&error);
-    match shared.index.get(name)? {
-        Some(Entry::Small { .. }) => {}
-        Some(old @ Entry::File { .. }) => {
-            shared.index.remove(name).map_err(index_failed)?;
-            if let Err(error) = shared.index.flush() {
-                let error = index_failed(error);
-                // It stays what the disk has.
-                shared.insist_on_entry(name, old)?;
-                return Err(error);
-            }
-        }
-        None if shared.index.may_come_back(name) => shared.index.flush().map_err(index_failed)?,
-        None => {}
+    let old = shared.index.get(name)?;
+    let mut ready = Ok(());
+    if let Some(Entry::File { .. }) = &old {
+        shared.index.remove(name).map_err(index_failed)?;
+        ready = shared.index.flush().map_err(index_failed);
+    } else if old.is_none() && shared.index.may_come_back(name) {
+        ready = shared.index.flush().map_err(index_failed);
     }
     let to = shared.chunk_path(name);
-    std::fs::rename(path, &to).map_err(|error| shared.health.write_error("rename", path, error))?;
+    let renamed = ready.and_then(|()| {
+        std::fs::rename(path, &to).map_err(|error| shared.health.write_error("rename", path, error))
+    });
+    if let Err(error) = renamed {
+        // It stays what the disk has.
+        if let Some(old @ Entry::File { .. }) = old {
+            shared.insist_on_entry(name, old)?;
+        }
+        return Err(error);
+    }
     sync_directory(&shared.rooms.folder(name.folder()), &shared.health)?;
     shared.insist_on_entry(name, entry)?;
     unmark(shared, name)
 }
 
-/// Forgets that a chunk had a bad copy, after its entry is that of a good one, durably.
-fn unmark(shared: &Shared, name: ChunkName) -> Result<()> {
+/// Forgets that a chunk had a bad copy, or was missing, after its entry is that of a good one, durably.
+pub fn unmark(shared: &Shared, name: ChunkName) -> Result<()> {
+    shared.missing.forget(name);
     if shared.aside.reason(name).is_none() {
         return Ok(());
     }

@@ -8,6 +8,7 @@ use super::entry::Entry;
 use super::health::Health;
 use super::identity::{DiskIdentity, Opens, Rooms};
 use super::index::Index;
+use super::missing::Missing;
 use super::name::ChunkName;
 use super::segment_format::SegmentId;
 use super::space::{COLLECT_FREE_PERMILLE, REPAIR_FREE_PERMILLE, Space};
@@ -31,10 +32,11 @@ pub struct Shared {
     pub direct_io: bool,
     /// Percent that client writes leave free.
     pub free_percent: u8,
-    pub health: Health,
+    pub health: Arc<Health>,
     pub index: Index,
     pub claims: Arc<Claims>,
     pub aside: Aside,
+    pub missing: Missing,
     pub trash: Trash,
     pub buffers: Buffers,
     pub stopping: AtomicBool,
@@ -91,6 +93,11 @@ impl Shared {
                 settled => return settled,
             }
         }
+    }
+
+    /// Whether what the disk should have of a chunk is a bad copy, or is missing.
+    pub fn is_bad(&self, name: ChunkName) -> bool {
+        self.aside.reason(name).is_some() || self.missing.contains(name)
     }
 
     /// That a chunk is not here.

@@ -14,10 +14,10 @@ use super::{reading, replica};
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::limits::FRAME_LEN_MAX;
-use quarry_common::{Code, Error, Result};
+use quarry_common::{Code, Error, Kind, Result};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// Frames that wait for the disk, each up to a MiB: enough to overlap receiving and writing, little
 /// enough that a slow disk is felt by the client at once.
@@ -51,12 +51,13 @@ pub struct ChunkWriter {
 
 impl ChunkWriter {
     /// Starts the writer of a claimed chunk. Returns at once; a failure to create the file is the answer of
-    /// the first call that notices it.
+    /// the first call that notices it. `room` is given back when the chunk is over.
     pub(super) fn start(
         shared: Arc<Shared>,
         claim: Claim,
         capacity: u32,
         purpose: Purpose,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<ChunkWriter> {
         let (commands, queue) = mpsc::channel(QUEUE_LEN);
         let failure = Arc::new(OnceLock::new());
@@ -65,6 +66,7 @@ impl ChunkWriter {
             claim,
             capacity,
             purpose,
+            room,
         };
         let outcome = Arc::clone(&failure);
         std::thread::Builder::new()
@@ -150,6 +152,7 @@ struct Task {
     claim: Claim,
     capacity: u32,
     purpose: Purpose,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Task {
@@ -172,8 +175,8 @@ impl Task {
         match self.serve(&mut file, queue, outcome) {
             Some(reply) => {
                 file.close(&self.shared.buffers);
-                // Before the answer: whoever got it sees the chunk sealed.
-                drop(self.claim);
+                // Before the answer: whoever got it sees the chunk sealed, and may begin the next one.
+                drop((self.claim, self.room));
                 answer(reply, Ok(()));
             }
             None => self.give_up(file, &path),
@@ -271,9 +274,21 @@ impl Task {
             Purpose::New => self.shared.add_to_index(name, entry),
             Purpose::Copy => {
                 let path = self.path();
-                reading::verify(&path, name, &entry)?;
+                let verified = reading::verify(&path, name, &entry);
+                verified.map_err(|error| self.not_read_back(error))?;
                 replica::take_place(&self.shared, name, &path, entry)
             }
+        }
+    }
+
+    /// A copy can not be read back. A disk that changes what it was given has failed: else the copy would be made on and on.
+    fn not_read_back(&self, error: Error) -> Error {
+        match error.kind() {
+            Kind::Corrupt => {
+                let text = format!("a copy does not read back: {}", error.text);
+                self.shared.health.fail(text)
+            }
+            _ => error,
         }
     }
 
@@ -289,9 +304,9 @@ impl Task {
     fn give_up(self, mut file: ChunkFile, path: &Path) {
         let shared = Arc::clone(&self.shared);
         if shared.health.check().is_err() {
-            // Nothing that this disk says counts any more; the next start decides by what it finds.
-            self.claim.spend();
-            return;
+            // The next start decides by what it finds. Until then what was acknowledged is read and listed: a member that is
+            // filled from this disk would else be without it.
+            return self.keep();
         }
         let name = self.claim.name();
         if self.purpose == Purpose::Copy {
@@ -312,8 +327,16 @@ impl Task {
                 tracing::warn!(
                     "{name} could not be ended at its last flush: {error}; the next start does it"
                 );
-                self.claim.spend();
+                self.keep();
             }
+        }
+    }
+
+    /// The chunk stays open with what of it is durable. Of one that a copy was to replace, the index may know.
+    fn keep(self) {
+        let name = self.claim.name();
+        if !matches!(self.shared.index.contains(name), Ok(true)) {
+            self.claim.keep();
         }
     }
 

@@ -19,6 +19,9 @@ pub const CONFIRMS_MAX: usize = 32;
 /// How long a write of an older epoch, which can not be acknowledged any more, may take to end here.
 const END_WAIT: Duration = Duration::from_secs(3);
 
+/// How long a confirmation may keep others waiting: a disk or a source that hangs must not have all permits.
+const CONFIRM_WAIT: Duration = Duration::from_secs(30);
+
 /// How often it is looked whether it has.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -65,36 +68,52 @@ pub async fn answer(
         len,
         crc,
     };
-    if !is_held(found, wanted).await? {
+    if !is_held(node, found, wanted).await? {
         let busy = |_| Error::new(Code::Overloaded, "too many chunks are being confirmed");
         let _permit = node.confirms.try_acquire().map_err(busy)?;
-        wait_for_end(found, wanted).await?;
-        if !is_held(found, wanted).await? {
-            // A client waits for it.
-            match fetch::fetch(node, found, wanted, &row.sources(), Haste::Now).await {
-                Outcome::Stored => {}
-                Outcome::Nobody => {
-                    let text =
-                        format!("nobody has {len} bytes of chunk {chunk} with that checksum");
-                    return Err(Error::new(Code::ChunkMissing, text));
-                }
-                Outcome::Later(error) => {
-                    let text = format!("chunk {chunk} can not be fetched now: {error}");
-                    return Err(Error::new(Code::Overloaded, text));
-                }
-            }
-        }
+        let late = |_| {
+            let text = format!("chunk {chunk} could not be fetched in time");
+            Err(Error::new(Code::Overloaded, text))
+        };
+        let sources = row.sources();
+        let getting = get(node, found, wanted, &sources);
+        let got = tokio::time::timeout(CONFIRM_WAIT, getting).await;
+        got.unwrap_or_else(late)?;
     }
     // These bytes are on stable storage here; the epoch and the lease are checked again.
     let key = node.membership.standing(pool, chunk, epoch)?;
     Ok(durable.sign(&key, disk))
 }
 
+/// Sees to it that our disk has the chunk, once nobody writes it here any more. A copy that is not whole when this is dropped
+/// leaves nothing.
+async fn get(node: &Node, disk: &Disk, wanted: Wanted, sources: &[DiskId]) -> Result<()> {
+    wait_for_end(node, disk, wanted).await?;
+    let Wanted { chunk, len, .. } = wanted;
+    if is_held(node, disk, wanted).await? {
+        return Ok(());
+    }
+    // A client waits for it.
+    match fetch::fetch(node, disk, wanted, sources, Haste::Now).await {
+        Outcome::Stored => Ok(()),
+        Outcome::Nobody => {
+            let text = format!("nobody has {len} bytes of chunk {chunk} with that checksum");
+            Err(Error::new(Code::ChunkMissing, text))
+        }
+        Outcome::Later(error) => {
+            let text = format!("chunk {chunk} can not be fetched now: {error}");
+            Err(Error::new(Code::Overloaded, text))
+        }
+    }
+}
+
 /// Waits until nobody writes the chunk here.
-async fn wait_for_end(disk: &Disk, wanted: Wanted) -> Result<()> {
+async fn wait_for_end(node: &Node, disk: &Disk, wanted: Wanted) -> Result<()> {
+    let Wanted { pool, chunk, .. } = wanted;
     let waiting = async {
         loop {
-            let found = disk.stat(wanted.pool, wanted.chunk)?;
+            let look = move |disk: &Disk| disk.stat(pool, chunk);
+            let found = node.turns.take(disk, look).await?;
             if found.is_none_or(|info| info.state != ChunkState::Open) {
                 return Ok(());
             }
@@ -102,7 +121,7 @@ async fn wait_for_end(disk: &Disk, wanted: Wanted) -> Result<()> {
         }
     };
     let late = |_| {
-        let text = format!("chunk {} is still being written", wanted.chunk);
+        let text = format!("chunk {chunk} is still being written");
         Err(Error::new(Code::Overloaded, text))
     };
     let ended = tokio::time::timeout(END_WAIT, waiting).await;

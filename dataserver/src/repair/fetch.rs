@@ -77,7 +77,7 @@ pub async fn fetch(
         return Outcome::Nobody;
     }
     // It may have been written or copied meanwhile.
-    match is_held(disk, wanted).await {
+    match is_held(node, disk, wanted).await {
         Ok(true) => return Outcome::Stored,
         Ok(false) => {}
         Err(error) => return Outcome::Later(error),
@@ -112,19 +112,21 @@ pub async fn fetch(
 /// Whether the first bytes of a chunk are durable on a disk, with that CRC. A longer tail is nobody's.
 ///
 /// # Errors
-/// Those of the index.
-pub async fn is_held(disk: &Disk, wanted: Wanted) -> Result<bool> {
-    let disk = disk.clone();
-    let look = move || match disk.prefix_crc(wanted.pool, wanted.chunk, wanted.len) {
-        Ok(crc) => Ok(crc == Some(wanted.crc)),
+/// Those of the index; `Overloaded` if the disk does not answer in time.
+pub async fn is_held(node: &Node, disk: &Disk, wanted: Wanted) -> Result<bool> {
+    let Wanted {
+        pool,
+        chunk,
+        len,
+        crc,
+    } = wanted;
+    let look = move |disk: &Disk| match disk.prefix_crc(pool, chunk, len) {
+        Ok(found) => Ok(found == Some(crc)),
         // The block that is cut is bad: the rest may be as well.
-        Err(error) if error.kind() == Kind::Corrupt => {
-            disk.verify(wanted.pool, wanted.chunk).map(|_| false)
-        }
+        Err(error) if error.kind() == Kind::Corrupt => disk.verify(pool, chunk).map(|_| false),
         Err(error) => Err(error),
     };
-    let look = tokio::task::spawn_blocking(look).await;
-    look.unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))
+    node.turns.take(disk, look).await
 }
 
 /// Whether a disk takes no part in placement, or is not there any more.
@@ -144,11 +146,8 @@ pub async fn stat(
     (pool, chunk): (PoolId, ChunkId),
 ) -> Result<Option<ReplicaInfo>> {
     if let Ok(own) = node.disks.get(source) {
-        let own = own.clone();
-        let look = tokio::task::spawn_blocking(move || own.stat(pool, chunk));
-        let found = look
-            .await
-            .unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))?;
+        let look = move |disk: &Disk| disk.stat(pool, chunk);
+        let found = node.turns.take(own, look).await?;
         return Ok(found.map(crate::read::replica_info));
     }
     let (found, server) = map.disk(source)?;
@@ -189,7 +188,9 @@ async fn copy(
     (haste, patience): (Haste, Duration),
 ) -> Result<(), Failure> {
     let mut feed = open(node, map, wanted, source).await.map_err(of_source)?;
-    let mut writer = create(disk, wanted, patience).await.map_err(Failure::Own)?;
+    let mut writer = create(node, disk, wanted, patience)
+        .await
+        .map_err(Failure::Own)?;
     let copied = take_all(node, &mut feed, wanted, &mut writer, haste).await;
     if let Err(Failure::CanNot(error)) = &copied
         && matches!(error.code, Code::DamagedOnTheWay | Code::ChecksumMismatch)
@@ -209,10 +210,19 @@ async fn copy(
 }
 
 /// Begins a copy, once whoever else writes, copies or deletes the chunk has ended.
-async fn create(disk: &Disk, wanted: Wanted, patience: Duration) -> Result<CopyWriter> {
+async fn create(
+    node: &Node,
+    disk: &Disk,
+    wanted: Wanted,
+    patience: Duration,
+) -> Result<CopyWriter> {
+    let Wanted {
+        pool, chunk, len, ..
+    } = wanted;
     let began = Instant::now();
     loop {
-        match disk.create_copy(wanted.pool, wanted.chunk, wanted.len) {
+        let create = move |disk: &Disk| disk.create_copy(pool, chunk, len);
+        match node.turns.take(disk, create).await {
             Err(error) if error.code == Code::Busy && began.elapsed() < patience => {
                 tokio::time::sleep(BUSY_WAIT / 100).await;
             }
@@ -297,7 +307,7 @@ async fn take_all(
 ) -> Result<(), Failure> {
     let (mut at, mut crc) = (0, Crc::default());
     while at < wanted.len {
-        let frame = next(feed, wanted, at).await.map_err(of_source)?;
+        let frame = next(node, feed, wanted, at).await.map_err(of_source)?;
         let frame = check(frame, at, wanted.len).map_err(of_source)?;
         let len: usize = frame.pieces.iter().map(Bytes::len).sum();
         for (part_len, part) in frame::parts(at, len as u32).zip(&frame.crcs) {
@@ -318,11 +328,13 @@ async fn take_all(
 }
 
 /// The frame at `at`.
-async fn next(feed: &mut Feed, wanted: Wanted, at: u32) -> Result<Frame> {
+async fn next(node: &Node, feed: &mut Feed, wanted: Wanted, at: u32) -> Result<Frame> {
     match feed {
         Feed::Own(disk) => {
             let len = (wanted.len - at).min(FRAME_LEN_MAX as u32);
-            let data = disk.read_async(wanted.pool, wanted.chunk, at, len).await?;
+            let Wanted { pool, chunk, .. } = wanted;
+            let read = move |disk: &Disk| disk.read(pool, chunk, at, len);
+            let data = node.turns.take(disk, read).await?;
             Ok(Frame {
                 offset: data.offset,
                 pieces: vec![data.data],

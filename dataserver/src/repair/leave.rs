@@ -52,10 +52,10 @@ fn still_holds(membership: &Membership, (pool, pg): Group, licensed: &Row) -> bo
 }
 
 /// Whether a member's copy makes ours superfluous. `prefix` gives the CRC of the first bytes of ours.
-fn is_held(
+async fn is_held<Reading: Future<Output = Result<Option<Crc>>>>(
     own: &ChunkInfo,
     member: Option<ReplicaInfo>,
-    prefix: impl FnOnce(u32) -> Result<Option<Crc>>,
+    prefix: impl FnOnce(u32) -> Reading,
 ) -> Result<bool> {
     let Some(member) = member.filter(|member| member.state == ReplicaState::Sealed) else {
         return Ok(false);
@@ -65,7 +65,7 @@ fn is_held(
         // What of it was good, if anything, the member has.
         ChunkState::SetAside => member.len >= own.len,
         // A tail that the member does not have is nobody's, unless it was committed: see below.
-        ChunkState::Sealed if member.len < own.len => prefix(member.len)? == Some(member.crc),
+        ChunkState::Sealed if member.len < own.len => prefix(member.len).await? == Some(member.crc),
         ChunkState::Sealed => (member.len, member.crc) == (own.len, own.crc),
     })
 }
@@ -187,8 +187,11 @@ async fn leave(
                 let found = member.find(node, chunk).await?;
                 is_open |= found.is_some_and(|found| found.state == ReplicaState::Open);
                 shortest = shortest.min(found.map_or(0, |found| found.len));
-                let prefix = |len| disk.prefix_crc(pool, chunk, len);
-                is_everywhere &= is_held(&info, found, prefix)?;
+                let prefix = |len| {
+                    let look = move |disk: &Disk| disk.prefix_crc(pool, chunk, len);
+                    node.turns.take(disk, look)
+                };
+                is_everywhere &= is_held(&info, found, prefix).await?;
             }
             // A member may have lost the end of what was committed, and not know it yet.
             if is_everywhere && shortest < info.len {

@@ -54,7 +54,7 @@ pub async fn page(node: &Node, wanted: ListChunks) -> Result<Page> {
         let text = format!("a listing of {} groups", wanted.groups.len());
         return Err(Error::malformed(text));
     }
-    let disk = node.disks.get(wanted.disk)?.clone();
+    let disk = node.disks.get(wanted.disk)?;
     let newest = wanted.groups.iter().map(|(_, epoch)| *epoch).max();
     let knows = |map: &ClusterMap| {
         wanted.groups.iter().all(|(pg, epoch)| {
@@ -65,10 +65,8 @@ pub async fn page(node: &Node, wanted: ListChunks) -> Result<Page> {
     };
     let map = node.membership.map_with(newest.unwrap_or_default(), knows);
     let pg_count = check_epochs(&*map.await?, &wanted)?;
-    let looking = move || look(&disk, &wanted, pg_count);
-    tokio::task::spawn_blocking(looking)
-        .await
-        .unwrap_or_else(|error| Err(Error::bug(format!("a listing was lost: {error}"))))
+    let looking = move |disk: &Disk| look(disk, &wanted, pg_count);
+    node.turns.take(disk, looking).await
 }
 
 /// Whether the lister's epochs are the newest of their groups; how many groups the pool has.

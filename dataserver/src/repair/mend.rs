@@ -203,11 +203,8 @@ async fn mend(
         // It deletes it.
         None => return Ok(Mended::Done),
     }
-    let looking = disk.clone();
-    let own = tokio::task::spawn_blocking(move || looking.stat(pool, chunk))
-        .await
-        .unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))?
-        .map(replica_info);
+    let look = move |disk: &Disk| disk.stat(pool, chunk);
+    let own = node.turns.take(disk, look).await?.map(replica_info);
     let state = own.map(|own| own.state);
     // It may still be published, and is then asked for again by whoever reads it.
     let nobodys = || match state {
@@ -233,7 +230,7 @@ async fn mend(
         }
         Some(ReplicaState::SetAside) | None => {
             let (others, silent) = ask_others(node, &map, row, id, name).await;
-            match decide(own, &others) {
+            match decide(own.filter(|_| !disk.is_missing(pool, chunk)), &others) {
                 Decision::Copy(info) => of(info),
                 Decision::AskOr(info) => {
                     let committed = committed(node, metaservers, group, chunk).await?;
@@ -249,13 +246,21 @@ async fn mend(
     match fetch::fetch(node, disk, wanted, &sources, Haste::Paced).await {
         Outcome::Stored => Ok(Mended::Done),
         Outcome::Later(error) => Err(error),
-        Outcome::Nobody if is_held(disk, wanted).await? => Ok(Mended::Done),
+        Outcome::Nobody if is_held(node, disk, wanted).await? => Ok(Mended::Done),
         // It may have been deleted everywhere since, because nothing refers to it.
         Outcome::Nobody => match committed(node, metaservers, group, chunk).await? {
+            Some(wanted) if is_good_again(node, disk, wanted).await? => Ok(Mended::Done),
             Some(_) => Ok(Mended::Lost),
             None => Ok(nobodys()),
         },
     }
+}
+
+/// Whether our bad copy of a chunk that nobody else has is good after all, and what is wanted.
+async fn is_good_again(node: &Node, disk: &Disk, wanted: Wanted) -> Result<bool> {
+    let Wanted { pool, chunk, .. } = wanted;
+    let look = move |disk: &Disk| disk.reconsider(pool, chunk);
+    Ok(node.turns.take(disk, look).await? && is_held(node, disk, wanted).await?)
 }
 
 /// What the metaservers say that a chunk must be; `None` if nothing refers to it.

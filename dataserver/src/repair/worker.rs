@@ -95,7 +95,7 @@ fn carry_out(
             tasks.spawn(async move {
                 let page = page(&node, wanted.clone()).await;
                 let page = match page {
-                    Ok(page) => with_own(disk, &wanted, page).await,
+                    Ok(page) => with_own(&node, &disk, &wanted, page).await,
                     Err(error) => {
                         tracing::debug!("disk {} was not listed: {error}", wanted.disk);
                         Err(error)
@@ -175,9 +175,9 @@ pub async fn page(node: &Node, wanted: ListChunks) -> Result<Page> {
 }
 
 /// Adds what our disk has of each chunk.
-async fn with_own(disk: Disk, wanted: &ListChunks, page: Page) -> Result<Own> {
+async fn with_own(node: &Node, disk: &Disk, wanted: &ListChunks, page: Page) -> Result<Own> {
     let (pool, Page { chunks, next }) = (wanted.pool, page);
-    let look = move || {
+    let look = move |disk: &Disk| {
         let with_own = chunks.into_iter().map(|(pg, listed)| {
             let own = disk.stat(pool, listed.chunk)?;
             Ok((pg, listed, own.map(replica_info)))
@@ -185,8 +185,7 @@ async fn with_own(disk: Disk, wanted: &ListChunks, page: Page) -> Result<Own> {
         let chunks = with_own.collect::<Result<Vec<_>>>()?;
         Ok(Own { chunks, next })
     };
-    let look = tokio::task::spawn_blocking(look).await;
-    look.unwrap_or_else(|error| Err(Error::bug(format!("a look was lost: {error}"))))
+    node.turns.take(disk, look).await
 }
 
 /// A page of what is referenced in a group.
@@ -207,7 +206,7 @@ async fn ask(
             len,
             crc,
         };
-        chunks.push((committed, is_held(disk, wanted).await?));
+        chunks.push((committed, is_held(node, disk, wanted).await?));
     }
     Ok(Committed { chunks, next })
 }

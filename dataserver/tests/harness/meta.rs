@@ -35,6 +35,8 @@ pub struct State {
     pub silent: AtomicBool,
     /// Registrations are refused.
     pub refuse: AtomicBool,
+    /// Registrations of these are refused.
+    pub rolled_back: Mutex<BTreeSet<DiskId>>,
     /// The last reports of each server.
     pub reports: Mutex<BTreeMap<ServerId, Vec<DiskReport>>>,
     pub registrations: Mutex<Vec<Registration>>,
@@ -232,6 +234,12 @@ fn answer(state: &State, server: ServerId, body: MetaBody) -> Result<MetaReply> 
         MetaBody::Register(registration) => {
             if state.refuse.load(Ordering::SeqCst) {
                 let text = "this directory is empty, but disk 7 was there";
+                return Err(Error::new(Code::Configuration, text));
+            }
+            let rolled_back = state.rolled_back.lock().unwrap();
+            let mut ids = registration.disks.iter().filter_map(|disk| disk.disk);
+            if let Some(disk) = ids.find(|disk| rolled_back.contains(disk)) {
+                let text = format!("disk {disk} was rolled back to an older copy");
                 return Err(Error::new(Code::Configuration, text));
             }
             let disks = register(&mut map, server, &registration);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::layout::{DATA_AT, SECTOR_LEN};
+use quarry_common::ids::PgId;
 use quarry_common::limits::FLUSHES_MAX;
 
 #[tokio::test]
@@ -54,7 +55,7 @@ async fn a_read_covers_whole_blocks() {
     let disk = open(&dir);
     let data = bytes(1, 200_000);
     write(&disk, 1, &data).await.unwrap();
-    let part = disk.read_async(POOL, ChunkId(1), 70_000, 10).await.unwrap();
+    let part = disk.read(POOL, ChunkId(1), 70_000, 10).unwrap();
     assert_eq!(
         (part.offset, part.crcs.len(), part.chunk_len),
         (65_536, 1, 200_000)
@@ -270,18 +271,28 @@ async fn a_failed_sync_is_final_and_reads_go_on() {
     let disk = open(&dir);
     let data = bytes(1, 100_000);
     write(&disk, 1, &data).await.unwrap();
-    let held = disk.create_chunk(POOL, ChunkId(2), 100_000).unwrap();
-    append(&held, 0, data.clone()).await.unwrap();
+    let front = data.slice(..50_000);
+    let mut writers = Vec::new();
+    // One ends with a seal, one is let go.
+    for chunk in [2, 6] {
+        let held = disk.create_chunk(POOL, ChunkId(chunk), 100_000).unwrap();
+        append(&held, 0, front.clone()).await.unwrap();
+        held.flush(50_000, Crc::of(&front)).await.unwrap();
+        append(&held, 50_000, data.slice(50_000..)).await.unwrap();
+        writers.push(held);
+    }
     let faults = &disk.0.shared.health.syncs_fail;
     faults.store(true, Ordering::Relaxed);
     assert_eq!(code(write(&disk, 3, &data).await), Code::DiskFailed);
     faults.store(false, Ordering::Relaxed);
     assert!(disk.is_failed() && disk.failure().unwrap().contains("sync"));
     assert_eq!(
-        code(held.seal(100_000, Crc::of(&data)).await),
+        code(writers.remove(0).seal(100_000, Crc::of(&data)).await),
         Code::DiskFailed,
         "a sync that works again proves nothing"
     );
+    drop(writers);
+    settled(&disk).await;
     assert_eq!(code(write(&disk, 4, &data).await), Code::DiskFailed);
     assert_eq!(
         code(write_small(&disk, 5, &bytes(1, 10)).await),
@@ -297,6 +308,22 @@ async fn a_failed_sync_is_final_and_reads_go_on() {
         Code::ChunkMissing,
         "what was not acknowledged is not shown"
     );
+    // What was, is.
+    let listed = disk.group(POOL, (PgId(0), 1), None, 10).unwrap().chunks;
+    for chunk in [2, 6] {
+        same(read(&disk, chunk).unwrap(), &front);
+        let crc = Some(Crc::of(&front));
+        assert_eq!(disk.prefix_crc(POOL, ChunkId(chunk), 50_000).unwrap(), crc);
+        let of = listed.iter().find(|(found, _)| *found == ChunkId(chunk));
+        let info = of.unwrap().1;
+        assert_eq!((info.len, info.state), (50_000, ChunkState::Open));
+        assert_eq!(code(write(&disk, chunk, &data).await), Code::DiskFailed);
+    }
+    let copy = crashed(&dir);
+    let again = open(&copy);
+    for chunk in [2, 6] {
+        same(read(&again, chunk).unwrap(), &front);
+    }
 }
 
 #[tokio::test]
@@ -425,4 +452,38 @@ async fn a_damaged_block_is_noticed_by_the_reader() {
     );
     fs::remove_file(chunk_path(&dir, 1)).unwrap();
     assert_eq!(code(disk.read(POOL, ChunkId(1), 0, 1)), Code::ChunkMissing);
+}
+
+#[tokio::test]
+async fn small_chunks_that_wait_take_no_room_from_large_ones() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let shared = &disk.0.shared;
+    // As many as may wait in all, and more.
+    let claims: Vec<_> = (1_000..1_000 + OPEN_CHUNKS_MAX as u64 + 300)
+        .map(|chunk| {
+            let name = ChunkName {
+                pool: POOL,
+                chunk: ChunkId(chunk),
+            };
+            let claim = shared.claims.reserve(name).unwrap();
+            claim.open();
+            claim
+        })
+        .collect();
+    let create = |chunk| disk.create_chunk(POOL, ChunkId(chunk), 70_000);
+    let mut writers: Vec<_> = (0..OPEN_CHUNKS_MAX as u64)
+        .map(|chunk| create(chunk).unwrap())
+        .collect();
+    let refused = create(999).err().unwrap();
+    assert_eq!(refused.code, Code::Overloaded);
+    // One is over: sealed, or given up.
+    let data = bytes(0, 70_000);
+    let first = writers.remove(0);
+    append(&first, 0, data.clone()).await.unwrap();
+    first.seal(70_000, Crc::of(&data)).await.unwrap();
+    drop(create(999).unwrap());
+    drop((writers, claims));
+    settled(&disk).await;
+    create(998).unwrap();
 }

@@ -51,9 +51,11 @@ fn the_disk_of_another_cluster_is_refused_with_both_names() {
 fn a_newer_format_is_refused_with_both_numbers() {
     let dir = formatted();
     let file = dir.path().join("identity");
-    let mut bytes = fs::read(&file).unwrap();
-    bytes[4] = 2;
-    fs::write(&file, bytes).unwrap();
+    let newer = frame::Kind {
+        version: 2,
+        ..identity::IDENTITY
+    };
+    fs::write(&file, frame::encode(&newer, &IDENTITY)).unwrap();
     let error = refused(dir.path(), CLUSTER);
     assert_eq!(error.code, Code::TooNew);
     assert!(
@@ -94,11 +96,14 @@ fn an_empty_or_missing_directory_or_a_file_is_refused_with_the_remedy() {
 
 #[test]
 fn a_damaged_identity_is_refused() {
-    let dir = formatted();
-    flip(&dir.path().join("identity"), 20);
-    let error = refused(dir.path(), CLUSTER);
-    assert!(
-        error.code == Code::ChecksumMismatch && error.text.contains("damaged"),
-        "{error}"
-    );
+    // Its format among them.
+    for at in [20, 4] {
+        let dir = formatted();
+        flip(&dir.path().join("identity"), at);
+        let error = refused(dir.path(), CLUSTER);
+        assert!(
+            error.code == Code::ChecksumMismatch && error.text.contains("damaged"),
+            "{error}"
+        );
+    }
 }

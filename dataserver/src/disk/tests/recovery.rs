@@ -4,6 +4,7 @@ use super::*;
 use crate::disk::chunk_format::FOOTER_LEN_MAX;
 use crate::disk::layout::{DATA_AT, SECTOR_LEN};
 use crate::disk::segment_format::RecordHead;
+use quarry_common::ids::PgId;
 
 /// A disk with sealed chunks 1 and 2 (large), 10 to 19 (small), stopped cleanly.
 async fn filled() -> TempDir {
@@ -113,18 +114,58 @@ async fn an_index_that_knows_more_than_the_disk_is_not_believed() {
     assert_eq!(
         disk.report(),
         Report {
-            entries_dropped: 1,
+            files_missing: 1,
             ..Report::default()
         }
     );
-    assert_eq!(disk.stat(POOL, ChunkId(1)).unwrap(), None);
-    // Whoever repairs is told.
-    let missing = disk.take_missing(10);
-    assert_eq!(
-        missing.iter().map(|name| name.chunk.0).collect::<Vec<_>>(),
-        [1]
-    );
-    assert_eq!(disk.take_missing(10), []);
+}
+
+#[tokio::test]
+async fn a_chunk_whose_file_is_gone_is_a_bad_copy_until_it_is_replaced_or_deleted() {
+    let dir = filled().await;
+    for chunk in [1, 2] {
+        fs::remove_file(chunk_path(&dir, chunk)).unwrap();
+    }
+    let missing = |disk: &Disk| -> Vec<u64> {
+        let missing = disk.take_missing(10);
+        missing.iter().map(|name| name.chunk.0).collect()
+    };
+    let state = |disk: &Disk, chunk| {
+        let listed = disk.group(POOL, (PgId(0), 1), None, 100).unwrap().chunks;
+        let of = listed
+            .into_iter()
+            .find(|(found, _)| *found == ChunkId(chunk));
+        assert_eq!(of.map(|of| of.1), disk.stat(POOL, ChunkId(chunk)).unwrap());
+        of.map(|(_, info)| (info.len, info.state))
+    };
+    // Each start tells whoever repairs.
+    for _ in 0..2 {
+        let disk = open(&dir);
+        assert_eq!((missing(&disk), missing(&disk)), (vec![1, 2], vec![]));
+        assert_eq!(state(&disk, 1), Some((100_000, ChunkState::SetAside)));
+        assert_eq!(code(disk.read(POOL, ChunkId(1), 0, 1)), Code::ChunkMissing);
+        let crc = disk.prefix_crc(POOL, ChunkId(1), 100_000).unwrap();
+        assert_eq!(crc, None, "it is not confirmed");
+        assert!(!disk.verify(POOL, ChunkId(1)).unwrap());
+        let data = bytes(9, 10);
+        assert_eq!(code(write(&disk, 1, &data).await), Code::ChunkUsed);
+    }
+    let disk = open(&dir);
+    let data = bytes(1, 100_000);
+    let mut writer = disk.create_copy(POOL, ChunkId(1), 100_000).unwrap();
+    let crcs = frame_crcs(0, &data);
+    writer.append(vec![data.clone()], &crcs).await.unwrap();
+    writer.seal(100_000, Crc::of(&data)).await.unwrap();
+    assert!(disk.delete(POOL, ChunkId(2), || true).unwrap());
+    for disk in [&disk, &open(&crashed(&dir))] {
+        same(read(disk, 1).unwrap(), &data);
+        assert_eq!(state(disk, 1), Some((100_000, ChunkState::Sealed)));
+    }
+    assert_eq!(state(&disk, 2), None);
+    disk.stop().unwrap();
+    drop(disk);
+    let disk = open(&dir);
+    assert_eq!((missing(&disk), state(&disk, 2)), (vec![], None));
 }
 
 #[tokio::test]
@@ -195,10 +236,16 @@ async fn recovery_takes_the_longest_flush_that_verifies() {
             .unwrap(),
         &data[..120_000],
     );
-    // A damaged header changes nothing.
+    // A damaged header changes nothing, whatever it says of its format.
+    for at in [20, 4] {
+        same(
+            recovered(&|path| flip(path, at)).0.unwrap(),
+            &data[..250_000],
+        );
+    }
     same(
-        recovered(&|path| flip(path, 20)).0.unwrap(),
-        &data[..250_000],
+        recovered(&|path| flip(path, 3 * SECTOR_LEN + 4)).0.unwrap(),
+        &data[..120_000],
     );
     let (result, report) = recovered(&|path| flip(path, DATA_AT as usize + 10));
     assert_eq!(
@@ -208,6 +255,41 @@ async fn recovery_takes_the_longest_flush_that_verifies() {
     );
     assert_eq!(report.set_aside, 1);
     drop(writer);
+}
+
+/// Somebody has to mend it, or to say that nothing refers to it.
+#[tokio::test]
+async fn a_chunk_whose_only_flush_record_is_damaged_is_a_bad_copy_until_it_is_deleted() {
+    let dir = formatted();
+    let disk = open(&dir);
+    let data = bytes(1, 50_000);
+    let writer = disk.create_chunk(POOL, ChunkId(1), 300_000).unwrap();
+    append(&writer, 0, data.clone()).await.unwrap();
+    writer.flush(50_000, Crc::of(&data)).await.unwrap();
+    let copy = crashed(&dir);
+    drop(writer);
+    flip(&chunk_path(&copy, 1), SECTOR_LEN + 20);
+    let again = open(&copy);
+    assert_eq!(
+        (again.report().set_aside, again.report().files_trashed),
+        (1, 0)
+    );
+    assert_eq!(code(read(&again, 1)), Code::ChecksumMismatch);
+    let listed = again.group(POOL, (PgId(0), 1), None, 10).unwrap().chunks;
+    let states: Vec<_> = listed
+        .iter()
+        .map(|(chunk, info)| (chunk.0, info.state))
+        .collect();
+    assert_eq!(states, [(1, ChunkState::SetAside)]);
+    assert!(again.delete(POOL, ChunkId(1), || true).unwrap());
+    assert_eq!(again.bad_copies(), []);
+    assert!(!chunk_path(&copy, 1).exists());
+    drop(again);
+    let again = open(&copy);
+    assert_eq!(
+        (again.report(), again.bad_copies()),
+        (Report::default(), vec![])
+    );
 }
 
 #[tokio::test]
@@ -504,9 +586,10 @@ async fn an_index_that_turns_out_damaged_in_use_is_rebuilt_at_the_next_start() {
             .map(|error| error.code)
             .collect();
         assert!(
-            !codes.is_empty() && codes.iter().all(|code| *code == Code::ChecksumMismatch),
+            !codes.is_empty() && codes.iter().all(|code| *code == Code::DiskFailed),
             "{codes:?}"
         );
+        assert!(disk.is_failed());
     }
     let rebuilt = attempt.unwrap().report().index_rebuilt;
     let disk = open(&dir);
@@ -523,4 +606,29 @@ async fn a_file_that_is_in_the_way_is_neither_overwritten_nor_thrown_away() {
     assert!(!disk.is_failed());
     assert_eq!(fs::read(chunk_path(&dir, 1)).unwrap(), b"somebody's");
     write(&disk, 2, &bytes(2, 100)).await.unwrap();
+}
+
+/// Not that a chunk is missing or bad: others would do without it.
+#[tokio::test]
+async fn a_disk_whose_index_turns_out_damaged_in_use_has_failed() {
+    let dir = filled().await;
+    let disk = open(&dir);
+    disk.0.shared.index.spoil(ChunkName {
+        pool: POOL,
+        chunk: ChunkId(1),
+    });
+    assert_eq!(code(disk.stat(POOL, ChunkId(1))), Code::DiskFailed);
+    assert_eq!(code(disk.verify(POOL, ChunkId(1))), Code::DiskFailed);
+    assert!(disk.is_failed() && disk.bad_copies().is_empty());
+    assert_eq!(
+        code(write(&disk, 3, &bytes(3, 100)).await),
+        Code::DiskFailed
+    );
+    // What needs no entry that is damaged is read on.
+    same(read(&disk, 2).unwrap(), bytes(2, 1 << 20));
+    disk.stop().unwrap();
+    drop(disk);
+    let disk = open(&dir);
+    assert!(disk.report().index_rebuilt);
+    check_filled(&disk);
 }

@@ -656,8 +656,9 @@ async fn a_chunk_that_is_moved_is_sealed_and_a_bad_copy_that_is_replaced_is_bad(
     write_small(&disk, 1, &bytes(1, 700)).await.unwrap();
     write(&disk, 2, &bytes(2, 70_000)).await.unwrap();
     let shared = &disk.0.shared;
-    let entry = shared.index.get(name_of(1)).unwrap();
-    let moved = shared.claims.claim_again(name_of(1), entry).unwrap();
+    let look = || shared.index.get(name_of(1));
+    let moved = shared.claims.claim_again(name_of(1), look).unwrap();
+    assert!(moved.is_some());
     let listed = disk.group(POOL, (PgId(0), 1), None, 10).unwrap().chunks;
     let of = |chunk| listed.iter().find(|(found, _)| *found == ChunkId(chunk));
     assert_eq!(of(1).unwrap().1.state, ChunkState::Sealed);
@@ -686,7 +687,7 @@ async fn a_file_that_is_gone_is_a_bad_copy() {
 }
 
 #[tokio::test]
-async fn a_copy_that_does_not_read_back_leaves_what_was_there() {
+async fn a_copy_that_does_not_read_back_leaves_what_was_there_and_fails_the_disk() {
     let dir = formatted();
     let disk = open(&dir);
     let data = bytes(1, 5_000_000);
@@ -709,9 +710,142 @@ async fn a_copy_that_does_not_read_back_leaves_what_was_there() {
     let file = fs::File::options().write(true).open(&path).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &[data[7] ^ 1], first as u64).unwrap();
     let sealed = writer.seal(5_000_000, Crc::of(&data)).await;
-    assert_eq!(code(sealed), Code::ChecksumMismatch);
+    assert_eq!(code(sealed), Code::DiskFailed);
     settled(&disk).await;
-    same(read(&disk, 1).unwrap(), &data[..200_000]);
-    assert_eq!(copies_left(&dir), 0);
-    assert!(!disk.is_failed());
+    assert!(disk.failure().unwrap().contains("read back"));
+    let found = disk.stat(POOL, ChunkId(1)).unwrap().unwrap();
+    assert_eq!(found.state, ChunkState::Sealed);
+    for disk in [&disk, &open(&crashed(&dir))] {
+        same(read(disk, 1).unwrap(), &data[..200_000]);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_can_not_take_its_place_leaves_the_entry_of_what_was_there() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write(&disk, 1, &bytes(1, 100_000)).await.unwrap();
+    // Nothing can be renamed to where a directory is.
+    fs::remove_file(chunk_path(&dir, 1)).unwrap();
+    fs::create_dir(chunk_path(&dir, 1)).unwrap();
+    let copied = copy(&disk, 1, &bytes(1, 200_000)).await;
+    assert_eq!(code(copied), Code::DiskFailed);
+    settled(&disk).await;
+    let found = disk.stat(POOL, ChunkId(1)).unwrap().unwrap();
+    assert_eq!((found.len, found.state), (100_000, ChunkState::Sealed));
+}
+
+/// A file that hangs: what is in its place can not be opened for reading until the end, and then not be read.
+struct Hanging {
+    path: PathBuf,
+    kept: PathBuf,
+    fifo: PathBuf,
+}
+
+impl Hanging {
+    fn at(dir: &TempDir, path: &Path) -> Hanging {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let (kept, fifo) = (dir.path().join("kept"), dir.path().join("fifo"));
+        fs::rename(path, &kept).unwrap();
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        fs::hard_link(&fifo, path).unwrap();
+        let path = path.to_path_buf();
+        Hanging { path, kept, fifo }
+    }
+
+    /// The file is there again; whoever had begun to open it gets an error.
+    fn end(self) {
+        fs::rename(&self.kept, &self.path).unwrap();
+        // Waits for nobody, and lets go who waits.
+        let opened = fs::File::options().read(true).write(true).open(&self.fifo);
+        drop(opened.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_copy_waits_for_a_disk_that_hangs_and_keeps_nobody_from_going_on() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write_small(&disk, 1, &bytes(1, 700)).await.unwrap();
+    let path = segment_path(&dir, 0);
+    let hanging = Hanging::at(&dir, &path);
+    let copying = {
+        let disk = disk.clone();
+        tokio::spawn(async move { copy(&disk, 1, &bytes(1, 600)).await })
+    };
+    let went_on = Arc::new(AtomicBool::new(false));
+    // Whether this thread hangs or not, it is let go.
+    let releasing = {
+        let went_on = Arc::clone(&went_on);
+        std::thread::spawn(move || {
+            let began = Instant::now();
+            while !went_on.load(Ordering::Acquire) && began.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let in_time = went_on.load(Ordering::Acquire);
+            hanging.end();
+            in_time
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!copying.is_finished());
+    went_on.store(true, Ordering::Release);
+    let in_time = tokio::task::spawn_blocking(|| releasing.join().unwrap());
+    assert!(in_time.await.unwrap(), "it took the thread of all others");
+    copying.await.unwrap().unwrap();
+    same(read(&disk, 1).unwrap(), bytes(1, 600));
+}
+
+#[tokio::test]
+async fn an_error_that_passes_makes_no_bad_copy() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write(&disk, 1, &bytes(1, 200_000)).await.unwrap();
+    let hanging = Hanging::at(&dir, &chunk_path(&dir, 1));
+    let verifying = {
+        let disk = disk.clone();
+        std::thread::spawn(move || disk.verify(POOL, ChunkId(1)))
+    };
+    std::thread::sleep(Duration::from_millis(300));
+    // The first look has begun, and fails when the file is there again.
+    hanging.end();
+    assert!(verifying.join().unwrap().unwrap());
+    assert_eq!(disk.bad_copies(), []);
+    same(read(&disk, 1).unwrap(), bytes(1, 200_000));
+}
+
+#[tokio::test]
+async fn a_bad_copy_is_reconsidered_and_its_mark_goes_if_all_of_it_is_good() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write(&disk, 1, &bytes(1, 200_000)).await.unwrap();
+    write_small(&disk, 2, &bytes(2, 700)).await.unwrap();
+    let at = layout::DATA_AT as usize + 199_999;
+    flip(&chunk_path(&dir, 1), at);
+    flip(&segment_path(&dir, 0), 8192 + 40 + 699);
+    let reconsider = |disk: &Disk, chunk| disk.reconsider(POOL, ChunkId(chunk)).unwrap();
+    for chunk in [1, 2] {
+        assert!(!disk.verify(POOL, ChunkId(chunk)).unwrap());
+        assert!(!reconsider(&disk, chunk), "it is bad still");
+        assert_eq!(code(read(&disk, chunk)), Code::ChecksumMismatch);
+    }
+    flip(&chunk_path(&dir, 1), at);
+    flip(&segment_path(&dir, 0), 8192 + 40 + 699);
+    assert!(reconsider(&disk, 1) && reconsider(&disk, 2));
+    assert!(!reconsider(&disk, 3));
+    for disk in [&disk, &open(&crashed(&dir))] {
+        same(read(disk, 1).unwrap(), bytes(1, 200_000));
+        same(read(disk, 2).unwrap(), bytes(2, 700));
+        assert_eq!(disk.bad_copies(), []);
+    }
+    disk.stop().unwrap();
+    drop(disk);
+    // So it is with one whose file somebody has brought back.
+    let kept = dir.path().join("kept");
+    fs::rename(chunk_path(&dir, 1), &kept).unwrap();
+    let disk = open(&dir);
+    assert!(!reconsider(&disk, 1) && disk.is_missing(POOL, ChunkId(1)));
+    fs::rename(&kept, chunk_path(&dir, 1)).unwrap();
+    assert!(reconsider(&disk, 1) && !disk.is_missing(POOL, ChunkId(1)));
+    same(read(&disk, 1).unwrap(), bytes(1, 200_000));
 }

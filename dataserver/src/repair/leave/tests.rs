@@ -139,8 +139,8 @@ fn without_a_lease_nothing_is_deleted() {
     assert!(!still_holds(&membership, GROUP, row(&clean(3))));
 }
 
-#[test]
-fn a_copy_is_superfluous_if_every_member_has_the_same_one() {
+#[tokio::test]
+async fn a_copy_is_superfluous_if_every_member_has_the_same_one() {
     let own = |len, state| ChunkInfo {
         len,
         crc: Crc(len),
@@ -172,7 +172,7 @@ fn a_copy_is_superfluous_if_every_member_has_the_same_one() {
         (own(0, ChunkState::SetAside), None, false),
     ];
     for (own, member, expected) in cases {
-        let found = is_held(&own, member, |len| Ok(Some(Crc(len))));
-        assert_eq!(found.unwrap(), expected, "{own:?} {member:?}");
+        let found = is_held(&own, member, |len| async move { Ok(Some(Crc(len))) });
+        assert_eq!(found.await.unwrap(), expected, "{own:?} {member:?}");
     }
 }
