@@ -18,7 +18,8 @@ use tokio::task::JoinSet;
 /// Fetch files, or with -r whole trees
 ///
 /// Modes, times, symbolic links and extended attributes come along. A local file appears whole or
-/// not at all, also if get is interrupted. '-' is standard output.
+/// not at all, also if get is interrupted. '-' is standard output. A local symbolic link is followed,
+/// and a device or a pipe gets the bytes; within a tree such things stay as they are: an error.
 #[derive(Debug, clap::Args)]
 pub struct Get {
     /// Directories with all that is in them

@@ -1,6 +1,6 @@
 //! Downloading files and trees.
 
-use super::local_write::{self, NewFile, local_name};
+use super::local_write::{self, NewFile, Onto, local_name};
 use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, TreeOptions, TreeReport};
 use crate::client::Client;
 use crate::file::reader::{Reader, Sequence};
@@ -19,10 +19,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Downloads the file at the path `remote` to `local`, with mode and times. The file appears whole
-/// or not at all. Returns its length.
+/// or not at all. A symbolic link is followed; a device or a pipe that is there gets the bytes. Returns
+/// its length.
 ///
 /// # Errors
-/// `IsDirectory`; `Io` when no replica of a part can be read; of the local file, naming it.
+/// `IsDirectory`; `Exists` with `replace: false`; `Io` when no replica of a part can be read; of the local file, naming it.
 pub async fn get_file(
     client: &Client,
     remote: &[u8],
@@ -45,8 +46,21 @@ pub async fn get_file(
     Progress::add(&progress.files_total, 1);
     Progress::add(&progress.bytes_total, attr.size);
     progress.walk_done.store(true, Ordering::Relaxed);
+    if !options.replace && local.symlink_metadata().is_ok() {
+        let text = format!("{}: exists already", local.display());
+        return Err(Error::new(Code::Exists, text));
+    }
     let name = shown(remote).into_owned();
-    let len = fetch(client, attr, name, local, options, progress).await?;
+    let len = match local_write::onto(local)? {
+        Onto::Name(local) => fetch(client, attr, name, &local, options, progress).await?,
+        Onto::Stream => {
+            let mut stream = local_write::open_stream(local).await?;
+            let reader = Reader::new(client.clone(), attr.inode, name);
+            let sequence = Sequence::new(Arc::new(reader), 0..attr.size);
+            let written = sequence.write_to(&mut stream, Some(progress)).await;
+            written.map_err(|error| error.context(local.display()))?
+        }
+    };
     Progress::add(&progress.files, 1);
     Ok(len)
 }
@@ -59,10 +73,6 @@ async fn fetch(
     options: &TreeOptions,
     progress: &Arc<Progress>,
 ) -> Result<u64> {
-    if !options.replace && local.symlink_metadata().is_ok() {
-        let text = format!("{}: exists already", local.display());
-        return Err(Error::new(Code::Exists, text));
-    }
     let reader = Reader::new(client.clone(), attr.inode, name);
     let mut sequence = Sequence::new(Arc::new(reader), 0..attr.size);
     let mut file = NewFile::new(local);
@@ -78,7 +88,8 @@ async fn fetch(
 }
 
 /// Copies what is at the path `remote` to `local`: a directory is made or merged into, single
-/// files are replaced. What fails is reported, the rest goes on.
+/// files are replaced. Other things that are in the way below `local` stay, and are never followed.
+/// What fails is reported, the rest goes on.
 ///
 /// # Errors
 /// Only when nothing can be begun: `remote` does not exist, `local` can not be made.
@@ -241,7 +252,8 @@ impl Download {
         let replace = self.context.options.replace;
         for (inode, local, remote) in std::mem::take(&mut self.second_names) {
             let linked = match self.first_names.get(&inode) {
-                Some(first) => local_write::link(first, &local, replace),
+                Some(first) => local_write::make_way(&local, FileKind::File, replace)
+                    .and_then(|()| local_write::link(first, &local, replace)),
                 None => Err(Error::bug("a second name without a first")),
             };
             self.report.handle(remote, linked.map(|()| Copied::Link));
@@ -265,6 +277,9 @@ impl Context {
     async fn copy(&self, remote: &[u8], attr: Attr, local: &Path) -> Result<Copied> {
         let name = shown(remote).into_owned();
         let (owners, replace) = (self.options.owners, self.options.replace);
+        if attr.kind != FileKind::Socket {
+            local_write::make_way(local, attr.kind, replace)?;
+        }
         match attr.kind {
             FileKind::File => {
                 let _place = match attr.size > LONG_FILE_LEN {

@@ -9,11 +9,133 @@ use quarry_common::wire::meta::{Attr, FileKind};
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::AsyncWrite;
+use tokio::net::unix::pipe;
 
 /// Bytes gathered for one write.
 const WRITE_LEN: usize = 1 << 20;
+
+/// Symbolic links that are followed at most, as Linux does.
+const LINKS_MAX: usize = 40;
+
+/// A pipe without a reader is looked at again so often.
+const READER_EVERY: Duration = Duration::from_millis(50);
+
+/// Where a file goes that is fetched onto a name, as `cp` decides it.
+pub enum Onto {
+    /// A new file takes this name: the given one, or that to which a symbolic link leads.
+    Name(PathBuf),
+    /// Its bytes go into the device or the pipe that is there.
+    Stream,
+}
+
+/// Looks at what is there.
+///
+/// # Errors
+/// `IsDirectory`; as stat(2) and readlink(2), naming the file.
+pub fn onto(local: &Path) -> Result<Onto> {
+    let found = match local.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => Some(found.map_err(|error| local_error(local, "be looked at", error))?),
+    };
+    match found {
+        Some(meta) if meta.is_dir() => {
+            let text = format!("{}: is a directory", local.display());
+            Err(Error::new(Code::IsDirectory, text))
+        }
+        Some(meta) if !meta.is_file() => Ok(Onto::Stream),
+        Some(_) | None => led_to(local)
+            .map(Onto::Name)
+            .map_err(|error| local_error(local, "be followed", error)),
+    }
+}
+
+/// The name at the end of symbolic links, whether or not anything has it.
+fn led_to(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_path_buf();
+    for _ in 0..LINKS_MAX {
+        match path.symlink_metadata() {
+            Ok(meta) if meta.is_symlink() => {
+                let target = std::fs::read_link(&path)?;
+                path = path.parent().unwrap_or(Path::new("")).join(target);
+            }
+            Ok(_) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
+/// Opens a device or a pipe for writing; a pipe once it has a reader. Cancel-safe.
+///
+/// # Errors
+/// As open(2), naming the file.
+pub async fn open_stream(path: &Path) -> Result<Box<dyn AsyncWrite + Send + Unpin>> {
+    let failed = |error| local_error(path, "be written", error);
+    let is_pipe = path.metadata().map_err(failed)?.file_type().is_fifo();
+    if !is_pipe {
+        let file = tokio::fs::File::options().write(true).open(path).await;
+        return Ok(Box::new(file.map_err(failed)?));
+    }
+    // open(2) that waits for the reader would not end with the command.
+    let no_reader = rustix::io::Errno::NXIO.raw_os_error();
+    loop {
+        match pipe::OpenOptions::new().open_sender(path) {
+            Err(error) if error.raw_os_error() == Some(no_reader) => {
+                tokio::time::sleep(READER_EVERY).await;
+            }
+            opened => return Ok(Box::new(opened.map_err(failed)?)),
+        }
+    }
+}
+
+/// Below the top of a tree nothing is followed, and nothing is replaced but regular files and what is of
+/// the same kind.
+///
+/// # Errors
+/// `Exists` for what stays, naming it and the remedy.
+pub fn make_way(path: &Path, kind: FileKind, replace: bool) -> Result<()> {
+    let there = match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        there => there.map_err(|error| local_error(path, "be looked at", error))?,
+    };
+    if !replace {
+        let text = format!("{}: exists already", path.display());
+        return Err(Error::new(Code::Exists, text));
+    }
+    let there = there.file_type();
+    let (what, same) = if there.is_file() {
+        return Ok(());
+    } else if there.is_dir() {
+        ("a directory", FileKind::Directory)
+    } else if there.is_symlink() {
+        ("a symbolic link", FileKind::Symlink)
+    } else if there.is_fifo() {
+        ("a pipe", FileKind::Fifo)
+    } else if there.is_socket() {
+        ("a socket", FileKind::Socket)
+    } else if there.is_char_device() {
+        ("a device", FileKind::CharDevice)
+    } else {
+        ("a device", FileKind::BlockDevice)
+    };
+    match same == kind {
+        true => Ok(()),
+        false => Err(in_the_way(path, what)),
+    }
+}
+
+fn in_the_way(path: &Path, what: &str) -> Error {
+    let text = format!(
+        "{}: is {what}, which a tree neither follows nor replaces: remove it and get the tree again",
+        path.display()
+    );
+    Error::new(Code::Exists, text)
+}
 
 /// A file that is being written. Dropping it removes what is there.
 pub struct NewFile {

@@ -1,0 +1,105 @@
+//! What is promised of files and trees that are fetched and stored, on a cluster in memory with faults.
+
+#[allow(dead_code)]
+mod fake;
+
+use fake::Fake;
+use quarry_client::{
+    Client, Progress, PublishOptions, TreeOptions, TreeReport, get_file, get_tree,
+};
+use quarry_common::Code;
+use rustix::fs::{CWD, FileType, Mode};
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+async fn publish(client: &Client, path: &[u8], bytes: &[u8]) {
+    let options = PublishOptions::default();
+    client.publish(path, bytes, options).await.unwrap();
+}
+
+fn make_pipe(path: &Path) {
+    rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+}
+
+async fn fetch(client: &Client, remote: &[u8], local: &Path) -> quarry_common::Result<u64> {
+    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
+    get_file(client, remote, local, &options, &progress).await
+}
+
+async fn fetch_tree(client: &Client, remote: &[u8], local: &Path) -> TreeReport {
+    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
+    let report = get_tree(client, remote, local, &options, &progress).await;
+    report.unwrap()
+}
+
+/// The names of what failed, and why.
+fn failed(report: &TreeReport) -> Vec<(PathBuf, Code)> {
+    let failed = report.failed.iter();
+    let mut failed: Vec<_> = failed
+        .map(|(path, error)| (path.clone(), error.code))
+        .collect();
+    failed.sort_by(|(a, _), (b, _)| a.cmp(b));
+    failed
+}
+
+#[tokio::test]
+async fn a_link_is_written_through_and_a_pipe_or_a_device_gets_the_bytes() {
+    let client = Fake::new(3).client().await;
+    publish(&client, b"/new", b"new").await;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("dir")).unwrap();
+    std::fs::write(at("dir/old"), "old").unwrap();
+    symlink("dir/old", at("link")).unwrap();
+    symlink("link", at("second link")).unwrap();
+    symlink("dir/missing", at("dangling")).unwrap();
+    symlink("/dev/null", at("null")).unwrap();
+    symlink("loop", at("loop")).unwrap();
+    make_pipe(&at("pipe"));
+    for name in ["second link", "dangling", "null"] {
+        assert_eq!(fetch(&client, b"/new", &at(name)).await.unwrap(), 3);
+        assert!(at(name).is_symlink(), "{name}");
+    }
+    assert_eq!(std::fs::read(at("dir/old")).unwrap(), b"new");
+    assert_eq!(std::fs::read(at("dir/missing")).unwrap(), b"new");
+    assert!(at("null").metadata().unwrap().file_type().is_char_device());
+    fetch(&client, b"/new", &at("loop")).await.unwrap_err();
+    let pipe = at("pipe");
+    let reader = std::thread::spawn(move || std::fs::read(pipe).unwrap());
+    assert_eq!(fetch(&client, b"/new", &at("pipe")).await.unwrap(), 3);
+    assert_eq!(reader.join().unwrap(), b"new");
+    let kind = at("pipe").symlink_metadata().unwrap().file_type();
+    assert!(kind.is_fifo());
+    let error = fetch(&client, b"/new", &at("dir")).await.unwrap_err();
+    assert_eq!(error.code, Code::IsDirectory);
+}
+
+#[tokio::test]
+async fn within_a_tree_odd_things_stay_and_are_not_followed() {
+    let client = Fake::new(3).client().await;
+    client.mkdir(b"/tree", 0o755).await.unwrap();
+    for name in ["a", "link", "pipe"] {
+        publish(&client, format!("/tree/{name}").as_bytes(), b"new").await;
+    }
+    client.symlink(b"elsewhere", b"/tree/same").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("to")).unwrap();
+    std::fs::write(at("outside"), "mine").unwrap();
+    std::fs::write(at("to/a"), "old").unwrap();
+    symlink("../outside", at("to/link")).unwrap();
+    symlink("old", at("to/same")).unwrap();
+    make_pipe(&at("to/pipe"));
+    let report = fetch_tree(&client, b"/tree", &at("to")).await;
+    let stayed = ["/tree/link", "/tree/pipe"].map(|path| (path.into(), Code::Exists));
+    assert_eq!(failed(&report), stayed);
+    for (_, error) in &report.failed {
+        assert!(error.text.contains("remove it"), "{error}");
+    }
+    assert!(at("to/link").is_symlink());
+    assert_eq!(std::fs::read(at("outside")).unwrap(), b"mine");
+    assert_eq!(std::fs::read(at("to/a")).unwrap(), b"new");
+    let target = std::fs::read_link(at("to/same")).unwrap();
+    assert_eq!(target, Path::new("elsewhere"), "a link replaces a link");
+}
