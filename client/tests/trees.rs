@@ -9,7 +9,7 @@ use quarry_client::{
 };
 use quarry_common::Code;
 use rustix::fs::{CWD, FileType, Mode};
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +31,13 @@ async fn fetch_tree(client: &Client, remote: &[u8], local: &Path) -> TreeReport 
     let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
     let report = get_tree(client, remote, local, &options, &progress).await;
     report.unwrap()
+}
+
+fn no_clobber() -> TreeOptions {
+    TreeOptions {
+        replace: false,
+        ..TreeOptions::default()
+    }
 }
 
 /// The names of what failed, and why.
@@ -102,4 +109,27 @@ async fn within_a_tree_odd_things_stay_and_are_not_followed() {
     assert_eq!(std::fs::read(at("to/a")).unwrap(), b"new");
     let target = std::fs::read_link(at("to/same")).unwrap();
     assert_eq!(target, Path::new("elsewhere"), "a link replaces a link");
+}
+
+#[tokio::test]
+async fn a_second_name_is_not_linked_to_what_its_first_name_left_as_it_was() {
+    let client = Fake::new(3).client().await;
+    client.mkdir(b"/tree", 0o755).await.unwrap();
+    publish(&client, b"/tree/a", b"new").await;
+    for name in ["b", "c"] {
+        let name = format!("/tree/{name}");
+        client.link(b"/tree/a", name.as_bytes()).await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("a"), "mine").unwrap();
+    let (options, progress) = (no_clobber(), Arc::new(Progress::default()));
+    let report = get_tree(&client, b"/tree", folder.path(), &options, &progress).await;
+    let report = report.unwrap();
+    assert_eq!(failed(&report), [("/tree/a".into(), Code::Exists)]);
+    assert_eq!((report.files, report.links), (1, 1));
+    assert_eq!(std::fs::read(at("a")).unwrap(), b"mine");
+    assert_eq!(std::fs::read(at("b")).unwrap(), b"new");
+    let inode = |name: &str| at(name).metadata().unwrap().ino();
+    assert_eq!(inode("b"), inode("c"));
 }

@@ -143,12 +143,19 @@ struct Context {
 struct Download {
     context: Arc<Context>,
     report: TreeReport,
-    running: JoinSet<(PathBuf, Result<Copied>)>,
-    /// Where the first name of a file of several is.
-    first_names: HashMap<InodeId, PathBuf>,
-    second_names: Vec<(InodeId, PathBuf, PathBuf)>,
+    running: JoinSet<(Entry, Result<Copied>)>,
+    /// Files of several names that were begun, and where they are once they are there.
+    first_names: HashMap<InodeId, Option<PathBuf>>,
+    second_names: Vec<Entry>,
     /// Mode and times come last, when nothing changes in them any more.
     directories: Vec<(PathBuf, PathBuf, Attr)>,
+}
+
+/// A thing to be copied.
+struct Entry {
+    remote: Vec<u8>,
+    attr: Attr,
+    local: PathBuf,
 }
 
 /// A path in the cluster for a report.
@@ -208,35 +215,36 @@ impl Download {
         }
         let progress = &self.context.progress;
         Progress::add(&progress.files_total, 1);
-        if attr.links > 1 {
-            if self.first_names.contains_key(&attr.inode) {
-                self.second_names
-                    .push((attr.inode, local, reported(remote)));
+        let remote = remote.to_vec();
+        let entry = Entry {
+            remote,
+            attr,
+            local,
+        };
+        if entry.attr.links > 1 {
+            if self.first_names.contains_key(&entry.attr.inode) {
+                self.second_names.push(entry);
                 return Ok(None);
             }
-            self.first_names.insert(attr.inode, local.clone());
+            self.first_names.insert(entry.attr.inode, None);
         }
-        if attr.kind == FileKind::File {
-            Progress::add(&progress.bytes_total, attr.size);
+        if entry.attr.kind == FileKind::File {
+            Progress::add(&progress.bytes_total, entry.attr.size);
         }
         while self.running.len() >= self.context.options.jobs.max(1) {
             self.reap().await;
         }
         let context = self.context.clone();
-        let remote = remote.to_vec();
         self.running.spawn(async move {
-            let outcome = context.copy(&remote, attr, &local).await;
-            (reported(&remote), outcome)
+            let outcome = context.copy(&entry).await;
+            (entry, outcome)
         });
         Ok(None)
     }
 
     async fn reap(&mut self) {
         match self.running.join_next().await {
-            Some(Ok((path, outcome))) => {
-                self.report.handle(path, outcome);
-                Progress::add(&self.context.progress.files, 1);
-            }
+            Some(Ok((entry, outcome))) => self.handle(entry, outcome),
             Some(Err(error)) => {
                 let error = Error::bug("a download's task failed").with_source(error);
                 self.report.failed.push((PathBuf::new(), error));
@@ -245,19 +253,30 @@ impl Download {
         }
     }
 
+    fn handle(&mut self, entry: Entry, outcome: Result<Copied>) {
+        let Entry {
+            remote,
+            attr,
+            local,
+        } = entry;
+        if attr.links > 1 && matches!(outcome, Ok(Copied::File(_) | Copied::Link)) {
+            self.first_names.insert(attr.inode, Some(local));
+        }
+        self.report.handle(reported(&remote), outcome);
+        Progress::add(&self.context.progress.files, 1);
+    }
+
     async fn finish(&mut self) {
         while !self.running.is_empty() {
             self.reap().await;
         }
-        let replace = self.context.options.replace;
-        for (inode, local, remote) in std::mem::take(&mut self.second_names) {
-            let linked = match self.first_names.get(&inode) {
-                Some(first) => local_write::make_way(&local, FileKind::File, replace)
-                    .and_then(|()| local_write::link(first, &local, replace)),
-                None => Err(Error::bug("a second name without a first")),
+        for entry in std::mem::take(&mut self.second_names) {
+            // One whose first name could not be copied becomes the first.
+            let outcome = match self.first_names.get(&entry.attr.inode) {
+                Some(Some(first)) => self.context.link(first, &entry),
+                Some(None) | None => self.context.copy(&entry).await,
             };
-            self.report.handle(remote, linked.map(|()| Copied::Link));
-            Progress::add(&self.context.progress.files, 1);
+            self.handle(entry, outcome);
         }
         let owners = self.context.options.owners;
         // Deepest first: a directory that may not be entered any more is done with.
@@ -274,7 +293,19 @@ impl Download {
 }
 
 impl Context {
-    async fn copy(&self, remote: &[u8], attr: Attr, local: &Path) -> Result<Copied> {
+    fn link(&self, first: &Path, entry: &Entry) -> Result<Copied> {
+        let replace = self.options.replace;
+        local_write::make_way(&entry.local, entry.attr.kind, replace)?;
+        local_write::link(first, &entry.local, replace)?;
+        Ok(Copied::Link)
+    }
+
+    async fn copy(&self, entry: &Entry) -> Result<Copied> {
+        let Entry {
+            remote,
+            attr,
+            local,
+        } = entry;
         let name = shown(remote).into_owned();
         let (owners, replace) = (self.options.owners, self.options.replace);
         if attr.kind != FileKind::Socket {
@@ -287,17 +318,18 @@ impl Context {
                     false => None,
                 };
                 let (client, options) = (&self.client, &self.options);
+                let attr = attr.clone();
                 let len = fetch(client, attr, name, local, options, &self.progress).await?;
                 Ok(Copied::File(len))
             }
             FileKind::Symlink => {
                 let target = self.client.read_link_inode(attr.inode).await;
                 let target = target.map_err(|error| error.context(name))?;
-                local_write::symlink(&target, local, &attr, owners, replace)?;
+                local_write::symlink(&target, local, attr, owners, replace)?;
                 Ok(Copied::Link)
             }
             FileKind::Fifo | FileKind::CharDevice | FileKind::BlockDevice => {
-                local_write::make_node(local, &attr, owners, replace)
+                local_write::make_node(local, attr, owners, replace)
             }
             FileKind::Socket => Ok(Copied::Skipped("a socket belongs to its program".into())),
             FileKind::Directory => Err(Error::bug("a directory is not copied as a file")),
