@@ -9,7 +9,8 @@ use quarry_client::{
 };
 use quarry_common::Code;
 use rustix::fs::{CWD, FileType, Mode};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::fs::Permissions;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -132,4 +133,28 @@ async fn a_second_name_is_not_linked_to_what_its_first_name_left_as_it_was() {
     assert_eq!(std::fs::read(at("b")).unwrap(), b"new");
     let inode = |name: &str| at(name).metadata().unwrap().ino();
     assert_eq!(inode("b"), inode("c"));
+}
+
+#[tokio::test]
+async fn a_directory_of_a_tree_is_not_looked_for_behind_a_link() {
+    let client = Fake::new(3).client().await;
+    client.mkdir_all(b"/tree/dir", 0o755).await.unwrap();
+    publish(&client, b"/tree/dir/a", b"new").await;
+    publish(&client, b"/tree/b", b"new").await;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(at("outside")).unwrap();
+    std::fs::create_dir(at("to")).unwrap();
+    std::fs::set_permissions(at("outside"), Permissions::from_mode(0o711)).unwrap();
+    symlink("../outside", at("to/dir")).unwrap();
+    // The top itself may be behind one, as with cp.
+    symlink("to", at("top")).unwrap();
+    let report = fetch_tree(&client, b"/tree", &at("top")).await;
+    assert_eq!(failed(&report), [("/tree/dir".into(), Code::Exists)]);
+    let text = &report.failed[0].1.text;
+    assert!(text.contains("top/dir: is a symbolic link"), "{text}");
+    assert_eq!(std::fs::read_dir(at("outside")).unwrap().count(), 0);
+    let mode = at("outside").metadata().unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o711);
+    assert_eq!(std::fs::read(at("to/b")).unwrap(), b"new");
 }

@@ -154,6 +154,16 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
         );
     }
     ensure!(said(dev, &["cat", "/tree/second"])?.len() == 200_000);
+    // Within a tree nothing goes where a link leads.
+    dev.ok(["mkdir", "-p", "/from/sub", "/into", "/outside"])?;
+    with_input(dev.quarry(["put", "-", "/from/sub/file"]), b"new")?;
+    dev.ok(["ln", "-s", "/outside", "/into/sub"])?;
+    let refused = dev.refused(["cp", "-r", "/from/.", "/into"])?;
+    ensure!(
+        refused.contains("/into/sub: exists and is not a directory"),
+        "{refused}"
+    );
+    ensure!(said(dev, &["ls", "/outside"])?.is_empty());
 
     dev.ok(["mv", "/copy", "/moved"])?;
     dev.ok(["mv", "/moved", "/tree"])?;

@@ -109,7 +109,7 @@ pub async fn get_tree(
             ..TreeReport::default()
         });
     }
-    local_write::make_directory(local)?;
+    local_write::make_top(local)?;
     let mut download = Download {
         context: Arc::new(Context {
             client: client.clone(),

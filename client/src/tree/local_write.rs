@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::time::Nanos;
 use quarry_common::wire::meta::{Attr, FileKind};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
@@ -107,25 +107,29 @@ pub fn make_way(path: &Path, kind: FileKind, replace: bool) -> Result<()> {
         let text = format!("{}: exists already", path.display());
         return Err(Error::new(Code::Exists, text));
     }
-    let there = there.file_type();
-    let (what, same) = if there.is_file() {
-        return Ok(());
-    } else if there.is_dir() {
-        ("a directory", FileKind::Directory)
-    } else if there.is_symlink() {
-        ("a symbolic link", FileKind::Symlink)
-    } else if there.is_fifo() {
-        ("a pipe", FileKind::Fifo)
-    } else if there.is_socket() {
-        ("a socket", FileKind::Socket)
-    } else if there.is_char_device() {
-        ("a device", FileKind::CharDevice)
-    } else {
-        ("a device", FileKind::BlockDevice)
-    };
-    match same == kind {
+    let (same, what) = kind_of(&there);
+    match same == FileKind::File || same == kind {
         true => Ok(()),
         false => Err(in_the_way(path, what)),
+    }
+}
+
+fn kind_of(meta: &Metadata) -> (FileKind, &'static str) {
+    let kind = meta.file_type();
+    if kind.is_file() {
+        (FileKind::File, "a file")
+    } else if kind.is_dir() {
+        (FileKind::Directory, "a directory")
+    } else if kind.is_symlink() {
+        (FileKind::Symlink, "a symbolic link")
+    } else if kind.is_fifo() {
+        (FileKind::Fifo, "a pipe")
+    } else if kind.is_socket() {
+        (FileKind::Socket, "a socket")
+    } else if kind.is_char_device() {
+        (FileKind::CharDevice, "a device")
+    } else {
+        (FileKind::BlockDevice, "a device")
     }
 }
 
@@ -362,10 +366,26 @@ pub fn link(existing: &Path, new: &Path, replace: bool) -> Result<()> {
     make().map_err(|error| local_error(new, "be linked", error))
 }
 
-/// Makes a directory, or takes the one that is there; writable until it is finished.
-pub fn make_directory(path: &Path) -> Result<()> {
+/// Makes the directory at the top of a tree, or takes the one that is there or that a symbolic link
+/// leads to.
+pub fn make_top(path: &Path) -> Result<()> {
     match std::fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other.map_err(|error| local_error(path, "be made", error)),
+    }
+}
+
+/// Makes a directory within a tree, or takes the one that is there; a link to one is in the way.
+pub fn make_directory(path: &Path) -> Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let there = path.symlink_metadata();
+            let there = there.map_err(|error| local_error(path, "be looked at", error))?;
+            match there.is_dir() {
+                true => Ok(()),
+                false => Err(in_the_way(path, kind_of(&there).1)),
+            }
+        }
         other => other.map_err(|error| local_error(path, "be made", error)),
     }
 }
