@@ -8,11 +8,14 @@ use quarry_client::{
     Client, Progress, PublishOptions, TreeOptions, TreeReport, get_file, get_tree,
 };
 use quarry_common::Code;
+use quarry_common::ids::{Gid, Uid};
 use rustix::fs::{CWD, FileType, Mode};
+use rustix::process::{getegid, geteuid};
 use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 async fn publish(client: &Client, path: &[u8], bytes: &[u8]) {
     let options = PublishOptions::default();
@@ -157,4 +160,60 @@ async fn a_directory_of_a_tree_is_not_looked_for_behind_a_link() {
     let mode = at("outside").metadata().unwrap().mode();
     assert_eq!(mode & 0o7777, 0o711);
     assert_eq!(std::fs::read(at("to/b")).unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn who_gets_a_file_that_runs_as_another_user_gets_one_that_does_not() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/tree", 0o2755).await.unwrap();
+    for (name, mode) in [("user", 0o4755), ("group", 0o2711), ("sticky", 0o1644)] {
+        let options = PublishOptions {
+            mode,
+            ..PublishOptions::default()
+        };
+        let path = format!("/tree/{name}");
+        client
+            .publish(path.as_bytes(), &b"x"[..], options)
+            .await
+            .unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mode = |name: &str| folder.path().join(name).metadata().unwrap().mode() & 0o7777;
+    let (us, ours) = (Uid(geteuid().as_raw()), Gid(getegid().as_raw()));
+    let other = (Uid(us.0 + 1), Gid(ours.0 + 1));
+    for (at, (uid, gid), modes) in [
+        ("ours", (us, ours), [0o4755, 0o2711, 0o1644, 0o2755]),
+        ("group's", (us, other.1), [0o4755, 0o711, 0o1644, 0o755]),
+        ("theirs", (other.0, ours), [0o755, 0o711, 0o1644, 0o755]),
+    ] {
+        fake.state().meta.give_to(uid, gid);
+        let to = folder.path().join(at);
+        let report = fetch_tree(&client, b"/tree", &to).await;
+        assert_eq!(failed(&report), []);
+        let found = ["user", "group", "sticky", ""].map(|name| mode(&format!("{at}/{name}")));
+        assert_eq!(found, modes, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn a_private_tree_is_never_open_while_it_is_fetched() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir_all(b"/tree/dir", 0o755).await.unwrap();
+    publish(&client, b"/tree/dir/a", &[1; 100_000]).await;
+    fake.state().faults.cut = true;
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("to");
+    let got = to.clone();
+    let fetching = tokio::spawn(async move { fetch_tree(&client, b"/tree", &got).await });
+    while !to.join("dir").exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for path in [&to, &to.join("dir")] {
+        assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o700);
+    }
+    fake.state().faults.cut = false;
+    assert_eq!(failed(&fetching.await.unwrap()), []);
+    assert_eq!(to.join("dir").metadata().unwrap().mode() & 0o7777, 0o755);
 }

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::time::Nanos;
 use quarry_common::wire::meta::{Attr, FileKind};
-use std::fs::{File, Metadata};
+use std::fs::{DirBuilder, File, Metadata, Permissions};
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
@@ -23,6 +23,10 @@ const LINKS_MAX: usize = 40;
 
 /// A pipe without a reader is looked at again so often.
 const READER_EVERY: Duration = Duration::from_millis(50);
+
+/// A file with these bits runs as its owner, or its group.
+const SET_UID: u32 = 0o4000;
+const SET_GID: u32 = 0o2000;
 
 /// Where a file goes that is fetched onto a name, as `cp` decides it.
 pub enum Onto {
@@ -266,7 +270,7 @@ impl NewFile {
             std::os::unix::fs::fchown(&*file, Some(attr.uid.0), Some(attr.gid.0))?;
         }
         // After the owner: a change of it takes the set-id bits away.
-        file.set_permissions(std::fs::Permissions::from_mode(u32::from(attr.mode)))?;
+        file.set_permissions(permissions(attr, &file.metadata()?))?;
         rustix::fs::futimens(file.as_fd(), &times(attr))?;
         if replace {
             std::fs::rename(&self.temporary, &self.target)?;
@@ -310,13 +314,27 @@ fn times(attr: &Attr) -> rustix::fs::Timestamps {
     }
 }
 
+/// The mode of a copy: it acts for another user or group only if it belongs to whom the original does, as
+/// with `cp`.
+fn permissions(attr: &Attr, copy: &Metadata) -> Permissions {
+    let mut mode = u32::from(attr.mode);
+    let same_owner = copy.uid() == attr.uid.0;
+    if !same_owner {
+        mode &= !SET_UID;
+    }
+    if !same_owner || copy.gid() != attr.gid.0 {
+        mode &= !SET_GID;
+    }
+    Permissions::from_mode(mode)
+}
+
 /// Sets mode, owner and times of a directory (after everything in it is there), a pipe or a device.
 pub fn finish_node(path: &Path, attr: &Attr, owners: bool) -> Result<()> {
     let set = || -> io::Result<()> {
         if owners {
             std::os::unix::fs::chown(path, Some(attr.uid.0), Some(attr.gid.0))?;
         }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(u32::from(attr.mode)))?;
+        std::fs::set_permissions(path, permissions(attr, &path.metadata()?))?;
         rustix::fs::utimensat(
             rustix::fs::CWD,
             path,
@@ -369,15 +387,20 @@ pub fn link(existing: &Path, new: &Path, replace: bool) -> Result<()> {
 /// Makes the directory at the top of a tree, or takes the one that is there or that a symbolic link
 /// leads to.
 pub fn make_top(path: &Path) -> Result<()> {
-    match std::fs::create_dir(path) {
+    match create_private(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         other => other.map_err(|error| local_error(path, "be made", error)),
     }
 }
 
+/// Until it is finished nobody else sees what is in it, also if it never is.
+fn create_private(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
 /// Makes a directory within a tree, or takes the one that is there; a link to one is in the way.
 pub fn make_directory(path: &Path) -> Result<()> {
-    match std::fs::create_dir(path) {
+    match create_private(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let there = path.symlink_metadata();
             let there = there.map_err(|error| local_error(path, "be looked at", error))?;
@@ -415,7 +438,7 @@ pub fn make_node(path: &Path, attr: &Attr, owners: bool, replace: bool) -> Resul
         FileKind::BlockDevice => (FileType::BlockDevice, "a device"),
         _ => (FileType::Fifo, "a pipe"),
     };
-    let mode = rustix::fs::Mode::from_raw_mode(u32::from(attr.mode));
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
     let make = || rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, attr.device);
     let made = match make() {
         Err(rustix::io::Errno::EXIST) if replace => {

@@ -147,6 +147,13 @@ impl State {
 }
 
 impl Meta {
+    /// Changes the owner and the group of everything.
+    pub fn give_to(&mut self, uid: Uid, gid: Gid) {
+        for node in self.nodes.values_mut() {
+            (node.attr.uid, node.attr.gid) = (uid, gid);
+        }
+    }
+
     fn make(&mut self, parent: InodeId, kind: FileKind, mode: u16) -> Attr {
         self.last_inode = self.last_inode.max(1) + 1;
         let inode = InodeId(self.last_inode);
