@@ -5,10 +5,15 @@ mod fake;
 
 use fake::Fake;
 use quarry_client::{
-    Client, Progress, PublishOptions, TreeOptions, TreeReport, get_file, get_tree,
+    Client, Progress, PublishOptions, TreeOptions, TreeReport, get_file, get_tree, put_file,
 };
 use quarry_common::Code;
-use quarry_common::ids::{Gid, Uid};
+use quarry_common::ids::{
+    FileOffset, Gid, InodeId, RequestNumber, SessionId, ShardId, Uid, Version,
+};
+use quarry_common::wire::meta::{
+    Attr, Contents, MetaBody, MetaRequest, NewExtent, Op, Publish, Source,
+};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{getegid, geteuid};
 use std::fs::Permissions;
@@ -216,4 +221,114 @@ async fn a_private_tree_is_never_open_while_it_is_fetched() {
     fake.state().faults.cut = false;
     assert_eq!(failed(&fetching.await.unwrap()), []);
     assert_eq!(to.join("dir").metadata().unwrap().mode() & 0o7777, 0o755);
+}
+
+/// Puts a file whose session is lost with the answer to its publishing; then `meanwhile` happens.
+async fn put_without_answer(
+    fake: &Fake,
+    bytes: &[u8],
+    meanwhile: impl FnOnce(&mut fake::State),
+) -> quarry_common::Result<Attr> {
+    let client = fake.client().await;
+    // It has chunk ids, so that the next mutation is the publishing.
+    publish(&client, b"/before", &[1; 1_000]).await;
+    let session = SessionId(fake.state().meta.sessions);
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    std::fs::write(&local, bytes).unwrap();
+    fake.state().faults.answers_lost = 1;
+    let putting = tokio::spawn(async move {
+        let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
+        put_file(&client, &local, b"/file", &options, &progress).await
+    });
+    while fake.state().faults.answers_lost > 0 {
+        tokio::task::yield_now().await;
+    }
+    {
+        let mut state = fake.state();
+        state.meta.lost.insert(session, RequestNumber(u64::MAX));
+        meanwhile(&mut *state);
+    }
+    putting.await.unwrap()
+}
+
+/// What another client does.
+fn change(state: &mut fake::State, op: Op) {
+    let request = MetaRequest {
+        shard: ShardId::FIRST,
+        seen: Version(0),
+        act_as: None,
+        body: MetaBody::Mutate {
+            session: SessionId(1_000),
+            number: RequestNumber(1),
+            answered_below: RequestNumber(1),
+            op,
+        },
+    };
+    state.answer(request).unwrap().result.unwrap();
+}
+
+#[tokio::test]
+async fn a_put_that_lost_its_answer_is_done_if_its_file_is_there() {
+    for len in [0, 100, 10_000, 3 << 20] {
+        let fake = Fake::new(3);
+        let bytes = vec![7; len];
+        let streams = |fake: &Fake| fake.state().write_streams + fake.state().small_writes;
+        let attr = put_without_answer(&fake, &bytes, |_| {}).await.unwrap();
+        assert_eq!(attr.size, len as u64);
+        let written = 1 + u32::from(len > 256);
+        assert_eq!(streams(&fake), written, "nothing was uploaded twice");
+    }
+}
+
+#[tokio::test]
+async fn a_put_that_lost_its_answer_replaces_nothing_that_came_after_it() {
+    for len in [100, 10_000] {
+        let theirs = || {
+            Op::Publish(Publish {
+                parent: InodeId::ROOT,
+                name: b"file".to_vec(),
+                mode: 0o644,
+                mtime: None,
+                replace: true,
+                xattrs: Vec::new(),
+                contents: Contents::Extents {
+                    size: 6,
+                    extents: vec![NewExtent {
+                        offset: FileOffset(0),
+                        len: 6,
+                        source: Source::Inline(b"theirs".to_vec()),
+                    }],
+                    receipts: Vec::new(),
+                },
+            })
+        };
+        let fake = Fake::new(3);
+        let put = put_without_answer(&fake, &vec![7; len], |state| change(state, theirs()));
+        let error = put.await.unwrap_err();
+        assert_eq!(error.code, Code::UnknownOutcome, "{error}");
+        assert!(
+            error.text.contains("/file") && error.text.contains("look at it"),
+            "{error}"
+        );
+        let client = fake.client().await;
+        let mut bytes = Vec::new();
+        client
+            .read_to(b"/file", &mut bytes, None, None)
+            .await
+            .unwrap();
+        assert_eq!(bytes, b"theirs");
+
+        let removed = Op::Unlink {
+            parent: InodeId::ROOT,
+            name: b"file".to_vec(),
+        };
+        let fake = Fake::new(3);
+        let put = put_without_answer(&fake, &vec![7; len], |state| change(state, removed));
+        let error = put.await.unwrap_err();
+        assert_eq!(error.code, Code::UnknownOutcome, "{error}");
+        assert!(error.text.contains("store it again"), "{error}");
+        let gone = fake.client().await.stat(b"/file").await.unwrap_err();
+        assert_eq!(gone.code, Code::NotFound);
+    }
 }

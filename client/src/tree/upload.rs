@@ -78,12 +78,7 @@ async fn publish_local(
                 }
                 return Ok(attr);
             }
-            // After an unknown outcome it may be there already, and only who may replace it can tell.
-            Err(error)
-                if worth_repeating(&error)
-                    && repeats < REPEATS
-                    && (options.replace || error.code != Code::UnknownOutcome) =>
-            {
+            Err(error) if worth_repeating(&error) && repeats < REPEATS => {
                 tracing::info!(path = %local.display(), %error, "the upload is begun again");
                 repeats += 1;
             }
