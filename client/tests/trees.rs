@@ -5,7 +5,8 @@ mod fake;
 
 use fake::Fake;
 use quarry_client::{
-    Client, Progress, PublishOptions, TreeOptions, TreeReport, get_file, get_tree, put_file,
+    Client, Progress, PublishOptions, Transfer, TreeOptions, TreeReport, get_file, get_tree,
+    put_file,
 };
 use quarry_common::Code;
 use quarry_common::ids::{
@@ -22,6 +23,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+fn transfer(options: TreeOptions) -> Arc<Transfer> {
+    Arc::new(Transfer::new(options, Arc::new(Progress::default())))
+}
+
 async fn publish(client: &Client, path: &[u8], bytes: &[u8]) {
     let options = PublishOptions::default();
     client.publish(path, bytes, options).await.unwrap();
@@ -32,13 +37,13 @@ fn make_pipe(path: &Path) {
 }
 
 async fn fetch(client: &Client, remote: &[u8], local: &Path) -> quarry_common::Result<u64> {
-    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
-    get_file(client, remote, local, &options, &progress).await
+    let transfer = transfer(TreeOptions::default());
+    get_file(client, remote, local, &transfer).await
 }
 
 async fn fetch_tree(client: &Client, remote: &[u8], local: &Path) -> TreeReport {
-    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
-    let report = get_tree(client, remote, local, &options, &progress).await;
+    let transfer = transfer(TreeOptions::default());
+    let report = get_tree(client, remote, local, &transfer).await;
     report.unwrap()
 }
 
@@ -132,8 +137,8 @@ async fn a_second_name_is_not_linked_to_what_its_first_name_left_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("a"), "mine").unwrap();
-    let (options, progress) = (no_clobber(), Arc::new(Progress::default()));
-    let report = get_tree(&client, b"/tree", folder.path(), &options, &progress).await;
+    let transfer = transfer(no_clobber());
+    let report = get_tree(&client, b"/tree", folder.path(), &transfer).await;
     let report = report.unwrap();
     assert_eq!(failed(&report), [("/tree/a".into(), Code::Exists)]);
     assert_eq!((report.files, report.links), (1, 1));
@@ -238,8 +243,8 @@ async fn put_without_answer(
     std::fs::write(&local, bytes).unwrap();
     fake.state().faults.answers_lost = 1;
     let putting = tokio::spawn(async move {
-        let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
-        put_file(&client, &local, b"/file", &options, &progress).await
+        let transfer = transfer(TreeOptions::default());
+        put_file(&client, &local, b"/file", &transfer).await
     });
     while fake.state().faults.answers_lost > 0 {
         tokio::task::yield_now().await;

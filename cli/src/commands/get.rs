@@ -6,7 +6,7 @@ use crate::failure::Misuse;
 use crate::path::{Remote, escaped};
 use crate::progress::Shown;
 use anyhow::{Result, anyhow, bail};
-use quarry_client::{Client, Progress, TreeOptions};
+use quarry_client::{Client, Progress, Transfer, TreeOptions};
 use quarry_common::wire::meta::FileKind;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -120,19 +120,21 @@ impl Get {
             owners: self.owners,
             replace: !self.no_clobber,
         };
+        let transfer = Arc::new(Transfer::new(options, progress));
         let (trees, files): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| job.is_directory);
         let mut outcome = Outcome::default();
-        get_files(client, files, &options, &progress, &mut outcome).await;
+        get_files(
+            client,
+            files,
+            &transfer,
+            usize::from(self.jobs),
+            &mut outcome,
+        )
+        .await;
         for job in trees {
-            let done = quarry_client::get_tree(
-                client,
-                job.remote.bytes(),
-                &job.local,
-                &options,
-                &progress,
-            )
-            .await;
+            let done =
+                quarry_client::get_tree(client, job.remote.bytes(), &job.local, &transfer).await;
             outcome.tree(&job.local, &job.remote, done);
         }
         shown.clear();
@@ -171,26 +173,21 @@ fn check_kinds(local: &Path, is_directory: bool, remote: &Remote) -> Result<()> 
 async fn get_files(
     client: &Client,
     files: Vec<Job>,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Arc<Transfer>,
+    jobs: usize,
     outcome: &mut Outcome,
 ) {
     let mut waiting = files.into_iter();
     let mut running = JoinSet::new();
     loop {
-        while running.len() < options.jobs.max(1)
+        while running.len() < jobs
             && let Some(job) = waiting.next()
         {
-            let (client, options, progress) = (client.clone(), options.clone(), progress.clone());
+            let (client, transfer) = (client.clone(), transfer.clone());
             running.spawn(async move {
-                let done = quarry_client::get_file(
-                    &client,
-                    job.remote.bytes(),
-                    &job.local,
-                    &options,
-                    &progress,
-                )
-                .await;
+                let done =
+                    quarry_client::get_file(&client, job.remote.bytes(), &job.local, &transfer)
+                        .await;
                 (job, done.map(drop))
             });
         }

@@ -8,7 +8,7 @@ use crate::progress::Shown;
 use crate::size::umask;
 use crate::target::{Target, lstat_if_there};
 use anyhow::{Context as _, Result, anyhow, bail};
-use quarry_client::{Client, Progress, PublishOptions, TreeOptions, TreeReport};
+use quarry_client::{Client, Progress, PublishOptions, Transfer, TreeOptions, TreeReport};
 use quarry_common::wire::meta::FileKind;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -123,12 +123,20 @@ impl Put {
             owners: self.owners,
             replace: !self.no_clobber,
         };
+        let transfer = Arc::new(Transfer::new(options, progress));
         let (trees, files): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| job.is_directory);
         let mut outcome = Outcome::default();
-        put_files(client, files, &options, &progress, &mut outcome).await;
+        put_files(
+            client,
+            files,
+            &transfer,
+            usize::from(self.jobs),
+            &mut outcome,
+        )
+        .await;
         for job in trees {
-            let done = client_put_tree(client, &job, &options, &progress).await;
+            let done = client_put_tree(client, &job, &transfer).await;
             outcome.tree(&job.local, &job.remote, done);
         }
         shown.clear();
@@ -139,10 +147,9 @@ impl Put {
 async fn client_put_tree(
     client: &Client,
     job: &Job,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Arc<Transfer>,
 ) -> quarry_common::Result<TreeReport> {
-    quarry_client::put_tree(client, &job.local, job.remote.bytes(), options, progress).await
+    quarry_client::put_tree(client, &job.local, job.remote.bytes(), transfer).await
 }
 
 /// Decides where each local thing goes.
@@ -235,26 +242,21 @@ async fn check_kinds(
 async fn put_files(
     client: &Client,
     files: Vec<Job>,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Arc<Transfer>,
+    jobs: usize,
     outcome: &mut Outcome,
 ) {
     let mut waiting = files.into_iter();
     let mut running = JoinSet::new();
     loop {
-        while running.len() < options.jobs.max(1)
+        while running.len() < jobs
             && let Some(job) = waiting.next()
         {
-            let (client, options, progress) = (client.clone(), options.clone(), progress.clone());
+            let (client, transfer) = (client.clone(), transfer.clone());
             running.spawn(async move {
-                let done = quarry_client::put_file(
-                    &client,
-                    &job.local,
-                    job.remote.bytes(),
-                    &options,
-                    &progress,
-                )
-                .await;
+                let done =
+                    quarry_client::put_file(&client, &job.local, job.remote.bytes(), &transfer)
+                        .await;
                 (job, done.map(drop))
             });
         }

@@ -1,7 +1,7 @@
 //! Downloading files and trees.
 
 use super::local_write::{self, NewFile, Onto, local_name};
-use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, TreeOptions, TreeReport};
+use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, Transfer, TreeReport};
 use crate::client::Client;
 use crate::file::reader::{Reader, Sequence};
 use crate::file::source::Piece;
@@ -28,9 +28,9 @@ pub async fn get_file(
     client: &Client,
     remote: &[u8],
     local: &Path,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Transfer,
 ) -> Result<u64> {
+    let (options, progress) = (&transfer.options, &transfer.progress);
     let attr = client.stat(remote).await?;
     match attr.kind {
         FileKind::File => {}
@@ -52,7 +52,7 @@ pub async fn get_file(
     }
     let name = shown(remote).into_owned();
     let len = match local_write::onto(local)? {
-        Onto::Name(local) => fetch(client, attr, name, &local, options, progress).await?,
+        Onto::Name(local) => fetch(client, attr, name, &local, transfer).await?,
         Onto::Stream => {
             let mut stream = local_write::open_stream(local).await?;
             let reader = Reader::new(client.clone(), attr.inode, name);
@@ -70,8 +70,7 @@ async fn fetch(
     attr: Attr,
     name: String,
     local: &Path,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Transfer,
 ) -> Result<u64> {
     let reader = Reader::new(client.clone(), attr.inode, name);
     let mut sequence = Sequence::new(Arc::new(reader), 0..attr.size);
@@ -82,8 +81,9 @@ async fn fetch(
             Piece::Zeros(len) => *len,
         };
         file = file.write(piece).await?;
-        Progress::add(&progress.bytes, len);
+        Progress::add(&transfer.progress.bytes, len);
     }
+    let options = &transfer.options;
     file.finish(attr, options.owners, options.replace).await
 }
 
@@ -97,12 +97,11 @@ pub async fn get_tree(
     client: &Client,
     remote: &[u8],
     local: &Path,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Arc<Transfer>,
 ) -> Result<TreeReport> {
     let attr = client.stat(remote).await?;
     if attr.kind != FileKind::Directory {
-        let bytes = get_file(client, remote, local, options, progress).await?;
+        let bytes = get_file(client, remote, local, transfer).await?;
         return Ok(TreeReport {
             files: 1,
             bytes,
@@ -113,8 +112,7 @@ pub async fn get_tree(
     let mut download = Download {
         context: Arc::new(Context {
             client: client.clone(),
-            options: options.clone(),
-            progress: progress.clone(),
+            transfer: transfer.clone(),
             long_files: Semaphore::new(LONG_FILES_MAX),
         }),
         report: TreeReport::default(),
@@ -134,8 +132,7 @@ pub async fn get_tree(
 
 struct Context {
     client: Client,
-    options: TreeOptions,
-    progress: Arc<Progress>,
+    transfer: Arc<Transfer>,
     long_files: Semaphore,
 }
 
@@ -191,6 +188,7 @@ impl Download {
             }
         }
         self.context
+            .transfer
             .progress
             .walk_done
             .store(true, Ordering::Relaxed);
@@ -213,7 +211,7 @@ impl Download {
             local_write::make_directory(&local)?;
             return Ok(Some((attr, local)));
         }
-        let progress = &self.context.progress;
+        let progress = &self.context.transfer.progress;
         Progress::add(&progress.files_total, 1);
         let remote = remote.to_vec();
         let entry = Entry {
@@ -231,7 +229,7 @@ impl Download {
         if entry.attr.kind == FileKind::File {
             Progress::add(&progress.bytes_total, entry.attr.size);
         }
-        while self.running.len() >= self.context.options.jobs.max(1) {
+        while self.running.len() >= self.context.transfer.options.jobs.max(1) {
             self.reap().await;
         }
         let context = self.context.clone();
@@ -263,7 +261,7 @@ impl Download {
             self.first_names.insert(attr.inode, Some(local));
         }
         self.report.handle(reported(&remote), outcome);
-        Progress::add(&self.context.progress.files, 1);
+        Progress::add(&self.context.transfer.progress.files, 1);
     }
 
     async fn finish(&mut self) {
@@ -278,13 +276,13 @@ impl Download {
             };
             self.handle(entry, outcome);
         }
-        let owners = self.context.options.owners;
+        let owners = self.context.transfer.options.owners;
         // Deepest first: a directory that may not be entered any more is done with.
         for (remote, local, attr) in self.directories.drain(..).rev() {
             match local_write::finish_node(&local, &attr, owners) {
                 Ok(()) => {
                     self.report.directories += 1;
-                    Progress::add(&self.context.progress.directories, 1);
+                    Progress::add(&self.context.transfer.progress.directories, 1);
                 }
                 Err(error) => self.report.failed.push((remote, error)),
             }
@@ -294,7 +292,7 @@ impl Download {
 
 impl Context {
     fn link(&self, first: &Path, entry: &Entry) -> Result<Copied> {
-        let replace = self.options.replace;
+        let replace = self.transfer.options.replace;
         local_write::make_way(&entry.local, entry.attr.kind, replace)?;
         local_write::link(first, &entry.local, replace)?;
         Ok(Copied::Link)
@@ -307,7 +305,7 @@ impl Context {
             local,
         } = entry;
         let name = shown(remote).into_owned();
-        let (owners, replace) = (self.options.owners, self.options.replace);
+        let (owners, replace) = (self.transfer.options.owners, self.transfer.options.replace);
         if attr.kind != FileKind::Socket {
             local_write::make_way(local, attr.kind, replace)?;
         }
@@ -317,9 +315,8 @@ impl Context {
                     true => Some(self.long_files.acquire().await),
                     false => None,
                 };
-                let (client, options) = (&self.client, &self.options);
                 let attr = attr.clone();
-                let len = fetch(client, attr, name, local, options, &self.progress).await?;
+                let len = fetch(&self.client, attr, name, local, &self.transfer).await?;
                 Ok(Copied::File(len))
             }
             FileKind::Symlink => {

@@ -3,9 +3,11 @@
 mod download;
 mod local_read;
 mod local_write;
+mod transfer;
 mod upload;
 
 pub use download::{get_file, get_tree};
+pub use transfer::Transfer;
 pub use upload::{put_file, put_tree};
 
 use quarry_common::error::{Code, Error};

@@ -1,7 +1,7 @@
 //! Uploading files and trees.
 
 use super::local_read::LocalFile;
-use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, TreeOptions, TreeReport, local_error};
+use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, Transfer, TreeReport, local_error};
 use crate::client::Client;
 use crate::file::publish::{PublishOptions, REPEATS, worth_repeating};
 use crate::namespace::shown;
@@ -29,25 +29,18 @@ pub async fn put_file(
     client: &Client,
     local: &Path,
     remote: &[u8],
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Transfer,
 ) -> Result<Attr> {
+    let progress = &transfer.progress;
     let place = client.resolve_parent(remote).await?;
     if let Ok(meta) = tokio::fs::metadata(local).await {
         Progress::add(&progress.bytes_total, meta.len());
     }
     Progress::add(&progress.files_total, 1);
     progress.walk_done.store(true, Ordering::Relaxed);
-    let attr = publish_local(
-        client,
-        local,
-        place.parent.inode,
-        &place.name,
-        options,
-        progress,
-    )
-    .await
-    .map_err(|error| error.context(shown(remote)))?;
+    let attr = publish_local(client, local, place.parent.inode, &place.name, transfer)
+        .await
+        .map_err(|error| error.context(shown(remote)))?;
     Progress::add(&progress.files, 1);
     Ok(attr)
 }
@@ -57,9 +50,9 @@ async fn publish_local(
     local: &Path,
     parent: InodeId,
     name: &[u8],
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Transfer,
 ) -> Result<Attr> {
+    let (options, progress) = (&transfer.options, &transfer.progress);
     let mut repeats = 0;
     loop {
         let (mut file, meta) = LocalFile::open(local, Some(progress.clone())).await?;
@@ -125,12 +118,11 @@ pub async fn put_tree(
     client: &Client,
     local: &Path,
     remote: &[u8],
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Arc<Transfer>,
 ) -> Result<TreeReport> {
     let meta = std::fs::metadata(local).map_err(|error| local_error(local, "be read", error))?;
     if !meta.is_dir() {
-        let attr = put_file(client, local, remote, options, progress).await?;
+        let attr = put_file(client, local, remote, transfer).await?;
         return Ok(TreeReport {
             files: 1,
             bytes: attr.size,
@@ -138,7 +130,7 @@ pub async fn put_tree(
         });
     }
     let counting = {
-        let (local, progress) = (local.to_path_buf(), progress.clone());
+        let (local, progress) = (local.to_path_buf(), transfer.progress.clone());
         tokio::task::spawn_blocking(move || count(&local, &progress))
     };
     let root = match client.mkdir(remote, writable(&meta)).await {
@@ -152,8 +144,7 @@ pub async fn put_tree(
     let mut upload = Upload {
         context: Arc::new(Context {
             client: client.clone(),
-            options: options.clone(),
-            progress: progress.clone(),
+            transfer: transfer.clone(),
             long_files: Semaphore::new(LONG_FILES_MAX),
         }),
         report: TreeReport::default(),
@@ -193,8 +184,7 @@ fn writable(meta: &Metadata) -> u16 {
 
 struct Context {
     client: Client,
-    options: TreeOptions,
-    progress: Arc<Progress>,
+    transfer: Arc<Transfer>,
     long_files: Semaphore,
 }
 
@@ -343,7 +333,7 @@ impl Upload {
             }
             self.first_names.insert(key, None);
         }
-        while self.running.len() >= self.context.options.jobs.max(1) {
+        while self.running.len() >= self.context.transfer.options.jobs.max(1) {
             self.reap().await;
         }
         let context = self.context.clone();
@@ -362,7 +352,7 @@ impl Upload {
                     self.first_names.insert(key, *inode);
                 }
                 self.report.handle(path, outcome.map(|(copied, _)| copied));
-                Progress::add(&self.context.progress.files, 1);
+                Progress::add(&self.context.transfer.progress.files, 1);
             }
             Some(Err(error)) => {
                 let error = Error::bug("an upload's task failed").with_source(error);
@@ -387,7 +377,7 @@ impl Upload {
                 }
             };
             self.report.handle(path, linked.map(|()| Copied::Link));
-            Progress::add(&self.context.progress.files, 1);
+            Progress::add(&self.context.transfer.progress.files, 1);
         }
         // Deepest first, though only the times of their own entries matter.
         let directories = std::mem::take(&mut self.directories);
@@ -413,7 +403,7 @@ impl Upload {
                 }
             }
             self.report.directories += done;
-            Progress::add(&self.context.progress.directories, done);
+            Progress::add(&self.context.transfer.progress.directories, done);
         }
     }
 }
@@ -429,8 +419,7 @@ impl Context {
             let Entry {
                 path, parent, name, ..
             } = &entry;
-            let (client, options) = (&self.client, &self.options);
-            let attr = publish_local(client, path, *parent, name, options, &self.progress).await?;
+            let attr = publish_local(&self.client, path, *parent, name, &self.transfer).await?;
             return Ok((Copied::File(attr.size), Some(attr.inode)));
         }
         let (parent, name) = (entry.parent, entry.name.clone());
@@ -444,7 +433,7 @@ impl Context {
                 mtime: Some(mtime_of(&entry.meta)),
             };
             let attr = self.make(&entry, op).await?;
-            if self.options.owners {
+            if self.transfer.options.owners {
                 let set = owners_of(&entry.meta);
                 self.client.set_attr_inode(attr.inode, set).await?;
             }
@@ -494,7 +483,7 @@ impl Context {
     /// Makes a name; one that is in the way goes first, unless it is a directory.
     async fn make(&self, entry: &Entry, op: Op) -> Result<Attr> {
         let made = match self.client.mutate(op.clone()).await {
-            Err(error) if error.code == Code::Exists && self.options.replace => {
+            Err(error) if error.code == Code::Exists && self.transfer.options.replace => {
                 let unlink = Op::Unlink {
                     parent: entry.parent,
                     name: entry.name.clone(),
@@ -514,7 +503,7 @@ impl Context {
     }
 
     fn attributes(&self, inode: InodeId, meta: &Metadata) -> Op {
-        let owners = self.options.owners;
+        let owners = self.transfer.options.owners;
         let set = SetAttr {
             mode: Some((meta.mode() & 0o7777) as u16),
             uid: owners.then(|| Uid(meta.uid())),
