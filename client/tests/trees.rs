@@ -13,7 +13,7 @@ use quarry_common::ids::{
     FileOffset, Gid, InodeId, RequestNumber, SessionId, ShardId, Uid, Version,
 };
 use quarry_common::wire::meta::{
-    Attr, Contents, MetaBody, MetaRequest, NewExtent, Op, Publish, Source,
+    Attr, Contents, MetaBody, MetaRequest, NewExtent, Op, Publish, Source, XattrMode,
 };
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{getegid, geteuid};
@@ -335,5 +335,62 @@ async fn a_put_that_lost_its_answer_replaces_nothing_that_came_after_it() {
         assert!(error.text.contains("store it again"), "{error}");
         let gone = fake.client().await.stat(b"/file").await.unwrap_err();
         assert_eq!(gone.code, Code::NotFound);
+    }
+}
+
+#[tokio::test]
+async fn extended_attributes_come_along() {
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(at("from/dir")).unwrap();
+    std::fs::write(at("from/dir/file"), [1; 1_000]).unwrap();
+    symlink("from/dir/file", at("link")).unwrap();
+    for (name, attribute, value) in [
+        ("from", "user.top", "1"),
+        ("from/dir", "user.empty", ""),
+        ("from/dir/file", "user.colour", "blue"),
+        ("from/dir/file", "user.size", "large"),
+    ] {
+        xattr::set(at(name), attribute, value.as_bytes()).unwrap();
+    }
+    for (name, mode) in [("from/dir/file", 0o400), ("from/dir", 0o555)] {
+        std::fs::set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
+    }
+    let transfer = transfer(TreeOptions::default());
+    let report = put_tree(&client, &at("from"), b"/tree", &transfer).await;
+    assert_eq!(failed(&report.unwrap()), []);
+    put_file(&client, &at("link"), b"/file", &transfer)
+        .await
+        .unwrap();
+    // What is not of users stays in the cluster.
+    let mode = XattrMode::Set;
+    client
+        .set_xattr(b"/tree/dir", b"trusted.secret", b"x", mode)
+        .await
+        .unwrap();
+    let report = fetch_tree(&client, b"/tree", &at("to")).await;
+    assert_eq!(failed(&report), []);
+    fetch(&client, b"/file", &at("single")).await.unwrap();
+    let all = |name: &str| {
+        let names = xattr::list(at(name)).unwrap();
+        let values = names.map(|name_of| {
+            let value = xattr::get(at(name), &name_of).unwrap().unwrap();
+            (name_of, value)
+        });
+        let mut values: Vec<_> = values.collect();
+        values.sort();
+        values
+    };
+    for (from, to) in [
+        ("from", "to"),
+        ("from/dir", "to/dir"),
+        ("from/dir/file", "to/dir/file"),
+        ("from/dir/file", "single"),
+    ] {
+        assert_eq!(all(from), all(to), "{to}");
+        assert!(!all(to).is_empty(), "{to}");
+        let mode = |name: &str| at(name).metadata().unwrap().mode();
+        assert_eq!(mode(from), mode(to), "{to}");
     }
 }

@@ -1,6 +1,7 @@
 //! Downloading files and trees.
 
 use super::local_write::{self, NewFile, Onto, local_name};
+use super::xattrs;
 use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, Transfer, TreeReport};
 use crate::client::Client;
 use crate::file::reader::{Reader, Sequence};
@@ -83,8 +84,13 @@ async fn fetch(
         file = file.write(piece).await?;
         Progress::add(&transfer.progress.bytes, len);
     }
-    let options = &transfer.options;
-    file.finish(attr, options.owners, options.replace).await
+    let xattrs = client.xattrs_inode(&attr, xattrs::USER).await?;
+    let (owners, replace) = (transfer.options.owners, transfer.options.replace);
+    let named = file.finish(attr, xattrs, owners, replace).await?;
+    if named.without_xattrs {
+        transfer.handle_without_xattrs(local);
+    }
+    Ok(named.len)
 }
 
 /// Copies what is at the path `remote` to `local`: a directory is made or merged into, single
@@ -276,10 +282,9 @@ impl Download {
             };
             self.handle(entry, outcome);
         }
-        let owners = self.context.transfer.options.owners;
         // Deepest first: a directory that may not be entered any more is done with.
-        for (remote, local, attr) in self.directories.drain(..).rev() {
-            match local_write::finish_node(&local, &attr, owners) {
+        for (remote, local, attr) in std::mem::take(&mut self.directories).into_iter().rev() {
+            match self.context.finish_directory(&local, &attr).await {
                 Ok(()) => {
                     self.report.directories += 1;
                     Progress::add(&self.context.transfer.progress.directories, 1);
@@ -296,6 +301,19 @@ impl Context {
         local_write::make_way(&entry.local, entry.attr.kind, replace)?;
         local_write::link(first, &entry.local, replace)?;
         Ok(Copied::Link)
+    }
+
+    async fn finish_directory(&self, local: &Path, attr: &Attr) -> Result<()> {
+        let owners = self.transfer.options.owners;
+        let fetched = self.client.xattrs_inode(attr, xattrs::USER).await;
+        let (xattrs, missing) = match fetched {
+            Ok(xattrs) => (xattrs, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        if !local_write::finish_directory(local, attr, &xattrs, owners)? {
+            self.transfer.handle_without_xattrs(local);
+        }
+        missing.map_or(Ok(()), Err)
     }
 
     async fn copy(&self, entry: &Entry) -> Result<Copied> {

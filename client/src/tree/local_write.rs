@@ -1,5 +1,6 @@
 //! Writing local files of a download: under a temporary name until they are whole.
 
+use super::xattrs::{self, Xattrs};
 use super::{Copied, local_error};
 use crate::file::source::Piece;
 use bytes::Bytes;
@@ -155,6 +156,15 @@ pub struct NewFile {
     gathered_at: u64,
     at: u64,
     named: bool,
+    without_xattrs: bool,
+}
+
+/// What became of a new file.
+pub struct Named {
+    /// Its length.
+    pub len: u64,
+    /// Whether the file system took no extended attributes.
+    pub without_xattrs: bool,
 }
 
 impl Drop for NewFile {
@@ -179,6 +189,7 @@ impl NewFile {
             gathered_at: 0,
             at: 0,
             named: false,
+            without_xattrs: false,
         }
     }
 
@@ -208,13 +219,28 @@ impl NewFile {
         Ok(new)
     }
 
-    /// Writes the rest, sets mode, times and owner, and gives the file its name.
+    /// Writes the rest, sets extended attributes, mode, times and owner, and gives the file its name.
     ///
     /// # Errors
     /// As the system calls, naming the file; `Exists` if it may not replace another.
-    pub async fn finish(self, attr: Attr, owners: bool, replace: bool) -> Result<u64> {
-        let done = self.blocking(move |new| new.name(&attr, owners, replace));
-        Ok(done.await?.at)
+    pub async fn finish(
+        self,
+        attr: Attr,
+        xattrs: Xattrs,
+        owners: bool,
+        replace: bool,
+    ) -> Result<Named> {
+        let done = self.blocking(move |new| {
+            new.flush()?;
+            // While we may still write to it.
+            new.without_xattrs = !xattrs::write(new.open()?, &xattrs)?;
+            new.name(&attr, owners, replace)
+        });
+        let done = done.await?;
+        Ok(Named {
+            len: done.at,
+            without_xattrs: done.without_xattrs,
+        })
     }
 
     async fn blocking(
@@ -259,7 +285,6 @@ impl NewFile {
     }
 
     fn name(&mut self, attr: &Attr, owners: bool, replace: bool) -> io::Result<()> {
-        self.flush()?;
         let len = self.at;
         let file = self.open()?;
         // A hole at the end was not written.
@@ -328,7 +353,19 @@ fn permissions(attr: &Attr, copy: &Metadata) -> Permissions {
     Permissions::from_mode(mode)
 }
 
-/// Sets mode, owner and times of a directory (after everything in it is there), a pipe or a device.
+/// Finishes a directory after everything in it is there; false if the file system took no extended
+/// attributes.
+pub fn finish_directory(path: &Path, attr: &Attr, xattrs: &Xattrs, owners: bool) -> Result<bool> {
+    let took = match xattrs.is_empty() {
+        true => Ok(true),
+        // While we may still write to it.
+        false => File::open(path).and_then(|directory| xattrs::write(&directory, xattrs)),
+    };
+    finish_node(path, attr, owners)?;
+    took.map_err(|error| local_error(path, "be given its extended attributes", error))
+}
+
+/// Sets mode, owner and times of a directory, a pipe or a device.
 pub fn finish_node(path: &Path, attr: &Attr, owners: bool) -> Result<()> {
     let set = || -> io::Result<()> {
         if owners {

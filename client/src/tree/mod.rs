@@ -5,6 +5,7 @@ mod local_read;
 mod local_write;
 mod transfer;
 mod upload;
+mod xattrs;
 
 pub use download::{get_file, get_tree};
 pub use transfer::Transfer;

@@ -1,6 +1,7 @@
 //! Uploading files and trees.
 
-use super::local_read::LocalFile;
+use super::local_read::{LocalFile, Opened};
+use super::xattrs::{self, Xattrs};
 use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, Transfer, TreeReport, local_error};
 use crate::client::Client;
 use crate::file::publish::{PublishOptions, REPEATS, worth_repeating};
@@ -10,9 +11,11 @@ use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{Gid, InodeId, Uid};
 use quarry_common::limits::LIST_OPS_MAX;
 use quarry_common::time::Nanos;
-use quarry_common::wire::meta::{Attr, FileKind, NodeKind, Op, OpReply, SetAttr, SetTime};
+use quarry_common::wire::meta::{
+    Attr, FileKind, NodeKind, Op, OpReply, SetAttr, SetTime, XattrMode,
+};
 use std::collections::HashMap;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -55,12 +58,17 @@ async fn publish_local(
     let (options, progress) = (&transfer.options, &transfer.progress);
     let mut repeats = 0;
     loop {
-        let (mut file, meta) = LocalFile::open(local, Some(progress.clone())).await?;
+        let opened = LocalFile::open(local, Some(progress.clone())).await?;
+        let Opened {
+            mut file,
+            meta,
+            xattrs,
+        } = opened;
         let publish = PublishOptions {
             mode: (meta.mode() & 0o7777) as u16,
             mtime: Some(mtime_of(&meta)),
             replace: options.replace,
-            xattrs: user_xattrs(local),
+            xattrs,
             progress: None,
         };
         match client.publish_at(parent, name, &mut file, &publish).await {
@@ -92,21 +100,6 @@ fn owners_of(meta: &Metadata) -> SetAttr {
         mode: (!meta.is_symlink()).then_some((meta.mode() & 0o7777) as u16),
         ..SetAttr::default()
     }
-}
-
-/// Attributes of the `user.` kind; those of other kinds mean something only to this machine.
-fn user_xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let Ok(names) = xattr::list(path) else {
-        // This file system has none.
-        return Vec::new();
-    };
-    names
-        .filter(|name| name.as_bytes().starts_with(b"user."))
-        .filter_map(|name| {
-            let value = xattr::get(path, &name).ok().flatten()?;
-            Some((name.as_bytes().to_vec(), value))
-        })
-        .collect()
 }
 
 /// Copies the tree at `local` to the path `remote`: a directory is made or merged into, single
@@ -225,7 +218,11 @@ impl Upload {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || read_directory(&path)).await
             };
-            let (entries, failed) = match listed {
+            let Listed {
+                entries,
+                failed,
+                xattrs,
+            } = match listed {
                 Ok(Ok(listed)) => listed,
                 Ok(Err(error)) => {
                     let error = local_error(&path, "be listed", error);
@@ -238,6 +235,9 @@ impl Upload {
                     continue;
                 }
             };
+            if let Err(error) = self.context.set_xattrs(inode, xattrs).await {
+                self.report.failed.push((path.clone(), error));
+            }
             self.report.failed.extend(failed);
             self.directories.push((inode, meta, path));
             let (below, others): (Vec<_>, Vec<_>) =
@@ -468,6 +468,20 @@ impl Context {
         }
     }
 
+    /// Those of a directory, as long as it is still writable.
+    async fn set_xattrs(&self, inode: InodeId, xattrs: Xattrs) -> Result<()> {
+        for (name, value) in xattrs {
+            let op = Op::SetXattr {
+                inode,
+                name,
+                value,
+                mode: XattrMode::Set,
+            };
+            self.client.mutate(op).await?;
+        }
+        Ok(())
+    }
+
     async fn link(&self, inode: InodeId, entry: &Entry) -> Result<()> {
         let op = Op::Link {
             inode,
@@ -519,10 +533,18 @@ fn name_of(path: &Path) -> Vec<u8> {
     path.file_name().unwrap_or_default().as_bytes().to_vec()
 }
 
-type Listed = (Vec<(PathBuf, Metadata)>, Vec<(PathBuf, Error)>);
+/// What is in a directory.
+struct Listed {
+    /// In the order of their names.
+    entries: Vec<(PathBuf, Metadata)>,
+    /// Those that can not be read.
+    failed: Vec<(PathBuf, Error)>,
+    /// Its own extended attributes.
+    xattrs: Xattrs,
+}
 
-/// The entries of a directory in the order of their names, and those that can not be read.
 fn read_directory(path: &Path) -> std::io::Result<Listed> {
+    let xattrs = xattrs::read(&File::open(path)?)?;
     let mut entries = Vec::new();
     let mut failed = Vec::new();
     for entry in std::fs::read_dir(path)? {
@@ -537,5 +559,9 @@ fn read_directory(path: &Path) -> std::io::Result<Listed> {
         }
     }
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok((entries, failed))
+    Ok(Listed {
+        entries,
+        failed,
+        xattrs,
+    })
 }

@@ -31,6 +31,7 @@ struct Node {
     children: BTreeMap<Vec<u8>, InodeId>,
     extents: BTreeMap<u64, (u64, ExtentSource)>,
     target: Vec<u8>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 fn capability(access: Access, first: ChunkId, last: ChunkId) -> Capability {
@@ -181,6 +182,7 @@ impl Meta {
             children: BTreeMap::new(),
             extents: BTreeMap::new(),
             target: Vec::new(),
+            xattrs: BTreeMap::new(),
         };
         self.nodes.insert(inode, node);
         attr
@@ -332,6 +334,8 @@ impl Meta {
                 let node = self.node(inode)?;
                 node.attr.mode = publish.mode;
                 node.attr.mtime = publish.mtime.unwrap_or_default();
+                node.attr.has_xattrs = !publish.xattrs.is_empty();
+                node.xattrs = publish.xattrs.into_iter().collect();
                 OpReply::Attr(node.attr.clone())
             }
             Op::CreateUnnamed { parent, mode } => {
@@ -364,6 +368,14 @@ impl Meta {
                     offset: FileOffset(at),
                     attr: node.attr.clone(),
                 }
+            }
+            Op::SetXattr {
+                inode, name, value, ..
+            } => {
+                let node = self.node(inode)?;
+                node.xattrs.insert(name, value);
+                node.attr.has_xattrs = true;
+                OpReply::Nothing
             }
             Op::List { ops, .. } => {
                 let replies = ops.into_iter().map(|op| self.mutate(op));
@@ -431,6 +443,13 @@ impl Meta {
                 entries.truncate(2);
                 ReadReply::Page(Page { entries, more })
             }
+            Read::ListXattr { inode, .. } => {
+                ReadReply::Names(self.node(inode)?.xattrs.keys().cloned().collect())
+            }
+            Read::GetXattr { inode, name, .. } => match self.node(inode)?.xattrs.get(&name) {
+                Some(value) => ReadReply::Bytes(value.clone()),
+                None => return Err(no(Code::NoAttribute, "no such attribute")),
+            },
             Read::ReadLink { inode, .. } => ReadReply::Bytes(self.node(inode)?.target.clone()),
             Read::Extents {
                 inode, offset, len, ..
