@@ -21,7 +21,8 @@ use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 fn transfer(options: TreeOptions) -> Arc<Transfer> {
     Arc::new(Transfer::new(options, Arc::new(Progress::default())))
@@ -392,5 +393,38 @@ async fn extended_attributes_come_along() {
         assert!(!all(to).is_empty(), "{to}");
         let mode = |name: &str| at(name).metadata().unwrap().mode();
         assert_eq!(mode(from), mode(to), "{to}");
+    }
+}
+
+#[tokio::test]
+async fn the_uploads_of_a_command_hold_only_so_much_together() {
+    const LEN: u64 = 200 << 20;
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    std::fs::write(&local, [1; 100_000]).unwrap();
+    let file = std::fs::File::options().write(true).open(&local).unwrap();
+    file.set_len(LEN).unwrap();
+    fake.state().faults.cut = true;
+    let transfer = transfer(TreeOptions::default());
+    let mut putting = tokio::task::JoinSet::new();
+    for number in 0..6 {
+        let (client, local, transfer) = (client.clone(), local.clone(), transfer.clone());
+        putting.spawn(async move {
+            let remote = format!("/{number}");
+            put_file(&client, &local, remote.as_bytes(), &transfer).await
+        });
+    }
+    let read = || transfer.progress().bytes.load(Ordering::Relaxed);
+    let begun = Instant::now();
+    while read() < 4 * LEN && begun.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(read(), 4 * LEN, "the others wait");
+    fake.state().faults.cut = false;
+    while let Some(put) = putting.join_next().await {
+        assert_eq!(put.unwrap().unwrap().size, LEN);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::local_write::{self, NewFile, Onto, local_name};
 use super::xattrs;
-use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, Transfer, TreeReport};
+use super::{Copied, Transfer, TreeReport};
 use crate::client::Client;
 use crate::file::reader::{Reader, Sequence};
 use crate::file::source::Piece;
@@ -18,6 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+/// A file longer than this takes part in the limit of long downloads.
+const LONG_FILE_LEN: u64 = 8 << 20;
+
+/// Long files of a tree on their way at a time: each has its own read-ahead.
+const LONG_FILES_MAX: usize = 4;
 
 /// Downloads the file at the path `remote` to `local`, with mode and times. The file appears whole
 /// or not at all. A symbolic link is followed; a device or a pipe that is there gets the bytes. Returns

@@ -14,12 +14,6 @@ pub use upload::{put_file, put_tree};
 use quarry_common::error::{Code, Error};
 use std::path::{Path, PathBuf};
 
-/// A file longer than this takes part in the limit of long transfers.
-const LONG_FILE_LEN: u64 = 8 << 20;
-
-/// Long files transferred at a time: each holds up to 128 MiB.
-const LONG_FILES_MAX: usize = 4;
-
 /// How a tree is copied.
 #[derive(Clone, Debug)]
 pub struct TreeOptions {

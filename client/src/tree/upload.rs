@@ -2,7 +2,7 @@
 
 use super::local_read::{LocalFile, Opened};
 use super::xattrs::{self, Xattrs};
-use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, Transfer, TreeReport, local_error};
+use super::{Copied, Transfer, TreeReport, local_error};
 use crate::client::Client;
 use crate::file::publish::{PublishOptions, REPEATS, worth_repeating};
 use crate::namespace::shown;
@@ -21,7 +21,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Uploads one regular file to the path `remote`, with its mode, times and user attributes.
@@ -36,12 +35,15 @@ pub async fn put_file(
 ) -> Result<Attr> {
     let progress = &transfer.progress;
     let place = client.resolve_parent(remote).await?;
-    if let Ok(meta) = tokio::fs::metadata(local).await {
-        Progress::add(&progress.bytes_total, meta.len());
-    }
+    // One that can not be looked at can not be opened either, which is told then.
+    let len = tokio::fs::metadata(local)
+        .await
+        .map_or(0, |meta| meta.len());
+    Progress::add(&progress.bytes_total, len);
     Progress::add(&progress.files_total, 1);
     progress.walk_done.store(true, Ordering::Relaxed);
-    let attr = publish_local(client, local, place.parent.inode, &place.name, transfer)
+    let parent = place.parent.inode;
+    let attr = publish_local(client, local, len, parent, &place.name, transfer)
         .await
         .map_err(|error| error.context(shown(remote)))?;
     Progress::add(&progress.files, 1);
@@ -51,11 +53,13 @@ pub async fn put_file(
 async fn publish_local(
     client: &Client,
     local: &Path,
+    len: u64,
     parent: InodeId,
     name: &[u8],
     transfer: &Transfer,
 ) -> Result<Attr> {
     let (options, progress) = (&transfer.options, &transfer.progress);
+    let _held = transfer.hold(len).await?;
     let mut repeats = 0;
     loop {
         let opened = LocalFile::open(local, Some(progress.clone())).await?;
@@ -138,7 +142,6 @@ pub async fn put_tree(
         context: Arc::new(Context {
             client: client.clone(),
             transfer: transfer.clone(),
-            long_files: Semaphore::new(LONG_FILES_MAX),
         }),
         report: TreeReport::default(),
         running: JoinSet::new(),
@@ -178,7 +181,6 @@ fn writable(meta: &Metadata) -> u16 {
 struct Context {
     client: Client,
     transfer: Arc<Transfer>,
-    long_files: Semaphore,
 }
 
 /// One upload of a tree: walks depth first, files on their way in the background.
@@ -412,14 +414,10 @@ impl Context {
     async fn copy(&self, entry: Entry) -> Result<(Copied, Option<InodeId>)> {
         let kind = entry.meta.file_type();
         if kind.is_file() {
-            let _place = match entry.meta.len() > LONG_FILE_LEN {
-                true => Some(self.long_files.acquire().await),
-                false => None,
-            };
-            let Entry {
-                path, parent, name, ..
-            } = &entry;
-            let attr = publish_local(&self.client, path, *parent, name, &self.transfer).await?;
+            let (path, len, name) = (&entry.path, entry.meta.len(), &entry.name);
+            let published =
+                publish_local(&self.client, path, len, entry.parent, name, &self.transfer);
+            let attr = published.await?;
             return Ok((Copied::File(attr.size), Some(attr.inode)));
         }
         let (parent, name) = (entry.parent, entry.name.clone());
