@@ -428,3 +428,18 @@ async fn the_uploads_of_a_command_hold_only_so_much_together() {
         assert_eq!(put.unwrap().unwrap().size, LEN);
     }
 }
+
+#[tokio::test]
+async fn the_contents_of_a_directory_go_into_the_root_of_the_cluster() {
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    std::fs::write(from.join("file"), "x").unwrap();
+    std::fs::set_permissions(&from, Permissions::from_mode(0o700)).unwrap();
+    let transfer = transfer(TreeOptions::default());
+    let report = put_tree(&client, &from, b"/", &transfer).await;
+    assert_eq!(failed(&report.unwrap()), []);
+    assert_eq!(client.stat(b"/file").await.unwrap().size, 1);
+    assert_eq!(client.stat(b"/").await.unwrap().mode, 0o755);
+}

@@ -130,8 +130,9 @@ pub async fn put_tree(
         let (local, progress) = (local.to_path_buf(), transfer.progress.clone());
         tokio::task::spawn_blocking(move || count(&local, &progress))
     };
-    let root = match client.mkdir(remote, writable(&meta)).await {
-        Err(error) if error.code == Code::Exists => client.stat(remote).await?,
+    // Looked at first: the root of the cluster, or what ends in '.', can not be made.
+    let root = match client.stat(remote).await {
+        Err(error) if error.code == Code::NotFound => client.mkdir(remote, writable(&meta)).await?,
         other => other?,
     };
     if root.kind != FileKind::Directory {
@@ -241,7 +242,10 @@ impl Upload {
                 self.report.failed.push((path.clone(), error));
             }
             self.report.failed.extend(failed);
-            self.directories.push((inode, meta, path));
+            // The root of the cluster is everybody's: it stays as open as it is.
+            if inode != InodeId::ROOT {
+                self.directories.push((inode, meta, path));
+            }
             let (below, others): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|(_, meta)| meta.is_dir());
             for (path, made, meta) in self.make_directories(inode, below).await {
