@@ -5,8 +5,8 @@ mod fake;
 
 use fake::Fake;
 use quarry_client::{
-    Client, Progress, PublishOptions, Transfer, TreeOptions, TreeReport, get_file, get_tree,
-    put_file,
+    Client, Options, Progress, PublishOptions, Told, Transfer, TreeOptions, TreeReport, get_file,
+    get_tree, put_file,
 };
 use quarry_common::Code;
 use quarry_common::ids::{
@@ -20,8 +20,8 @@ use rustix::process::{getegid, geteuid};
 use std::fs::Permissions;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 fn transfer(options: TreeOptions) -> Arc<Transfer> {
@@ -442,4 +442,78 @@ async fn the_contents_of_a_directory_go_into_the_root_of_the_cluster() {
     assert_eq!(failed(&report.unwrap()), []);
     assert_eq!(client.stat(b"/file").await.unwrap().size, 1);
     assert_eq!(client.stat(b"/").await.unwrap().mode, 0o755);
+}
+
+/// A client that asks the metaservers for a tenth of a second only, and what was told of a transfer of it.
+async fn impatient(fake: &Fake, jobs: usize) -> (Client, Arc<Transfer>, Arc<Mutex<Vec<Code>>>) {
+    let client = fake.client_with(Options {
+        meta_deadline: Duration::from_millis(100),
+        ..Options::default()
+    });
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let options = TreeOptions {
+        jobs,
+        ..TreeOptions::default()
+    };
+    let ears = heard.clone();
+    let transfer = Transfer::new(options, Arc::default()).telling(move |told| match told {
+        Told::Failed(_, error) => ears.lock().unwrap().push(error.code),
+        other => panic!("{other:?}"),
+    });
+    (client.await, Arc::new(transfer), heard)
+}
+
+#[tokio::test]
+async fn a_tree_is_given_up_when_nobody_answers_any_more() {
+    let fake = Fake::new(3);
+    let (client, transfer, heard) = impatient(&fake, 4).await;
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    for number in 0..100 {
+        let dir = from.join(format!("{}", number / 20));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(format!("{number}")), [1; 100]).unwrap();
+    }
+    let report = put_tree(&client, &from, b"/tree", &transfer).await.unwrap();
+    assert_eq!((failed(&report), report.files), (vec![], 100));
+    assert!(transfer.given_up().is_none());
+
+    fake.state().faults.overloaded = u32::MAX;
+    let begun = Instant::now();
+    let report = put_tree(&client, &from, b"/tree", &transfer).await.unwrap();
+    assert_eq!(report.files, 0);
+    // As many as there are jobs, those under way by then, and that the rest was not tried.
+    let count = report.failed.len();
+    assert!((5..=5 + 8 + 6).contains(&count), "{report:?}");
+    assert_eq!(heard.lock().unwrap().len(), count, "each was told");
+    let (path, last) = report.failed.last().unwrap();
+    assert_eq!((path, last.code), (&from, Code::Unreachable));
+    assert!(last.text.contains("the rest was not tried"), "{last}");
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    assert!(transfer.given_up().is_some());
+
+    fake.state().faults.overloaded = 0;
+    let (client, transfer, heard) = impatient(&fake, 4).await;
+    let to = folder.path().join("to");
+    let (fetching, going) = (to.clone(), transfer.clone());
+    let cut = fake.clone();
+    let fetching = tokio::spawn(async move {
+        let report = get_tree(&client, b"/tree", &fetching, &going);
+        report.await.unwrap()
+    });
+    while transfer.progress().files.load(Ordering::Relaxed) < 10 {
+        tokio::task::yield_now().await;
+    }
+    cut.state().faults.meta_cut = true;
+    let report = fetching.await.unwrap();
+    assert!((10..100).contains(&report.files), "{report:?}");
+    let last = &report.failed.last().unwrap().1;
+    assert!(last.text.contains("the rest was not tried"), "{last}");
+    assert_eq!(heard.lock().unwrap().len(), report.failed.len());
+    // What was made has its mode nevertheless.
+    assert_eq!(
+        to.metadata().unwrap().mode(),
+        from.metadata().unwrap().mode()
+    );
 }

@@ -30,13 +30,20 @@ const LONG_FILES_MAX: usize = 4;
 /// its length.
 ///
 /// # Errors
-/// `IsDirectory`; `Exists` with `replace: false`; `Io` when no replica of a part can be read; of the local file, naming it.
+/// `IsDirectory`; `Exists` with `replace: false`; `Io` when no replica of a part can be read; of the local
+/// file, naming it.
 pub async fn get_file(
     client: &Client,
     remote: &[u8],
     local: &Path,
     transfer: &Transfer,
 ) -> Result<u64> {
+    let fetched = get_one(client, remote, local, transfer).await;
+    transfer.note(&fetched);
+    fetched
+}
+
+async fn get_one(client: &Client, remote: &[u8], local: &Path, transfer: &Transfer) -> Result<u64> {
     let (options, progress) = (&transfer.options, &transfer.progress);
     let attr = client.stat(remote).await?;
     match attr.kind {
@@ -65,7 +72,13 @@ pub async fn get_file(
             let reader = Reader::new(client.clone(), attr.inode, name);
             let sequence = Sequence::new(Arc::new(reader), 0..attr.size);
             let written = sequence.write_to(&mut stream, Some(progress)).await;
-            written.map_err(|error| error.context(local.display()))?
+            written.map_err(|mut error| {
+                // It is the device that is full.
+                if error.code == Code::ClusterFull {
+                    error.code = Code::Io;
+                }
+                error.context(local.display())
+            })?
         }
     };
     Progress::add(&progress.files, 1);
@@ -137,8 +150,10 @@ pub async fn get_tree(
     while path.last() == Some(&b'/') {
         path.pop();
     }
-    download.walk(path, attr, local.to_path_buf()).await;
-    download.finish().await;
+    let given_up = download.walk(path, attr, local.to_path_buf()).await;
+    let unfinished = download.finish().await;
+    let given_up = given_up.or(unfinished);
+    transfer.end(&mut download.report, &reported(remote), given_up);
     Ok(download.report)
 }
 
@@ -173,21 +188,23 @@ fn reported(path: &[u8]) -> PathBuf {
 }
 
 impl Download {
-    async fn walk(&mut self, remote: Vec<u8>, attr: Attr, local: PathBuf) {
+    /// Returns why it was ended early, if it was.
+    async fn walk(&mut self, remote: Vec<u8>, attr: Attr, local: PathBuf) -> Option<Error> {
         let mut stack = vec![(remote, attr, local)];
         while let Some((remote, attr, local)) = stack.pop() {
-            if self.report.is_hopeless() {
-                return;
-            }
             let mut entries = self.context.client.list(attr.inode, true);
             self.directories
                 .push((reported(&remote), local.clone(), attr));
             loop {
+                let given_up = self.context.transfer.given_up();
+                if given_up.is_some() {
+                    return given_up;
+                }
                 let entry = match entries.next().await {
                     Ok(Some(entry)) => entry,
                     Ok(None) => break,
                     Err(error) => {
-                        self.report.failed.push((reported(&remote), error));
+                        self.fail(reported(&remote), error);
                         break;
                     }
                 };
@@ -195,7 +212,7 @@ impl Download {
                 match self.begin(&path, entry, &local).await {
                     Ok(Some((attr, local))) => stack.push((path, attr, local)),
                     Ok(None) => {}
-                    Err(error) => self.report.failed.push((reported(&path), error)),
+                    Err(error) => self.fail(reported(&path), error),
                 }
             }
         }
@@ -204,6 +221,12 @@ impl Download {
             .progress
             .walk_done
             .store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn fail(&mut self, path: PathBuf, error: Error) {
+        let transfer = &self.context.transfer;
+        transfer.fail(&mut self.report, path, error);
     }
 
     /// Begins with an entry; returns a directory that is to be walked.
@@ -257,7 +280,7 @@ impl Download {
             Some(Ok((entry, outcome))) => self.handle(entry, outcome),
             Some(Err(error)) => {
                 let error = Error::bug("a download's task failed").with_source(error);
-                self.report.failed.push((PathBuf::new(), error));
+                self.fail(PathBuf::new(), error);
             }
             None => {}
         }
@@ -272,32 +295,43 @@ impl Download {
         if attr.links > 1 && matches!(outcome, Ok(Copied::File(_) | Copied::Link)) {
             self.first_names.insert(attr.inode, Some(local));
         }
-        self.report.handle(reported(&remote), outcome);
+        let transfer = &self.context.transfer;
+        transfer.handle(&mut self.report, reported(&remote), outcome);
         Progress::add(&self.context.transfer.progress.files, 1);
     }
 
-    async fn finish(&mut self) {
+    /// Returns why something was not tried any more.
+    async fn finish(&mut self) -> Option<Error> {
         while !self.running.is_empty() {
             self.reap().await;
         }
+        let given_up = self.context.transfer.given_up();
+        let mut left = false;
         for entry in std::mem::take(&mut self.second_names) {
             // One whose first name could not be copied becomes the first.
             let outcome = match self.first_names.get(&entry.attr.inode) {
                 Some(Some(first)) => self.context.link(first, &entry),
+                Some(None) | None if given_up.is_some() => {
+                    left = true;
+                    continue;
+                }
                 Some(None) | None => self.context.copy(&entry).await,
             };
             self.handle(entry, outcome);
         }
         // Deepest first: a directory that may not be entered any more is done with.
         for (remote, local, attr) in std::mem::take(&mut self.directories).into_iter().rev() {
-            match self.context.finish_directory(&local, &attr).await {
+            left |= attr.has_xattrs && given_up.is_some();
+            let whole = given_up.is_none();
+            match self.context.finish_directory(&local, &attr, whole).await {
                 Ok(()) => {
                     self.report.directories += 1;
                     Progress::add(&self.context.transfer.progress.directories, 1);
                 }
-                Err(error) => self.report.failed.push((remote, error)),
+                Err(error) => self.fail(remote, error),
             }
         }
+        given_up.filter(|_| left)
     }
 }
 
@@ -309,9 +343,13 @@ impl Context {
         Ok(Copied::Link)
     }
 
-    async fn finish_directory(&self, local: &Path, attr: &Attr) -> Result<()> {
+    /// `whole` says whether the cluster is asked for extended attributes.
+    async fn finish_directory(&self, local: &Path, attr: &Attr, whole: bool) -> Result<()> {
         let owners = self.transfer.options.owners;
-        let fetched = self.client.xattrs_inode(attr, xattrs::USER).await;
+        let fetched = match whole {
+            true => self.client.xattrs_inode(attr, xattrs::USER).await,
+            false => Ok(Vec::new()),
+        };
         let (xattrs, missing) = match fetched {
             Ok(xattrs) => (xattrs, None),
             Err(error) => (Vec::new(), Some(error)),

@@ -8,7 +8,7 @@ mod upload;
 mod xattrs;
 
 pub use download::{get_file, get_tree};
-pub use transfer::Transfer;
+pub use transfer::{Told, Transfer};
 pub use upload::{put_file, put_tree};
 
 use quarry_common::error::{Code, Error};
@@ -57,26 +57,6 @@ enum Copied {
     File(u64),
     Link,
     Skipped(String),
-}
-
-impl TreeReport {
-    fn handle(&mut self, path: PathBuf, outcome: Result<Copied, Error>) {
-        match outcome {
-            Ok(Copied::File(len)) => {
-                self.files += 1;
-                self.bytes += len;
-            }
-            Ok(Copied::Link) => self.links += 1,
-            Ok(Copied::Skipped(why)) => self.skipped.push((path, why)),
-            Err(error) => self.failed.push((path, error)),
-        }
-    }
-
-    /// Whether going on is of no use.
-    fn is_hopeless(&self) -> bool {
-        let last = self.failed.last();
-        last.is_some_and(|(_, error)| error.code == Code::ClusterFull)
-    }
 }
 
 /// An error of the local file system.

@@ -1,6 +1,7 @@
 //! Uploading files and trees.
 
 use super::local_read::{LocalFile, Opened};
+use super::transfer::is_silence;
 use super::xattrs::{self, Xattrs};
 use super::{Copied, Transfer, TreeReport, local_error};
 use crate::client::Client;
@@ -28,6 +29,17 @@ use tokio::task::JoinSet;
 /// # Errors
 /// As [`Client::publish`]; of the local file, naming it.
 pub async fn put_file(
+    client: &Client,
+    local: &Path,
+    remote: &[u8],
+    transfer: &Transfer,
+) -> Result<Attr> {
+    let stored = put_one(client, local, remote, transfer).await;
+    transfer.note(&stored);
+    stored
+}
+
+async fn put_one(
     client: &Client,
     local: &Path,
     remote: &[u8],
@@ -132,8 +144,13 @@ pub async fn put_tree(
     };
     // Looked at first: the root of the cluster, or what ends in '.', can not be made.
     let root = match client.stat(remote).await {
-        Err(error) if error.code == Code::NotFound => client.mkdir(remote, writable(&meta)).await?,
-        other => other?,
+        Err(error) if error.code == Code::NotFound => {
+            match client.mkdir(remote, writable(&meta)).await {
+                Err(error) if error.code == Code::Exists => client.stat(remote).await?,
+                made => made?,
+            }
+        }
+        found => found?,
     };
     if root.kind != FileKind::Directory {
         let text = format!("{}: exists and is not a directory", shown(remote));
@@ -150,8 +167,9 @@ pub async fn put_tree(
         second_names: Vec::new(),
         directories: Vec::new(),
     };
-    upload.walk(local.to_path_buf(), root.inode, meta).await;
-    upload.finish().await;
+    let given_up = upload.walk(local.to_path_buf(), root.inode, meta).await;
+    let unfinished = upload.finish().await;
+    transfer.end(&mut upload.report, local, given_up.or(unfinished));
     if let Err(error) = counting.await {
         tracing::warn!(%error, "the tree could not be counted");
     }
@@ -211,11 +229,13 @@ struct Entry {
 }
 
 impl Upload {
-    async fn walk(&mut self, local: PathBuf, inode: InodeId, meta: Metadata) {
+    /// Returns why it was ended early, if it was.
+    async fn walk(&mut self, local: PathBuf, inode: InodeId, meta: Metadata) -> Option<Error> {
         let mut stack = vec![(local, inode, meta)];
         while let Some((path, inode, meta)) = stack.pop() {
-            if self.report.is_hopeless() {
-                return;
+            let given_up = self.context.transfer.given_up();
+            if given_up.is_some() {
+                return given_up;
             }
             let listed = {
                 let path = path.clone();
@@ -229,19 +249,21 @@ impl Upload {
                 Ok(Ok(listed)) => listed,
                 Ok(Err(error)) => {
                     let error = local_error(&path, "be listed", error);
-                    self.report.failed.push((path, error));
+                    self.fail(path, error);
                     continue;
                 }
                 Err(error) => {
                     let error = Error::bug("listing failed").with_source(error);
-                    self.report.failed.push((path, error));
+                    self.fail(path, error);
                     continue;
                 }
             };
             if let Err(error) = self.context.set_xattrs(inode, xattrs).await {
-                self.report.failed.push((path.clone(), error));
+                self.fail(path.clone(), error);
             }
-            self.report.failed.extend(failed);
+            for (path, error) in failed {
+                self.fail(path, error);
+            }
             // The root of the cluster is everybody's: it stays as open as it is.
             if inode != InodeId::ROOT {
                 self.directories.push((inode, meta, path));
@@ -251,10 +273,14 @@ impl Upload {
             for (path, made, meta) in self.make_directories(inode, below).await {
                 match made {
                     Ok(inode) => stack.push((path, inode, meta)),
-                    Err(error) => self.report.failed.push((path, error)),
+                    Err(error) => self.fail(path, error),
                 }
             }
             for (path, meta) in others {
+                let given_up = self.context.transfer.given_up();
+                if given_up.is_some() {
+                    return given_up;
+                }
                 let name = name_of(&path);
                 self.begin(Entry {
                     path,
@@ -265,6 +291,12 @@ impl Upload {
                 .await;
             }
         }
+        None
+    }
+
+    fn fail(&mut self, path: PathBuf, error: Error) {
+        let transfer = &self.context.transfer;
+        transfer.fail(&mut self.report, path, error);
     }
 
     /// Makes the subdirectories of one directory, in one step where none is there yet.
@@ -296,9 +328,12 @@ impl Upload {
                     })
                     .collect(),
                 _ => {
-                    let mut inodes = Vec::with_capacity(some.len());
+                    let mut inodes: Vec<Result<InodeId>> = Vec::with_capacity(some.len());
                     for entry in &some {
-                        let made = self.make_directory(parent, mkdir(entry), &entry.0).await;
+                        let made = match inodes.last() {
+                            Some(Err(error)) if is_silence(error.code) => Err(error.clone()),
+                            _ => self.make_directory(parent, mkdir(entry), &entry.0).await,
+                        };
                         inodes.push(made);
                     }
                     inodes
@@ -357,22 +392,28 @@ impl Upload {
                 if let (Some(key), Ok((_, inode))) = (key, &outcome) {
                     self.first_names.insert(key, *inode);
                 }
-                self.report.handle(path, outcome.map(|(copied, _)| copied));
+                let outcome = outcome.map(|(copied, _)| copied);
+                let transfer = &self.context.transfer;
+                transfer.handle(&mut self.report, path, outcome);
                 Progress::add(&self.context.transfer.progress.files, 1);
             }
             Some(Err(error)) => {
                 let error = Error::bug("an upload's task failed").with_source(error);
-                self.report.failed.push((PathBuf::new(), error));
+                self.fail(PathBuf::new(), error);
             }
             None => {}
         }
     }
 
-    async fn finish(&mut self) {
+    /// Returns why the rest was not tried, if it was not.
+    async fn finish(&mut self) -> Option<Error> {
         while !self.running.is_empty() {
             self.reap().await;
         }
         for (key, entry) in std::mem::take(&mut self.second_names) {
+            if let Some(silence) = self.silence() {
+                return Some(silence);
+            }
             let first = self.first_names.get(&key).copied().flatten();
             let path = entry.path.clone();
             let linked = match first {
@@ -382,12 +423,17 @@ impl Upload {
                     Err(Error::new(Code::NotFound, text))
                 }
             };
-            self.report.handle(path, linked.map(|()| Copied::Link));
+            let linked = linked.map(|()| Copied::Link);
+            let transfer = &self.context.transfer;
+            transfer.handle(&mut self.report, path, linked);
             Progress::add(&self.context.transfer.progress.files, 1);
         }
         // Deepest first, though only the times of their own entries matter.
         let directories = std::mem::take(&mut self.directories);
         for some in directories.rchunks(LIST_OPS_MAX) {
+            if let Some(silence) = self.silence() {
+                return Some(silence);
+            }
             let ops: Vec<Op> = some
                 .iter()
                 .rev()
@@ -397,20 +443,31 @@ impl Upload {
                 expectations: Vec::new(),
                 ops: ops.clone(),
             };
-            let client = &self.context.client;
             let mut done = some.len() as u64;
-            if client.mutate(list).await.is_err() {
+            if self.context.client.mutate(list).await.is_err() {
                 // Those that can be set are set, the others are named.
+                let mut last: Result<()> = Ok(());
                 for (op, (_, _, path)) in ops.into_iter().zip(some.iter().rev()) {
-                    if let Err(error) = client.mutate(op).await {
+                    last = match last {
+                        Err(error) if is_silence(error.code) => Err(error),
+                        _ => self.context.client.mutate(op).await.map(drop),
+                    };
+                    if let Err(error) = &last {
                         done -= 1;
-                        self.report.failed.push((path.clone(), error));
+                        self.fail(path.clone(), error.clone());
                     }
                 }
             }
             self.report.directories += done;
             Progress::add(&self.context.transfer.progress.directories, done);
         }
+        None
+    }
+
+    /// Why nobody is asked any more. A full cluster still takes names and attributes.
+    fn silence(&self) -> Option<Error> {
+        let given_up = self.context.transfer.given_up();
+        given_up.filter(|error| is_silence(error.code))
     }
 }
 
