@@ -517,3 +517,36 @@ async fn a_tree_is_given_up_when_nobody_answers_any_more() {
         from.metadata().unwrap().mode()
     );
 }
+
+#[tokio::test]
+async fn a_file_that_was_replaced_since_its_directory_was_listed_is_fetched_as_it_is_now() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/tree", 0o755).await.unwrap();
+    for name in ["a", "b"] {
+        publish(&client, format!("/tree/{name}").as_bytes(), &[1; 100_000]).await;
+    }
+    // With one file at a time, `b` is looked at while `a` can not be read yet.
+    fake.state().faults.cut = true;
+    let folder = tempfile::tempdir().unwrap();
+    let (to, getting) = (folder.path().to_path_buf(), client.clone());
+    let fetching = tokio::spawn(async move {
+        let transfer = transfer(TreeOptions {
+            jobs: 1,
+            ..TreeOptions::default()
+        });
+        get_tree(&getting, b"/tree", &to, &transfer).await.unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let old = client.stat(b"/tree/b").await.unwrap().inode;
+    let inline = PublishOptions::default();
+    client
+        .publish(b"/tree/b", &b"new"[..], inline)
+        .await
+        .unwrap();
+    fake.state().meta.purge(old);
+    fake.state().faults.cut = false;
+    let report = fetching.await.unwrap();
+    assert_eq!((failed(&report), report.files), (vec![], 2));
+    assert_eq!(std::fs::read(folder.path().join("b")).unwrap(), b"new");
+}

@@ -167,7 +167,7 @@ struct Context {
 struct Download {
     context: Arc<Context>,
     report: TreeReport,
-    running: JoinSet<(Entry, Result<Copied>)>,
+    running: JoinSet<(Entry, Result<(Copied, InodeId)>)>,
     /// Files of several names that were begun, and where they are once they are there.
     first_names: HashMap<InodeId, Option<PathBuf>>,
     second_names: Vec<Entry>,
@@ -175,9 +175,10 @@ struct Download {
     directories: Vec<(PathBuf, PathBuf, Attr)>,
 }
 
-/// A thing to be copied.
+/// A thing to be copied, as it was when its directory was listed.
 struct Entry {
     remote: Vec<u8>,
+    parent: InodeId,
     attr: Attr,
     local: PathBuf,
 }
@@ -192,7 +193,8 @@ impl Download {
     async fn walk(&mut self, remote: Vec<u8>, attr: Attr, local: PathBuf) -> Option<Error> {
         let mut stack = vec![(remote, attr, local)];
         while let Some((remote, attr, local)) = stack.pop() {
-            let mut entries = self.context.client.list(attr.inode, true);
+            let inode = attr.inode;
+            let mut entries = self.context.client.list(inode, true);
             self.directories
                 .push((reported(&remote), local.clone(), attr));
             loop {
@@ -209,7 +211,7 @@ impl Download {
                     }
                 };
                 let path = [&remote[..], b"/", &entry.name].concat();
-                match self.begin(&path, entry, &local).await {
+                match self.begin(&path, inode, entry, &local).await {
                     Ok(Some((attr, local))) => stack.push((path, attr, local)),
                     Ok(None) => {}
                     Err(error) => self.fail(reported(&path), error),
@@ -233,6 +235,7 @@ impl Download {
     async fn begin(
         &mut self,
         remote: &[u8],
+        parent: InodeId,
         entry: DirEntry,
         folder: &Path,
     ) -> Result<Option<(Attr, PathBuf)>> {
@@ -251,6 +254,7 @@ impl Download {
         let remote = remote.to_vec();
         let entry = Entry {
             remote,
+            parent,
             attr,
             local,
         };
@@ -286,15 +290,21 @@ impl Download {
         }
     }
 
-    fn handle(&mut self, entry: Entry, outcome: Result<Copied>) {
+    fn handle(&mut self, entry: Entry, outcome: Result<(Copied, InodeId)>) {
         let Entry {
             remote,
             attr,
             local,
+            ..
         } = entry;
-        if attr.links > 1 && matches!(outcome, Ok(Copied::File(_) | Copied::Link)) {
+        let is_there = match &outcome {
+            Ok((Copied::File(_) | Copied::Link, inode)) => *inode == attr.inode,
+            Ok((Copied::Skipped(_), _)) | Err(_) => false,
+        };
+        if attr.links > 1 && is_there {
             self.first_names.insert(attr.inode, Some(local));
         }
+        let outcome = outcome.map(|(copied, _)| copied);
         let transfer = &self.context.transfer;
         transfer.handle(&mut self.report, reported(&remote), outcome);
         Progress::add(&self.context.transfer.progress.files, 1);
@@ -336,11 +346,11 @@ impl Download {
 }
 
 impl Context {
-    fn link(&self, first: &Path, entry: &Entry) -> Result<Copied> {
+    fn link(&self, first: &Path, entry: &Entry) -> Result<(Copied, InodeId)> {
         let replace = self.transfer.options.replace;
         local_write::make_way(&entry.local, entry.attr.kind, replace)?;
         local_write::link(first, &entry.local, replace)?;
-        Ok(Copied::Link)
+        Ok((Copied::Link, entry.attr.inode))
     }
 
     /// `whole` says whether the cluster is asked for extended attributes.
@@ -360,12 +370,24 @@ impl Context {
         missing.map_or(Ok(()), Err)
     }
 
-    async fn copy(&self, entry: &Entry) -> Result<Copied> {
-        let Entry {
-            remote,
-            attr,
-            local,
-        } = entry;
+    /// Returns the inode that was copied: that of the entry, unless it is gone.
+    async fn copy(&self, entry: &Entry) -> Result<(Copied, InodeId)> {
+        let copied = self.copy_inode(entry, &entry.attr).await;
+        match copied {
+            // Another one may have got the name since it was listed.
+            Err(error) if error.code == Code::Stale => {
+                let name = entry.remote.rsplit(|byte| *byte == b'/').next();
+                let name = name.unwrap_or_default();
+                let attr = self.client.lookup(entry.parent, name).await?;
+                let copied = self.copy_inode(entry, &attr).await;
+                copied.map(|copied| (copied, attr.inode))
+            }
+            copied => copied.map(|copied| (copied, entry.attr.inode)),
+        }
+    }
+
+    async fn copy_inode(&self, entry: &Entry, attr: &Attr) -> Result<Copied> {
+        let Entry { remote, local, .. } = entry;
         let name = shown(remote).into_owned();
         let (owners, replace) = (self.transfer.options.owners, self.transfer.options.replace);
         if attr.kind != FileKind::Socket {
@@ -391,7 +413,10 @@ impl Context {
                 local_write::make_node(local, attr, owners, replace)
             }
             FileKind::Socket => Ok(Copied::Skipped("a socket belongs to its program".into())),
-            FileKind::Directory => Err(Error::bug("a directory is not copied as a file")),
+            FileKind::Directory => {
+                let text = format!("{name}: became a directory meanwhile: get the tree again");
+                Err(Error::new(Code::IsDirectory, text))
+            }
         }
     }
 }

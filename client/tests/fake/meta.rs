@@ -155,6 +155,11 @@ impl Meta {
         }
     }
 
+    /// Forgets an inode that has no name any more.
+    pub fn purge(&mut self, inode: InodeId) {
+        self.nodes.remove(&inode);
+    }
+
     fn make(&mut self, parent: InodeId, kind: FileKind, mode: u16) -> Attr {
         self.last_inode = self.last_inode.max(1) + 1;
         let inode = InodeId(self.last_inode);
