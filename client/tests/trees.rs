@@ -6,7 +6,7 @@ mod fake;
 use fake::Fake;
 use quarry_client::{
     Client, Options, Progress, PublishOptions, Told, Transfer, TreeOptions, TreeReport, get_file,
-    get_tree, put_file,
+    get_tree, put_file, put_tree,
 };
 use quarry_common::Code;
 use quarry_common::ids::{
@@ -279,7 +279,10 @@ async fn a_put_that_lost_its_answer_is_done_if_its_file_is_there() {
     for len in [0, 100, 10_000, 3 << 20] {
         let fake = Fake::new(3);
         let bytes = vec![7; len];
-        let streams = |fake: &Fake| fake.state().write_streams + fake.state().small_writes;
+        let streams = |fake: &Fake| {
+            let state = fake.state();
+            state.write_streams + state.small_writes
+        };
         let attr = put_without_answer(&fake, &bytes, |_| {}).await.unwrap();
         assert_eq!(attr.size, len as u64);
         let written = 1 + u32::from(len > 256);
@@ -290,6 +293,7 @@ async fn a_put_that_lost_its_answer_is_done_if_its_file_is_there() {
 #[tokio::test]
 async fn a_put_that_lost_its_answer_replaces_nothing_that_came_after_it() {
     for len in [100, 10_000] {
+        let bytes = vec![7; len];
         let theirs = || {
             Op::Publish(Publish {
                 parent: InodeId::ROOT,
@@ -310,7 +314,7 @@ async fn a_put_that_lost_its_answer_replaces_nothing_that_came_after_it() {
             })
         };
         let fake = Fake::new(3);
-        let put = put_without_answer(&fake, &vec![7; len], |state| change(state, theirs()));
+        let put = put_without_answer(&fake, &bytes, |state| change(state, theirs()));
         let error = put.await.unwrap_err();
         assert_eq!(error.code, Code::UnknownOutcome, "{error}");
         assert!(
@@ -318,19 +322,19 @@ async fn a_put_that_lost_its_answer_replaces_nothing_that_came_after_it() {
             "{error}"
         );
         let client = fake.client().await;
-        let mut bytes = Vec::new();
+        let mut found = Vec::new();
         client
-            .read_to(b"/file", &mut bytes, None, None)
+            .read_to(b"/file", &mut found, None, None)
             .await
             .unwrap();
-        assert_eq!(bytes, b"theirs");
+        assert_eq!(found, b"theirs");
 
         let removed = Op::Unlink {
             parent: InodeId::ROOT,
             name: b"file".to_vec(),
         };
         let fake = Fake::new(3);
-        let put = put_without_answer(&fake, &vec![7; len], |state| change(state, removed));
+        let put = put_without_answer(&fake, &bytes, |state| change(state, removed));
         let error = put.await.unwrap_err();
         assert_eq!(error.code, Code::UnknownOutcome, "{error}");
         assert!(error.text.contains("store it again"), "{error}");
@@ -549,4 +553,29 @@ async fn a_file_that_was_replaced_since_its_directory_was_listed_is_fetched_as_i
     let report = fetching.await.unwrap();
     assert_eq!((failed(&report), report.files), (vec![], 2));
     assert_eq!(std::fs::read(folder.path().join("b")).unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn only_what_was_copied_is_counted_as_files() {
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("from")).unwrap();
+    for name in ["from/a", "from/b", "from/in the way"] {
+        std::fs::write(at(name), "x").unwrap();
+    }
+    let copied = |transfer: &Transfer| transfer.progress().files.load(Ordering::Relaxed);
+    client.mkdir_all(b"/tree/in the way", 0o755).await.unwrap();
+    let putting = transfer(no_clobber());
+    let report = put_tree(&client, &at("from"), b"/tree", &putting)
+        .await
+        .unwrap();
+    assert_eq!((report.failed.len(), copied(&putting)), (1, 2));
+    std::fs::create_dir(at("to")).unwrap();
+    std::fs::write(at("to/b"), "mine").unwrap();
+    let getting = transfer(no_clobber());
+    let report = get_tree(&client, b"/tree", &at("to"), &getting)
+        .await
+        .unwrap();
+    assert_eq!((report.failed.len(), copied(&getting)), (1, 1));
 }

@@ -307,7 +307,6 @@ impl Download {
         let outcome = outcome.map(|(copied, _)| copied);
         let transfer = &self.context.transfer;
         transfer.handle(&mut self.report, reported(&remote), outcome);
-        Progress::add(&self.context.transfer.progress.files, 1);
     }
 
     /// Returns why something was not tried any more.

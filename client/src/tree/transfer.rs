@@ -126,6 +126,9 @@ impl Transfer {
         if !matches!(outcome, Ok(Copied::Skipped(_))) {
             self.note(&outcome);
         }
+        if matches!(outcome, Ok(Copied::File(_) | Copied::Link)) {
+            Progress::add(&self.progress.files, 1);
+        }
         match outcome {
             Ok(Copied::File(len)) => {
                 report.files += 1;

@@ -395,7 +395,6 @@ impl Upload {
                 let outcome = outcome.map(|(copied, _)| copied);
                 let transfer = &self.context.transfer;
                 transfer.handle(&mut self.report, path, outcome);
-                Progress::add(&self.context.transfer.progress.files, 1);
             }
             Some(Err(error)) => {
                 let error = Error::bug("an upload's task failed").with_source(error);
@@ -426,7 +425,6 @@ impl Upload {
             let linked = linked.map(|()| Copied::Link);
             let transfer = &self.context.transfer;
             transfer.handle(&mut self.report, path, linked);
-            Progress::add(&self.context.transfer.progress.files, 1);
         }
         // Deepest first, though only the times of their own entries matter.
         let directories = std::mem::take(&mut self.directories);
