@@ -258,14 +258,14 @@ impl Upload {
                     continue;
                 }
             };
-            if let Err(error) = self.context.set_xattrs(inode, xattrs).await {
-                self.fail(path.clone(), error);
-            }
             for (path, error) in failed {
                 self.fail(path, error);
             }
             // The root of the cluster is everybody's: it stays as open as it is.
             if inode != InodeId::ROOT {
+                if let Err(error) = self.context.set_xattrs(inode, xattrs).await {
+                    self.fail(path.clone(), error);
+                }
                 self.directories.push((inode, meta, path));
             }
             let (below, others): (Vec<_>, Vec<_>) =
