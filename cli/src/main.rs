@@ -6,6 +6,7 @@ mod address;
 mod args;
 mod commands;
 mod context;
+mod copying;
 mod failure;
 #[cfg(feature = "servers")]
 mod founding;

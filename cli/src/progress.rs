@@ -38,6 +38,14 @@ impl Shown {
         shown
     }
 
+    /// Writes lines to standard error, above the bar.
+    pub fn above(&self, write: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
     /// One line for the end: `stored 12 files, 1.2G in 3.4 s (360M/s)`.
     pub fn summary(&self, done: &str) -> String {
         let seconds = self.started.elapsed().as_secs_f64();
@@ -64,11 +72,11 @@ impl Shown {
     }
 
     /// Takes the bar away, so that other lines can be written.
-    pub fn clear(&mut self) {
-        if let Some(task) = self.task.take() {
+    pub fn clear(&self) {
+        if let Some(task) = &self.task {
             task.abort();
         }
-        if let Some(bar) = self.bar.take() {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

@@ -26,4 +26,4 @@ pub use dir::Dir;
 pub use file::{File, Located, OpenOptions, Place, PublishOptions, ReplicaAt};
 pub use namespace::Usage;
 pub use progress::Progress;
-pub use tree::{TreeOptions, TreeReport, get_file, get_tree, put_file, put_tree};
+pub use tree::{Told, Transfer, TreeOptions, TreeReport, get_file, get_tree, put_file, put_tree};

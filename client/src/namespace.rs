@@ -427,15 +427,20 @@ impl Client {
     /// # Errors
     /// `NoAttribute`, `NotFound`.
     pub async fn get_xattr(&self, path: &[u8], name: &[u8]) -> Result<Vec<u8>> {
+        let inode = self.stat(path).await?.inode;
+        let value = self.get_xattr_inode(inode, name).await;
+        value.map_err(|error| error.context(shown(path)))
+    }
+
+    async fn get_xattr_inode(&self, inode: InodeId, name: &[u8]) -> Result<Vec<u8>> {
         let read = Read::GetXattr {
             view: View::Live,
-            inode: self.stat(path).await?.inode,
+            inode,
             name: name.to_vec(),
         };
-        match self.read(read).await {
-            Ok(ReadReply::Bytes(value)) => Ok(value),
-            Ok(_) => Err(unexpected("an attribute's value")),
-            Err(error) => Err(error.context(shown(path))),
+        match self.read(read).await? {
+            ReadReply::Bytes(value) => Ok(value),
+            _ => Err(unexpected("an attribute's value")),
         }
     }
 
@@ -444,15 +449,39 @@ impl Client {
     /// # Errors
     /// `NotFound`, `AccessDenied`.
     pub async fn list_xattr(&self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let read = Read::ListXattr {
-            view: View::Live,
-            inode: self.stat(path).await?.inode,
-        };
-        match self.read(read).await {
-            Ok(ReadReply::Names(names)) => Ok(names),
-            Ok(_) => Err(unexpected("names of attributes")),
-            Err(error) => Err(error.context(shown(path))),
+        let inode = self.stat(path).await?.inode;
+        let names = self.list_xattr_inode(inode).await;
+        names.map_err(|error| error.context(shown(path)))
+    }
+
+    async fn list_xattr_inode(&self, inode: InodeId) -> Result<Vec<Vec<u8>>> {
+        let view = View::Live;
+        match self.read(Read::ListXattr { view, inode }).await? {
+            ReadReply::Names(names) => Ok(names),
+            _ => Err(unexpected("names of attributes")),
         }
+    }
+
+    /// The extended attributes whose names begin with `kind`, with their values.
+    pub(crate) async fn xattrs_inode(
+        &self,
+        attr: &Attr,
+        kind: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut xattrs = Vec::new();
+        if !attr.has_xattrs {
+            return Ok(xattrs);
+        }
+        let names = self.list_xattr_inode(attr.inode).await?;
+        for name in names.into_iter().filter(|name| name.starts_with(kind)) {
+            match self.get_xattr_inode(attr.inode, &name).await {
+                Ok(value) => xattrs.push((name, value)),
+                // It was removed meanwhile.
+                Err(error) if error.code == Code::NoAttribute => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(xattrs)
     }
 
     /// Sets an extended attribute.

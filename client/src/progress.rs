@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub struct Progress {
     /// Bytes transferred.
     pub bytes: AtomicU64,
-    /// Files that are finished, links and other small things included.
+    /// Files that were copied, links and other small things included.
     pub files: AtomicU64,
     /// Directories that are finished.
     pub directories: AtomicU64,

@@ -6,7 +6,8 @@ mod fake;
 use bytes::Bytes;
 use fake::Fake;
 use quarry_client::{
-    Client, OpenOptions, Options, Place, Progress, PublishOptions, TreeOptions, get_tree, put_tree,
+    Client, OpenOptions, Options, Place, Progress, PublishOptions, Transfer, TreeOptions, get_tree,
+    put_tree,
 };
 use quarry_common::Code;
 use quarry_common::ids::{DiskId, Epoch, ServerId};
@@ -19,6 +20,10 @@ const MIB: usize = 1 << 20;
 
 fn content(len: usize) -> Vec<u8> {
     (0..len).map(|at| ((at * 7) >> 5) as u8 | 1).collect()
+}
+
+fn transfer(options: TreeOptions) -> Arc<Transfer> {
+    Arc::new(Transfer::new(options, Arc::new(Progress::default())))
 }
 
 async fn publish(client: &Client, path: &[u8], bytes: &[u8]) -> quarry_common::Result<()> {
@@ -316,24 +321,24 @@ async fn an_old_receipt_is_not_waited_for_and_who_has_the_bytes_writes_them_agai
     let local = folder.path().join("file");
     std::fs::write(&local, content(MIB)).unwrap();
     old();
-    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
-    put_tree(&client, &local, b"/file", &options, &progress)
+    let transfer = transfer(TreeOptions::default());
+    put_tree(&client, &local, b"/file", &transfer)
         .await
         .unwrap();
     assert!(read(&client, b"/file").await.unwrap() == content(MIB));
     assert_eq!(fake.state().faults.old_receipts, 0);
     // A refusal is certain, so that this is no reason to replace anything.
     old();
-    let options = TreeOptions {
+    let transfer = crate::transfer(TreeOptions {
         replace: false,
-        ..options
-    };
-    put_tree(&client, &local, b"/other", &options, &progress)
+        ..TreeOptions::default()
+    });
+    put_tree(&client, &local, b"/other", &transfer)
         .await
         .unwrap();
     assert!(read(&client, b"/other").await.unwrap() == content(MIB));
     old();
-    let error = put_tree(&client, &local, b"/other", &options, &progress)
+    let error = put_tree(&client, &local, b"/other", &transfer)
         .await
         .unwrap_err();
     assert_eq!(error.code, Code::Exists, "{error}");
@@ -770,10 +775,8 @@ async fn a_tree_comes_back_as_it_was() {
     let directory = std::fs::File::open(from.join("a/b")).unwrap();
     directory.set_modified(old).unwrap();
 
-    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
-    let report = put_tree(&client, &from, b"/copy", &options, &progress)
-        .await
-        .unwrap();
+    let transfer = transfer(TreeOptions::default());
+    let report = put_tree(&client, &from, b"/copy", &transfer).await.unwrap();
     assert_eq!(
         (report.failed.len(), report.skipped.len()),
         (0, 0),
@@ -782,15 +785,11 @@ async fn a_tree_comes_back_as_it_was() {
     );
     assert_eq!((report.files, report.directories, report.links), (42, 4, 2));
     // Once more over what is there.
-    let report = put_tree(&client, &from, b"/copy", &options, &progress)
-        .await
-        .unwrap();
+    let report = put_tree(&client, &from, b"/copy", &transfer).await.unwrap();
     assert_eq!(report.failed.len(), 0, "{:?}", report.failed);
 
     let to = folder.path().join("to");
-    let report = get_tree(&client, b"/copy", &to, &options, &progress)
-        .await
-        .unwrap();
+    let report = get_tree(&client, b"/copy", &to, &transfer).await.unwrap();
     assert_eq!(report.failed.len(), 0, "{:?}", report.failed);
     for entry in walkdir::WalkDir::new(&from) {
         let entry = entry.unwrap();
@@ -836,11 +835,9 @@ async fn one_bad_file_does_not_stop_a_tree() {
             fake.state().chunks.retain(|(_, chunk), _| chunk.0 != 2);
         }
     }
-    let (options, progress) = (TreeOptions::default(), Arc::new(Progress::default()));
+    let transfer = transfer(TreeOptions::default());
     let to = folder.path().join("to");
-    let report = get_tree(&client, b"/", &to, &options, &progress)
-        .await
-        .unwrap();
+    let report = get_tree(&client, b"/", &to, &transfer).await.unwrap();
     assert_eq!((report.files, report.failed.len()), (2, 1), "{report:?}");
     assert!(report.failed[0].1.text.contains("/bad"));
     let names = std::fs::read_dir(&to).unwrap().count();

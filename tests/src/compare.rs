@@ -1,4 +1,5 @@
-//! Compares two trees: names, kinds, modes, times, link targets, which names are one file, and every byte.
+//! Compares two trees: names, kinds, modes, times, extended attributes of users, link targets, which names are one
+//! file, and every byte.
 
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +68,14 @@ fn compare(
     differ("mode", format!("{:o}", l.mode()), format!("{:o}", r.mode()));
     let time = |meta: &Metadata| format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
     differ("time", time(&l), time(&r));
+    let attributes = |path: &Path| {
+        xattrs(path).with_context(|| format!("read the attributes of {}", path.display()))
+    };
+    differ(
+        "attributes",
+        format!("{:?}", attributes(left)?),
+        format!("{:?}", attributes(right)?),
+    );
     if l.is_file() {
         differ("length", l.len().to_string(), r.len().to_string());
         if l.nlink() > 1 {
@@ -106,6 +115,26 @@ fn compare(
     Ok(())
 }
 
+/// The most that names, or a value, can have.
+const XATTR_LEN_MAX: usize = 64 << 10;
+
+/// The extended attributes of users, by name.
+fn xattrs(path: &Path) -> rustix::io::Result<BTreeMap<String, String>> {
+    let mut buffer = vec![0; XATTR_LEN_MAX];
+    let len = rustix::fs::listxattr(path, &mut buffer[..])?;
+    buffer.truncate(len);
+    let mut found = BTreeMap::new();
+    for name in buffer.split(|byte| *byte == 0) {
+        if name.starts_with(b"user.") {
+            let mut value = vec![0; XATTR_LEN_MAX];
+            let len = rustix::fs::getxattr(path, name, &mut value[..])?;
+            let value = value[..len].escape_ascii().to_string();
+            found.insert(name.escape_ascii().to_string(), value);
+        }
+    }
+    Ok(found)
+}
+
 fn first_difference(left: &Path, right: &Path) -> Result<Option<u64>> {
     let open = |path: &Path| File::open(path).with_context(|| format!("open {}", path.display()));
     let (mut left, mut right) = (open(left)?, open(right)?);
@@ -141,7 +170,11 @@ mod tests {
         assert_eq!(differences(&a, &b)?, Vec::<String>::new());
 
         type Damage = (&'static str, fn(&Path) -> std::io::Result<()>);
-        let damages: [Damage; 6] = [
+        let damages: [Damage; 7] = [
+            ("attributes", |root| {
+                rustix::fs::removexattr(root.join("attributes"), "user.of the directory")
+                    .map_err(Into::into)
+            }),
             ("bytes", |root| {
                 File::options()
                     .write(true)

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
+use rustix::fs::XattrFlags;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
@@ -36,6 +37,7 @@ pub fn make(root: &Path, seed: u64, scale: Scale) -> Result<()> {
     links(&root.join("links"), &mut random)?;
     many(&root.join("many"), &mut random)?;
     modes(&root.join("modes"), &mut random)?;
+    attributes(&root.join("attributes"), &mut random)?;
     times(root, &mut random)
 }
 
@@ -153,6 +155,25 @@ fn modes(dir: &Path, random: &mut SmallRng) -> Result<()> {
         file(&path.join("inside"), 20, random)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
     }
+    Ok(())
+}
+
+fn attributes(dir: &Path, random: &mut SmallRng) -> Result<()> {
+    fs::create_dir(dir)?;
+    let set = |path: &Path, name: &str, value: &[u8]| {
+        let set = rustix::fs::setxattr(path, name, value, XattrFlags::empty());
+        set.with_context(|| format!("set {name} of {}", path.display()))
+    };
+    set(dir, "user.of the directory", b"yes")?;
+    let path = dir.join("some");
+    file(&path, 100_000, random)?;
+    let mut value = [0; 1_000];
+    random.fill_bytes(&mut value);
+    set(&path, "user.bytes", &value)?;
+    set(&path, "user.empty", b"")?;
+    let path = dir.join("of an empty file");
+    file(&path, 0, random)?;
+    set(&path, "user.\u{fc}", b"1")?;
     Ok(())
 }
 

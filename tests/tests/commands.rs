@@ -6,9 +6,10 @@ use quarry_tests::cluster::Dev;
 use quarry_tests::power::LoopDisk;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,7 @@ fn commands_do_what_their_namesakes_do() -> Result<()> {
     directories_and_lists(&dev)?;
     contents(&dev)?;
     links_and_copies(&dev)?;
+    trees(&dev, scratch.path())?;
     attributes(&dev)?;
     removals(&dev)?;
     odd_names(&dev)?;
@@ -154,12 +156,65 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
         );
     }
     ensure!(said(dev, &["cat", "/tree/second"])?.len() == 200_000);
+    // Within a tree nothing goes where a link leads.
+    dev.ok(["mkdir", "-p", "/from/sub", "/into", "/outside"])?;
+    with_input(dev.quarry(["put", "-", "/from/sub/file"]), b"new")?;
+    dev.ok(["ln", "-s", "/outside", "/into/sub"])?;
+    let refused = dev.refused(["cp", "-r", "/from/.", "/into"])?;
+    ensure!(
+        refused.contains("/into/sub: exists and is not a directory"),
+        "{refused}"
+    );
+    ensure!(said(dev, &["ls", "/outside"])?.is_empty());
 
     dev.ok(["mv", "/copy", "/moved"])?;
     dev.ok(["mv", "/moved", "/tree"])?;
     ensure!(said(dev, &["ls", "/tree/moved"])? == "/tree/moved\n");
     dev.refused(["mv", "-n", "/tree/moved", "/c/data"])?;
     dev.refused(["ls", "/copy"])?;
+    Ok(())
+}
+
+fn trees(dev: &Dev, scratch: &Path) -> Result<()> {
+    let (from, to) = (scratch.join("from"), scratch.join("to"));
+    fs::create_dir_all(from.join("contents"))?;
+    fs::create_dir(&to)?;
+    for name in ["one", "two", "three"] {
+        fs::write(from.join("contents").join(name), name)?;
+    }
+    fs::set_permissions(&from, fs::Permissions::from_mode(0o700))?;
+    let inside = from.join(".");
+    let (inside, to_text) = (
+        inside.to_str().context("utf-8")?,
+        to.to_str().context("utf-8")?,
+    );
+    let before = json(dev, &["stat", "--json", "/"])?;
+    dev.ok(["put", "-r", inside, "/"])?;
+    ensure!(said(dev, &["cat", "/contents/two"])? == "two");
+    let after = json(dev, &["stat", "--json", "/"])?;
+    ensure!(
+        before[0]["mode"] == after[0]["mode"],
+        "the root was closed: {after}"
+    );
+    // Each failure has its line, and only what was copied is counted.
+    fs::create_dir_all(to.join("contents"))?;
+    symlink("elsewhere", to.join("contents/two"))?;
+    let output = dev
+        .quarry(["get", "-r", "--json", "/contents", to_text])
+        .output()?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(figures["files"] == 2 && figures["failed"] == 1, "{figures}");
+    let told = String::from_utf8(output.stderr)?;
+    ensure!(
+        told.contains("two: is a symbolic link") && told.lines().count() == 1,
+        "{told}"
+    );
+    // A file by itself goes where a link leads.
+    let two = to.join("contents/two");
+    dev.ok(["get", "/contents/two", two.to_str().context("utf-8")?])?;
+    ensure!(two.is_symlink() && fs::read_to_string(to.join("contents/elsewhere"))? == "two");
+    dev.ok(["rm", "-r", "/contents"])?;
     Ok(())
 }
 
@@ -324,13 +379,17 @@ fn a_bar_is_drawn_on_a_terminal_and_nothing_half_stays_of_what_is_interrupted() 
 
     // Standard input goes on for ever: something of it is on its way for certain.
     let mut put = dev.quarry(["put", "-", "/half"]);
-    let mut put = put.stdin(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut put = put.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut input = put.stdin.take().context("a pipe was asked for")?;
     (0..12).try_for_each(|_| input.write_all(&random))?;
     let (code, took) = interrupt(&mut put)?;
     ensure!(code == Some(130), "{code:?}");
     ensure!(took < Duration::from_secs(5), "{took:?}");
     drop(input);
+    let mut told = String::new();
+    let mut errors = put.stderr.take().context("a pipe was asked for")?;
+    errors.read_to_string(&mut told)?;
+    ensure!(told.contains("stored 0 files, "), "{told}");
     ensure!(said(&dev, &["ls", "/"])? == "home\npiped\nshown\n");
 
     let back = scratch.path().join("back");

@@ -52,7 +52,7 @@ impl Chmod {
                     let attr = client.stat(path.bytes()).await?;
                     change(path.bytes(), &attr).await?;
                     match self.recursive && attr.kind == FileKind::Directory {
-                        true => walk(context, client, path.bytes(), &change).await,
+                        true => walk(context, client, path.bytes(), attr.inode, &change).await,
                         false => Ok(()),
                     }
                 })

@@ -60,7 +60,7 @@ impl Chown {
                     };
                     change(path.bytes(), &attr).await?;
                     match self.recursive && attr.kind == FileKind::Directory {
-                        true => walk(context, client, path.bytes(), &change).await,
+                        true => walk(context, client, path.bytes(), attr.inode, &change).await,
                         false => Ok(()),
                     }
                 })

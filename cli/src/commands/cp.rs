@@ -310,7 +310,9 @@ impl Copying<'_> {
         let mut waiting = vec![(from.to_vec(), attr.clone(), to.to_vec())];
         let mut made = Vec::new();
         while let Some((from, attr, to)) = waiting.pop() {
-            if let Err(error) = self.directory(&from, &to, &attr).await {
+            // Only the top may be behind a link, as with cp(1).
+            let follow = made.is_empty();
+            if let Err(error) = self.directory(&from, &to, &attr, follow).await {
                 report_one(context.command, &error);
                 failed = true;
                 continue;
@@ -338,14 +340,18 @@ impl Copying<'_> {
         if failed { Err(Reported.into()) } else { Ok(()) }
     }
 
-    async fn directory(&self, from: &[u8], to: &[u8], attr: &Attr) -> Result<()> {
+    async fn directory(&self, from: &[u8], to: &[u8], attr: &Attr, follow: bool) -> Result<()> {
         // The owner must be able to fill it, whatever its mode will be.
         match self.client.mkdir(to, self.mode(attr) | 0o700).await {
             Ok(_) => {}
             Err(error) if error.code == quarry_common::Code::Exists => {
-                if self.client.stat(to).await?.kind != FileKind::Directory {
+                let there = match follow {
+                    true => self.client.stat(to).await?,
+                    false => self.client.lstat(to).await?,
+                };
+                if there.kind != FileKind::Directory {
                     bail!(
-                        "{}: exists and is not a directory, {} can not go there",
+                        "{}: exists and is not a directory, {} can not go there: remove it first",
                         escaped(to),
                         escaped(from)
                     );

@@ -1,24 +1,23 @@
 //! `quarry get`.
 
-use super::put::Outcome;
 use crate::context::Context;
+use crate::copying::{self, Copying};
 use crate::failure::Misuse;
 use crate::path::{Remote, escaped};
-use crate::progress::Shown;
 use anyhow::{Result, anyhow, bail};
-use quarry_client::{Client, Progress, TreeOptions};
+use quarry_client::{Client, TreeOptions};
 use quarry_common::wire::meta::FileKind;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
 /// Fetch files, or with -r whole trees
 ///
 /// Modes, times, symbolic links and extended attributes come along. A local file appears whole or
-/// not at all, also if get is interrupted. '-' is standard output.
+/// not at all, also if get is interrupted. '-' is standard output. A local symbolic link is followed,
+/// and a device or a pipe gets the bytes; within a tree such things stay as they are: an error.
 #[derive(Debug, clap::Args)]
 pub struct Get {
     /// Directories with all that is in them
@@ -54,15 +53,24 @@ impl Get {
     /// What the cluster or the local disk says.
     pub async fn run(self, context: &Context) -> Result<()> {
         let remote = Remote::parse_all(&self.remote)?;
-        context
+        let mut begun = None;
+        let done = context
             .with_patient_client(async |client| {
                 if self.local == "-" {
                     return standard_output(client, &remote).await;
                 }
                 let jobs = self.plan(client, remote).await?;
-                self.transfer(context, client, jobs).await
+                let options = TreeOptions {
+                    jobs: usize::from(self.jobs),
+                    owners: self.owners,
+                    replace: !self.no_clobber,
+                };
+                let copying = begun.insert(Copying::start(context, options));
+                self.transfer(client, jobs, copying).await;
+                Ok(())
             })
-            .await
+            .await;
+        copying::finish(context, begun, done, "fetched")
     }
 
     async fn plan(&self, client: &Client, remote: Vec<Remote>) -> Result<Vec<Job>> {
@@ -111,31 +119,21 @@ impl Get {
         Ok(jobs)
     }
 
-    async fn transfer(&self, context: &Context, client: &Client, jobs: Vec<Job>) -> Result<()> {
-        let progress = Arc::new(Progress::default());
-        let mut shown = Shown::start(progress.clone(), !context.json, "get");
-        let options = TreeOptions {
-            jobs: usize::from(self.jobs),
-            owners: self.owners,
-            replace: !self.no_clobber,
-        };
+    async fn transfer(&self, client: &Client, jobs: Vec<Job>, copying: &Copying) {
         let (trees, files): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| job.is_directory);
-        let mut outcome = Outcome::default();
-        get_files(client, files, &options, &progress, &mut outcome).await;
-        for job in trees {
-            let done = quarry_client::get_tree(
-                client,
-                job.remote.bytes(),
-                &job.local,
-                &options,
-                &progress,
-            )
-            .await;
-            outcome.tree(&job.local, &job.remote, done);
+        if !get_files(client, files, usize::from(self.jobs), copying).await {
+            return;
         }
-        shown.clear();
-        outcome.finish(context, &shown, "fetched")
+        for job in trees {
+            if !copying.goes_on() {
+                return;
+            }
+            let transfer = &copying.transfer;
+            let done =
+                quarry_client::get_tree(client, job.remote.bytes(), &job.local, transfer).await;
+            copying.handle(job.remote.bytes(), job.local.as_os_str().as_bytes(), done);
+        }
     }
 }
 
@@ -166,39 +164,31 @@ fn check_kinds(local: &Path, is_directory: bool, remote: &Remote) -> Result<()> 
     }
 }
 
-/// Several files at a time.
-async fn get_files(
-    client: &Client,
-    files: Vec<Job>,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
-    outcome: &mut Outcome,
-) {
-    let mut waiting = files.into_iter();
+/// Several files at a time; false if the rest was not tried.
+async fn get_files(client: &Client, files: Vec<Job>, jobs: usize, copying: &Copying) -> bool {
+    let mut waiting = files.into_iter().peekable();
     let mut running = JoinSet::new();
+    let mut goes_on = true;
     loop {
-        while running.len() < options.jobs.max(1)
-            && let Some(job) = waiting.next()
-        {
-            let (client, options, progress) = (client.clone(), options.clone(), progress.clone());
-            running.spawn(async move {
-                let done = quarry_client::get_file(
-                    &client,
-                    job.remote.bytes(),
-                    &job.local,
-                    &options,
-                    &progress,
-                )
-                .await;
-                (job, done.map(drop))
-            });
+        while goes_on && running.len() < jobs && waiting.peek().is_some() {
+            goes_on = copying.goes_on();
+            if goes_on && let Some(job) = waiting.next() {
+                let (client, transfer) = (client.clone(), copying.transfer.clone());
+                running.spawn(async move {
+                    let from = job.remote.bytes();
+                    let done = quarry_client::get_file(&client, from, &job.local, &transfer).await;
+                    (job, done)
+                });
+            }
         }
         match running.join_next().await {
-            None => return,
-            Some(Ok((job, done))) => outcome.file(&job.local, &job.remote, done),
-            Some(Err(failed)) => outcome
-                .failed
-                .push(anyhow!("a transfer ended without an answer: {failed}")),
+            None => return goes_on,
+            Some(Ok((job, done))) => {
+                copying.handle(job.remote.bytes(), job.local.as_os_str().as_bytes(), done);
+            }
+            Some(Err(failed)) => {
+                copying.fail(&anyhow!("a transfer ended without an answer: {failed}"));
+            }
         }
     }
 }

@@ -1,19 +1,18 @@
 //! `quarry put`.
 
 use crate::context::Context;
-use crate::failure::{Misuse, Reported, report_one};
+use crate::copying::{self, Copying};
+use crate::failure::Misuse;
 use crate::input::standard_input;
 use crate::path::{Remote, escaped};
-use crate::progress::Shown;
 use crate::size::umask;
 use crate::target::{Target, lstat_if_there};
 use anyhow::{Context as _, Result, anyhow, bail};
-use quarry_client::{Client, Progress, PublishOptions, TreeOptions, TreeReport};
+use quarry_client::{Client, PublishOptions, TreeOptions};
 use quarry_common::wire::meta::FileKind;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 
@@ -75,15 +74,30 @@ impl Put {
             }
             local.push((path, is_directory));
         }
-        context
+        let mut begun = None;
+        let done = context
             .with_patient_client(async |client| match local.is_empty() {
-                true => self.standard_input(context, client, &remote).await,
+                true => {
+                    self.standard_input(context, client, &remote, &mut begun)
+                        .await
+                }
                 false => {
                     let jobs = plan(client, local, &remote).await?;
-                    self.transfer(context, client, jobs).await
+                    let copying = begun.insert(Copying::start(context, self.options()));
+                    self.transfer(client, jobs, copying).await;
+                    Ok(())
                 }
             })
-            .await
+            .await;
+        copying::finish(context, begun, done, "stored")
+    }
+
+    fn options(&self) -> TreeOptions {
+        TreeOptions {
+            jobs: usize::from(self.jobs),
+            owners: self.owners,
+            replace: !self.no_clobber,
+        }
     }
 
     async fn standard_input(
@@ -91,6 +105,7 @@ impl Put {
         context: &Context,
         client: &Client,
         remote: &Remote,
+        begun: &mut Option<Copying>,
     ) -> Result<()> {
         if let Target::Into(dir) = Target::find(client, remote, false).await? {
             bail!(
@@ -98,8 +113,8 @@ impl Put {
                 dir.shown()
             );
         }
-        let progress = Arc::new(Progress::default());
-        let mut shown = Shown::start(progress.clone(), !context.json, "put");
+        let copying = begun.insert(Copying::start(context, self.options()));
+        let progress = copying.transfer.progress();
         let options = PublishOptions {
             mode: 0o666 & !umask(),
             replace: !self.no_clobber,
@@ -109,40 +124,29 @@ impl Put {
         let published = client
             .publish(remote.bytes(), standard_input(), options)
             .await;
-        shown.clear();
-        published.with_context(|| format!("- to {}", remote.shown()))?;
-        progress.files.fetch_add(1, Ordering::Relaxed);
-        Outcome::default().finish(context, &shown, "stored")
+        if published.is_ok() {
+            progress.files.fetch_add(1, Ordering::Relaxed);
+        }
+        copying.handle(b"-", remote.bytes(), published);
+        Ok(())
     }
 
-    async fn transfer(&self, context: &Context, client: &Client, jobs: Vec<Job>) -> Result<()> {
-        let progress = Arc::new(Progress::default());
-        let mut shown = Shown::start(progress.clone(), !context.json, "put");
-        let options = TreeOptions {
-            jobs: usize::from(self.jobs),
-            owners: self.owners,
-            replace: !self.no_clobber,
-        };
+    async fn transfer(&self, client: &Client, jobs: Vec<Job>, copying: &Copying) {
         let (trees, files): (Vec<Job>, Vec<Job>) =
             jobs.into_iter().partition(|job| job.is_directory);
-        let mut outcome = Outcome::default();
-        put_files(client, files, &options, &progress, &mut outcome).await;
-        for job in trees {
-            let done = client_put_tree(client, &job, &options, &progress).await;
-            outcome.tree(&job.local, &job.remote, done);
+        if !put_files(client, files, usize::from(self.jobs), copying).await {
+            return;
         }
-        shown.clear();
-        outcome.finish(context, &shown, "stored")
+        for job in trees {
+            if !copying.goes_on() {
+                return;
+            }
+            let transfer = &copying.transfer;
+            let done =
+                quarry_client::put_tree(client, &job.local, job.remote.bytes(), transfer).await;
+            copying.handle(job.local.as_os_str().as_bytes(), job.remote.bytes(), done);
+        }
     }
-}
-
-async fn client_put_tree(
-    client: &Client,
-    job: &Job,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
-) -> quarry_common::Result<TreeReport> {
-    quarry_client::put_tree(client, &job.local, job.remote.bytes(), options, progress).await
 }
 
 /// Decides where each local thing goes.
@@ -231,107 +235,33 @@ async fn check_kinds(
     }
 }
 
-/// Several files at a time.
-async fn put_files(
-    client: &Client,
-    files: Vec<Job>,
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
-    outcome: &mut Outcome,
-) {
-    let mut waiting = files.into_iter();
+/// Several files at a time; false if the rest was not tried.
+async fn put_files(client: &Client, files: Vec<Job>, jobs: usize, copying: &Copying) -> bool {
+    let mut waiting = files.into_iter().peekable();
     let mut running = JoinSet::new();
+    let mut goes_on = true;
     loop {
-        while running.len() < options.jobs.max(1)
-            && let Some(job) = waiting.next()
-        {
-            let (client, options, progress) = (client.clone(), options.clone(), progress.clone());
-            running.spawn(async move {
-                let done = quarry_client::put_file(
-                    &client,
-                    &job.local,
-                    job.remote.bytes(),
-                    &options,
-                    &progress,
-                )
-                .await;
-                (job, done.map(drop))
-            });
+        while goes_on && running.len() < jobs && waiting.peek().is_some() {
+            goes_on = copying.goes_on();
+            if goes_on && let Some(job) = waiting.next() {
+                let (client, transfer) = (client.clone(), copying.transfer.clone());
+                running.spawn(async move {
+                    let to = job.remote.bytes();
+                    let done = quarry_client::put_file(&client, &job.local, to, &transfer).await;
+                    (job, done)
+                });
+            }
         }
         match running.join_next().await {
-            None => return,
-            Some(Ok((job, done))) => outcome.file(&job.local, &job.remote, done),
-            Some(Err(failed)) => outcome
-                .failed
-                .push(anyhow!("a transfer ended without an answer: {failed}")),
-        }
-    }
-}
-
-/// What became of all files and trees.
-#[derive(Default)]
-pub struct Outcome {
-    /// What failed, each with its name.
-    pub failed: Vec<anyhow::Error>,
-    /// What was left out, and why.
-    pub skipped: Vec<(PathBuf, String)>,
-}
-
-impl Outcome {
-    /// Notes how a file went.
-    pub fn file(&mut self, from: &Path, to: &Remote, done: quarry_common::Result<()>) {
-        if let Err(error) = done {
-            self.failed.push(named(from, to, error));
-        }
-    }
-
-    /// Notes how a tree went.
-    pub fn tree(&mut self, from: &Path, to: &Remote, done: quarry_common::Result<TreeReport>) {
-        match done {
-            Err(error) => self.failed.push(named(from, to, error)),
-            Ok(report) => {
-                self.skipped.extend(report.skipped);
-                let failed = report.failed.into_iter();
-                self.failed.extend(failed.map(|(path, error)| {
-                    anyhow::Error::new(error).context(escaped(path.as_os_str().as_bytes()))
-                }));
+            None => return goes_on,
+            Some(Ok((job, done))) => {
+                copying.handle(job.local.as_os_str().as_bytes(), job.remote.bytes(), done);
+            }
+            Some(Err(failed)) => {
+                copying.fail(&anyhow!("a transfer ended without an answer: {failed}"));
             }
         }
     }
-
-    /// Reports what failed and, to people, what was done.
-    ///
-    /// # Errors
-    /// [`Reported`] if anything failed; the one error itself if it is one.
-    pub fn finish(mut self, context: &Context, shown: &Shown, done: &str) -> Result<()> {
-        for (path, why) in &self.skipped {
-            eprintln!(
-                "quarry: {}: left out {}: {why}",
-                context.command,
-                escaped(path.as_os_str().as_bytes())
-            );
-        }
-        if context.json {
-            context.print_json(&shown.json(self.failed.len(), self.skipped.len()))?;
-        } else if context.terminal && self.failed.is_empty() {
-            eprintln!("{}", shown.summary(done));
-        }
-        match self.failed.len() {
-            0 => Ok(()),
-            1 => Err(self.failed.swap_remove(0)),
-            _ => {
-                for error in &self.failed {
-                    report_one(context.command, error);
-                }
-                Err(Reported.into())
-            }
-        }
-    }
-}
-
-fn named(from: &Path, to: &Remote, error: quarry_common::Error) -> anyhow::Error {
-    let from = escaped(from.as_os_str().as_bytes());
-    anyhow::Error::new(error).context(format!("{from} to {}", to.shown()))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod handle;
 pub mod locate;
 pub mod publish;
+mod published;
 pub mod reader;
 pub mod same_host;
 pub mod source;

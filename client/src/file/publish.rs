@@ -12,6 +12,7 @@ use quarry_common::limits::EXTENTS_PER_COMMAND_MAX;
 use quarry_common::time::Nanos;
 use quarry_common::wire::meta::{Attr, Contents, Op, OpReply, Publish};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::io::AsyncRead;
 
 /// Extents of one command; a file with more is assembled under an inode without a name.
@@ -56,7 +57,8 @@ impl Client {
     ///
     /// # Errors
     /// `Exists` with `replace: false`; `ClusterFull`; `Io` if the reader fails; outages are ridden out
-    /// until nothing has moved for the data deadline. `OldReceipt`, at once, if disks of the cluster came or
+    /// until nothing has moved for the data deadline. `UnknownOutcome` if the last answer was lost and what has
+    /// the name then is not what was published: the text says what to do. `OldReceipt`, at once, if disks of the cluster came or
     /// went during the upload: it is to be done again, with a reader that begins anew.
     pub async fn publish(
         &self,
@@ -76,9 +78,31 @@ impl Client {
         &self,
         parent: InodeId,
         name: &[u8],
-        mut source: impl Source,
+        source: impl Source,
         options: &PublishOptions,
     ) -> Result<Attr> {
+        let (contents, written) = self.upload(parent, source, options).await?;
+        let published = self
+            .publish_contents(parent, name, options, &contents)
+            .await;
+        // Until here the chunks were to be committed.
+        drop(written);
+        match published {
+            Err(error) if error.code == Code::UnknownOutcome => {
+                self.settle(parent, name, options, &contents, error).await
+            }
+            // No look at it: another one may have replaced it already.
+            published => published,
+        }
+    }
+
+    /// Makes durable what `source` gives; nobody sees it yet.
+    async fn upload(
+        &self,
+        parent: InodeId,
+        mut source: impl Source,
+        options: &PublishOptions,
+    ) -> Result<(Contents, Vec<Written>)> {
         let mut assembler = Assembler::new(self.shared.data.clone());
         let mut size = 0;
         let mut unnamed = None;
@@ -105,32 +129,22 @@ impl Client {
             }
         }
         let rest = assembler.take().await?;
-        let contents = match unnamed {
-            None if rest.len() <= EXTENTS_AT_ONCE => {
-                let Batch { extents, receipts } = Batch::of(&rest);
-                Contents::Extents {
-                    size,
-                    extents,
-                    receipts,
-                }
-            }
-            _ => {
-                self.commit_aside(parent, options, &mut unnamed, rest)
-                    .await?;
-                let inode = unnamed.ok_or_else(|| Error::bug("no inode to publish"))?;
-                self.commit_size(inode, size).await?;
-                // No look at it afterwards: another one may have replaced it already.
-                return self
-                    .publish_contents(parent, name, options, Contents::Unnamed(inode))
-                    .await;
-            }
-        };
-        let attr = self
-            .publish_contents(parent, name, options, contents)
+        if unnamed.is_none() && rest.len() <= EXTENTS_AT_ONCE {
+            let Batch { extents, receipts } = Batch::of(&rest);
+            let contents = Contents::Extents {
+                size,
+                extents,
+                receipts,
+            };
+            return Ok((contents, rest));
+        }
+        self.commit_aside(parent, options, &mut unnamed, rest)
             .await?;
-        // Until here the chunks were to be committed.
-        drop(rest);
-        Ok(attr)
+        let inode = unnamed.ok_or_else(|| Error::bug("no inode to publish"))?;
+        let begun = Instant::now();
+        let sized = self.commit_extents(inode, &[], Some(size)).await;
+        sized.map_err(|error| self.unseen(error, begun))?;
+        Ok((Contents::Unnamed(inode), Vec::new()))
     }
 
     async fn publish_contents(
@@ -138,7 +152,7 @@ impl Client {
         parent: InodeId,
         name: &[u8],
         options: &PublishOptions,
-        contents: Contents,
+        contents: &Contents,
     ) -> Result<Attr> {
         let op = Op::Publish(Publish {
             parent,
@@ -147,12 +161,23 @@ impl Client {
             mtime: options.mtime,
             replace: options.replace,
             xattrs: options.xattrs.clone(),
-            contents,
+            contents: contents.clone(),
         });
         match self.commit(op).await? {
             OpReply::Attr(attr) => Ok(attr),
             _ => Err(unexpected("attributes")),
         }
+    }
+
+    /// An error of what nobody sees before it is published: if it may have been done, that makes no difference.
+    fn unseen(&self, mut error: Error, begun: Instant) -> Error {
+        if error.code == Code::UnknownOutcome {
+            error.code = match begun.elapsed() < self.shared.options.meta_deadline {
+                true => Code::SessionLost,
+                false => Code::Unreachable,
+            };
+        }
+        error
     }
 
     /// Commits ranges to the inode without a name, which is made with the first.
@@ -163,25 +188,25 @@ impl Client {
         unnamed: &mut Option<InodeId>,
         written: Vec<Written>,
     ) -> Result<()> {
+        let begun = Instant::now();
         let inode = match *unnamed {
             Some(inode) => inode,
             None => {
                 let mode = options.mode;
                 let op = Op::CreateUnnamed { parent, mode };
-                match self.mutate(op).await? {
+                let made = self.mutate(op).await;
+                match made.map_err(|error| self.unseen(error, begun))? {
                     OpReply::Attr(attr) => *unnamed.insert(attr.inode),
                     _ => return Err(unexpected("attributes")),
                 }
             }
         };
         for some in written.chunks(EXTENTS_AT_ONCE) {
-            self.commit_extents(inode, some, None).await?;
+            let begun = Instant::now();
+            let committed = self.commit_extents(inode, some, None).await;
+            committed.map_err(|error| self.unseen(error, begun))?;
         }
         Ok(())
-    }
-
-    async fn commit_size(&self, inode: InodeId, size: u64) -> Result<()> {
-        self.commit_extents(inode, &[], Some(size)).await.map(drop)
     }
 
     /// Writes ranges into a file.
@@ -207,14 +232,10 @@ impl Client {
 }
 
 /// Whether doing an upload again from the start can help: the session, or the members that
-/// confirmed the chunks, are no more.
+/// confirmed the chunks, are no more. Nothing was published then.
 pub(crate) fn worth_repeating(error: &Error) -> bool {
     matches!(
         error.code,
-        Code::OldReceipt
-            | Code::BadReceipt
-            | Code::SessionLost
-            | Code::UnknownOutcome
-            | Code::Stale
+        Code::OldReceipt | Code::BadReceipt | Code::SessionLost | Code::Stale
     )
 }

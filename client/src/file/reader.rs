@@ -229,6 +229,51 @@ impl Sequence {
             }
         }
     }
+
+    /// Writes everything to `writer`, holes as zeros; returns the bytes written.
+    ///
+    /// # Errors
+    /// As [`Sequence::next`]; those of the writer.
+    pub async fn write_to(
+        mut self,
+        writer: &mut (impl AsyncWrite + Unpin + Send),
+        progress: Option<&Arc<Progress>>,
+    ) -> Result<u64> {
+        let mut written = 0;
+        let failed = |error: std::io::Error| {
+            let errno = error.kind();
+            let text = format!("the output can not be written: {error}");
+            let code = match errno {
+                std::io::ErrorKind::StorageFull => Code::ClusterFull,
+                _ => Code::Io,
+            };
+            Error::new(code, text).with_source(error)
+        };
+        while let Some(piece) = self.next().await? {
+            let len = match piece {
+                Piece::Data(bytes) => {
+                    writer.write_all(&bytes).await.map_err(failed)?;
+                    bytes.len() as u64
+                }
+                Piece::Zeros(len) => {
+                    let mut left = len;
+                    while left > 0 {
+                        let now = left.min(ZEROS.len() as u64);
+                        let zeros = &ZEROS[..now as usize];
+                        writer.write_all(zeros).await.map_err(failed)?;
+                        left -= now;
+                    }
+                    len
+                }
+            };
+            written += len;
+            if let Some(progress) = progress {
+                Progress::add(&progress.bytes, len);
+            }
+        }
+        writer.flush().await.map_err(failed)?;
+        Ok(written)
+    }
 }
 
 impl Client {
@@ -248,41 +293,8 @@ impl Client {
             Some(range) => range,
             None => 0..reader.size().await?,
         };
-        let mut sequence = Sequence::new(Arc::new(reader), range);
-        let mut written = 0;
-        let failed = |error: std::io::Error| {
-            let errno = error.kind();
-            let text = format!("the output can not be written: {error}");
-            let code = match errno {
-                std::io::ErrorKind::StorageFull => Code::ClusterFull,
-                _ => Code::Io,
-            };
-            Error::new(code, text).with_source(error)
-        };
-        while let Some(piece) = sequence.next().await? {
-            let len = match piece {
-                Piece::Data(bytes) => {
-                    writer.write_all(&bytes).await.map_err(failed)?;
-                    bytes.len() as u64
-                }
-                Piece::Zeros(len) => {
-                    let mut left = len;
-                    while left > 0 {
-                        let now = left.min(ZEROS.len() as u64);
-                        let zeros = &ZEROS[..now as usize];
-                        writer.write_all(zeros).await.map_err(failed)?;
-                        left -= now;
-                    }
-                    len
-                }
-            };
-            written += len;
-            if let Some(progress) = &progress {
-                Progress::add(&progress.bytes, len);
-            }
-        }
-        writer.flush().await.map_err(failed)?;
-        Ok(written)
+        let sequence = Sequence::new(Arc::new(reader), range);
+        sequence.write_to(writer, progress.as_ref()).await
     }
 
     /// A reader of the regular file at a path.

@@ -1,6 +1,7 @@
 //! Reading local files for an upload, holes left out.
 
 use super::local_error;
+use super::xattrs::{self, Xattrs};
 use crate::file::source::{Piece, Source, cut_zeros};
 use crate::progress::Progress;
 use bytes::Bytes;
@@ -27,6 +28,16 @@ pub struct LocalFile {
     progress: Option<Arc<Progress>>,
     counted: u64,
     finished: bool,
+}
+
+/// A file that was opened, and what goes with its bytes.
+pub struct Opened {
+    /// Its bytes.
+    pub file: LocalFile,
+    /// Mode, owner, times.
+    pub meta: Metadata,
+    /// Extended attributes of users.
+    pub xattrs: Xattrs,
 }
 
 /// Where reading is.
@@ -109,10 +120,7 @@ impl LocalFile {
     ///
     /// # Errors
     /// As open(2), naming the file.
-    pub async fn open(
-        path: &Path,
-        progress: Option<Arc<Progress>>,
-    ) -> Result<(LocalFile, Metadata)> {
+    pub async fn open(path: &Path, progress: Option<Arc<Progress>>) -> Result<Opened> {
         let path = path.to_path_buf();
         let opened = {
             let path = path.clone();
@@ -127,6 +135,7 @@ impl LocalFile {
                 if !meta.is_file() {
                     return Err(io::Error::other("it is not a regular file"));
                 }
+                let xattrs = xattrs::read(&file)?;
                 let mut cursor = Cursor {
                     sparse: meta.blocks() * 512 < meta.len(),
                     file,
@@ -134,11 +143,11 @@ impl LocalFile {
                     data_until: 0,
                 };
                 let first = cursor.step()?;
-                Ok((cursor, first, meta))
+                Ok((cursor, first, meta, xattrs))
             })
             .await
         };
-        let (cursor, first, meta) = opened
+        let (cursor, first, meta, xattrs) = opened
             .map_err(|error| Error::bug("a file's reader failed").with_source(error))?
             .map_err(|error| local_error(&path, "be read", error))?;
         let mut file = LocalFile {
@@ -151,7 +160,7 @@ impl LocalFile {
         };
         // A short first block is nearly always all there is; only a read can tell.
         file.handle(cursor, first);
-        Ok((file, meta))
+        Ok(Opened { file, meta, xattrs })
     }
 
     fn handle(&mut self, mut cursor: Cursor, step: Step) {
@@ -218,7 +227,7 @@ mod tests {
     use std::io::{Seek, Write};
 
     async fn pieces(path: &Path) -> Vec<Piece> {
-        let (mut file, _) = LocalFile::open(path, None).await.unwrap();
+        let mut file = LocalFile::open(path, None).await.unwrap().file;
         let mut source = &mut file;
         let mut all = Vec::new();
         while let Some(piece) = source.next().await.unwrap() {

@@ -3,19 +3,16 @@
 mod download;
 mod local_read;
 mod local_write;
+mod transfer;
 mod upload;
+mod xattrs;
 
 pub use download::{get_file, get_tree};
+pub use transfer::{Told, Transfer};
 pub use upload::{put_file, put_tree};
 
 use quarry_common::error::{Code, Error};
 use std::path::{Path, PathBuf};
-
-/// A file longer than this takes part in the limit of long transfers.
-const LONG_FILE_LEN: u64 = 8 << 20;
-
-/// Long files transferred at a time: each holds up to 128 MiB.
-const LONG_FILES_MAX: usize = 4;
 
 /// How a tree is copied.
 #[derive(Clone, Debug)]
@@ -60,26 +57,6 @@ enum Copied {
     File(u64),
     Link,
     Skipped(String),
-}
-
-impl TreeReport {
-    fn handle(&mut self, path: PathBuf, outcome: Result<Copied, Error>) {
-        match outcome {
-            Ok(Copied::File(len)) => {
-                self.files += 1;
-                self.bytes += len;
-            }
-            Ok(Copied::Link) => self.links += 1,
-            Ok(Copied::Skipped(why)) => self.skipped.push((path, why)),
-            Err(error) => self.failed.push((path, error)),
-        }
-    }
-
-    /// Whether going on is of no use.
-    fn is_hopeless(&self) -> bool {
-        let last = self.failed.last();
-        last.is_some_and(|(_, error)| error.code == Code::ClusterFull)
-    }
 }
 
 /// An error of the local file system.

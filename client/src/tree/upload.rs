@@ -1,7 +1,9 @@
 //! Uploading files and trees.
 
-use super::local_read::LocalFile;
-use super::{Copied, LONG_FILE_LEN, LONG_FILES_MAX, TreeOptions, TreeReport, local_error};
+use super::local_read::{LocalFile, Opened};
+use super::transfer::is_silence;
+use super::xattrs::{self, Xattrs};
+use super::{Copied, Transfer, TreeReport, local_error};
 use crate::client::Client;
 use crate::file::publish::{PublishOptions, REPEATS, worth_repeating};
 use crate::namespace::shown;
@@ -10,15 +12,16 @@ use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{Gid, InodeId, Uid};
 use quarry_common::limits::LIST_OPS_MAX;
 use quarry_common::time::Nanos;
-use quarry_common::wire::meta::{Attr, FileKind, NodeKind, Op, OpReply, SetAttr, SetTime};
+use quarry_common::wire::meta::{
+    Attr, FileKind, NodeKind, Op, OpReply, SetAttr, SetTime, XattrMode,
+};
 use std::collections::HashMap;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Uploads one regular file to the path `remote`, with its mode, times and user attributes.
@@ -29,25 +32,32 @@ pub async fn put_file(
     client: &Client,
     local: &Path,
     remote: &[u8],
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Transfer,
 ) -> Result<Attr> {
+    let stored = put_one(client, local, remote, transfer).await;
+    transfer.note(&stored);
+    stored
+}
+
+async fn put_one(
+    client: &Client,
+    local: &Path,
+    remote: &[u8],
+    transfer: &Transfer,
+) -> Result<Attr> {
+    let progress = &transfer.progress;
     let place = client.resolve_parent(remote).await?;
-    if let Ok(meta) = tokio::fs::metadata(local).await {
-        Progress::add(&progress.bytes_total, meta.len());
-    }
+    // One that can not be looked at can not be opened either, which is told then.
+    let len = tokio::fs::metadata(local)
+        .await
+        .map_or(0, |meta| meta.len());
+    Progress::add(&progress.bytes_total, len);
     Progress::add(&progress.files_total, 1);
     progress.walk_done.store(true, Ordering::Relaxed);
-    let attr = publish_local(
-        client,
-        local,
-        place.parent.inode,
-        &place.name,
-        options,
-        progress,
-    )
-    .await
-    .map_err(|error| error.context(shown(remote)))?;
+    let parent = place.parent.inode;
+    let attr = publish_local(client, local, len, parent, &place.name, transfer)
+        .await
+        .map_err(|error| error.context(shown(remote)))?;
     Progress::add(&progress.files, 1);
     Ok(attr)
 }
@@ -55,19 +65,26 @@ pub async fn put_file(
 async fn publish_local(
     client: &Client,
     local: &Path,
+    len: u64,
     parent: InodeId,
     name: &[u8],
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Transfer,
 ) -> Result<Attr> {
+    let (options, progress) = (&transfer.options, &transfer.progress);
+    let _held = transfer.hold(len).await?;
     let mut repeats = 0;
     loop {
-        let (mut file, meta) = LocalFile::open(local, Some(progress.clone())).await?;
+        let opened = LocalFile::open(local, Some(progress.clone())).await?;
+        let Opened {
+            mut file,
+            meta,
+            xattrs,
+        } = opened;
         let publish = PublishOptions {
             mode: (meta.mode() & 0o7777) as u16,
             mtime: Some(mtime_of(&meta)),
             replace: options.replace,
-            xattrs: user_xattrs(local),
+            xattrs,
             progress: None,
         };
         match client.publish_at(parent, name, &mut file, &publish).await {
@@ -78,12 +95,7 @@ async fn publish_local(
                 }
                 return Ok(attr);
             }
-            // After an unknown outcome it may be there already, and only who may replace it can tell.
-            Err(error)
-                if worth_repeating(&error)
-                    && repeats < REPEATS
-                    && (options.replace || error.code != Code::UnknownOutcome) =>
-            {
+            Err(error) if worth_repeating(&error) && repeats < REPEATS => {
                 tracing::info!(path = %local.display(), %error, "the upload is begun again");
                 repeats += 1;
             }
@@ -106,21 +118,6 @@ fn owners_of(meta: &Metadata) -> SetAttr {
     }
 }
 
-/// Attributes of the `user.` kind; those of other kinds mean something only to this machine.
-fn user_xattrs(path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let Ok(names) = xattr::list(path) else {
-        // This file system has none.
-        return Vec::new();
-    };
-    names
-        .filter(|name| name.as_bytes().starts_with(b"user."))
-        .filter_map(|name| {
-            let value = xattr::get(path, &name).ok().flatten()?;
-            Some((name.as_bytes().to_vec(), value))
-        })
-        .collect()
-}
-
 /// Copies the tree at `local` to the path `remote`: a directory is made or merged into, single
 /// files are replaced. What fails is reported, the rest goes on.
 ///
@@ -130,12 +127,11 @@ pub async fn put_tree(
     client: &Client,
     local: &Path,
     remote: &[u8],
-    options: &TreeOptions,
-    progress: &Arc<Progress>,
+    transfer: &Arc<Transfer>,
 ) -> Result<TreeReport> {
     let meta = std::fs::metadata(local).map_err(|error| local_error(local, "be read", error))?;
     if !meta.is_dir() {
-        let attr = put_file(client, local, remote, options, progress).await?;
+        let attr = put_file(client, local, remote, transfer).await?;
         return Ok(TreeReport {
             files: 1,
             bytes: attr.size,
@@ -143,12 +139,18 @@ pub async fn put_tree(
         });
     }
     let counting = {
-        let (local, progress) = (local.to_path_buf(), progress.clone());
+        let (local, progress) = (local.to_path_buf(), transfer.progress.clone());
         tokio::task::spawn_blocking(move || count(&local, &progress))
     };
-    let root = match client.mkdir(remote, writable(&meta)).await {
-        Err(error) if error.code == Code::Exists => client.stat(remote).await?,
-        other => other?,
+    // Looked at first: the root of the cluster, or what ends in '.', can not be made.
+    let root = match client.stat(remote).await {
+        Err(error) if error.code == Code::NotFound => {
+            match client.mkdir(remote, writable(&meta)).await {
+                Err(error) if error.code == Code::Exists => client.stat(remote).await?,
+                made => made?,
+            }
+        }
+        found => found?,
     };
     if root.kind != FileKind::Directory {
         let text = format!("{}: exists and is not a directory", shown(remote));
@@ -157,9 +159,7 @@ pub async fn put_tree(
     let mut upload = Upload {
         context: Arc::new(Context {
             client: client.clone(),
-            options: options.clone(),
-            progress: progress.clone(),
-            long_files: Semaphore::new(LONG_FILES_MAX),
+            transfer: transfer.clone(),
         }),
         report: TreeReport::default(),
         running: JoinSet::new(),
@@ -167,8 +167,9 @@ pub async fn put_tree(
         second_names: Vec::new(),
         directories: Vec::new(),
     };
-    upload.walk(local.to_path_buf(), root.inode, meta).await;
-    upload.finish().await;
+    let given_up = upload.walk(local.to_path_buf(), root.inode, meta).await;
+    let unfinished = upload.finish().await;
+    transfer.end(&mut upload.report, local, given_up.or(unfinished));
     if let Err(error) = counting.await {
         tracing::warn!(%error, "the tree could not be counted");
     }
@@ -198,9 +199,7 @@ fn writable(meta: &Metadata) -> u16 {
 
 struct Context {
     client: Client,
-    options: TreeOptions,
-    progress: Arc<Progress>,
-    long_files: Semaphore,
+    transfer: Arc<Transfer>,
 }
 
 /// One upload of a tree: walks depth first, files on their way in the background.
@@ -230,40 +229,58 @@ struct Entry {
 }
 
 impl Upload {
-    async fn walk(&mut self, local: PathBuf, inode: InodeId, meta: Metadata) {
+    /// Returns why it was ended early, if it was.
+    async fn walk(&mut self, local: PathBuf, inode: InodeId, meta: Metadata) -> Option<Error> {
         let mut stack = vec![(local, inode, meta)];
         while let Some((path, inode, meta)) = stack.pop() {
-            if self.report.is_hopeless() {
-                return;
+            let given_up = self.context.transfer.given_up();
+            if given_up.is_some() {
+                return given_up;
             }
             let listed = {
                 let path = path.clone();
                 tokio::task::spawn_blocking(move || read_directory(&path)).await
             };
-            let (entries, failed) = match listed {
+            let Listed {
+                entries,
+                failed,
+                xattrs,
+            } = match listed {
                 Ok(Ok(listed)) => listed,
                 Ok(Err(error)) => {
                     let error = local_error(&path, "be listed", error);
-                    self.report.failed.push((path, error));
+                    self.fail(path, error);
                     continue;
                 }
                 Err(error) => {
                     let error = Error::bug("listing failed").with_source(error);
-                    self.report.failed.push((path, error));
+                    self.fail(path, error);
                     continue;
                 }
             };
-            self.report.failed.extend(failed);
-            self.directories.push((inode, meta, path));
+            for (path, error) in failed {
+                self.fail(path, error);
+            }
+            // The root of the cluster is everybody's: it stays as open as it is.
+            if inode != InodeId::ROOT {
+                if let Err(error) = self.context.set_xattrs(inode, xattrs).await {
+                    self.fail(path.clone(), error);
+                }
+                self.directories.push((inode, meta, path));
+            }
             let (below, others): (Vec<_>, Vec<_>) =
                 entries.into_iter().partition(|(_, meta)| meta.is_dir());
             for (path, made, meta) in self.make_directories(inode, below).await {
                 match made {
                     Ok(inode) => stack.push((path, inode, meta)),
-                    Err(error) => self.report.failed.push((path, error)),
+                    Err(error) => self.fail(path, error),
                 }
             }
             for (path, meta) in others {
+                let given_up = self.context.transfer.given_up();
+                if given_up.is_some() {
+                    return given_up;
+                }
                 let name = name_of(&path);
                 self.begin(Entry {
                     path,
@@ -274,6 +291,12 @@ impl Upload {
                 .await;
             }
         }
+        None
+    }
+
+    fn fail(&mut self, path: PathBuf, error: Error) {
+        let transfer = &self.context.transfer;
+        transfer.fail(&mut self.report, path, error);
     }
 
     /// Makes the subdirectories of one directory, in one step where none is there yet.
@@ -305,9 +328,12 @@ impl Upload {
                     })
                     .collect(),
                 _ => {
-                    let mut inodes = Vec::with_capacity(some.len());
+                    let mut inodes: Vec<Result<InodeId>> = Vec::with_capacity(some.len());
                     for entry in &some {
-                        let made = self.make_directory(parent, mkdir(entry), &entry.0).await;
+                        let made = match inodes.last() {
+                            Some(Err(error)) if is_silence(error.code) => Err(error.clone()),
+                            _ => self.make_directory(parent, mkdir(entry), &entry.0).await,
+                        };
                         inodes.push(made);
                     }
                     inodes
@@ -348,7 +374,7 @@ impl Upload {
             }
             self.first_names.insert(key, None);
         }
-        while self.running.len() >= self.context.options.jobs.max(1) {
+        while self.running.len() >= self.context.transfer.options.jobs.max(1) {
             self.reap().await;
         }
         let context = self.context.clone();
@@ -366,22 +392,27 @@ impl Upload {
                 if let (Some(key), Ok((_, inode))) = (key, &outcome) {
                     self.first_names.insert(key, *inode);
                 }
-                self.report.handle(path, outcome.map(|(copied, _)| copied));
-                Progress::add(&self.context.progress.files, 1);
+                let outcome = outcome.map(|(copied, _)| copied);
+                let transfer = &self.context.transfer;
+                transfer.handle(&mut self.report, path, outcome);
             }
             Some(Err(error)) => {
                 let error = Error::bug("an upload's task failed").with_source(error);
-                self.report.failed.push((PathBuf::new(), error));
+                self.fail(PathBuf::new(), error);
             }
             None => {}
         }
     }
 
-    async fn finish(&mut self) {
+    /// Returns why the rest was not tried, if it was not.
+    async fn finish(&mut self) -> Option<Error> {
         while !self.running.is_empty() {
             self.reap().await;
         }
         for (key, entry) in std::mem::take(&mut self.second_names) {
+            if let Some(silence) = self.silence() {
+                return Some(silence);
+            }
             let first = self.first_names.get(&key).copied().flatten();
             let path = entry.path.clone();
             let linked = match first {
@@ -391,12 +422,16 @@ impl Upload {
                     Err(Error::new(Code::NotFound, text))
                 }
             };
-            self.report.handle(path, linked.map(|()| Copied::Link));
-            Progress::add(&self.context.progress.files, 1);
+            let linked = linked.map(|()| Copied::Link);
+            let transfer = &self.context.transfer;
+            transfer.handle(&mut self.report, path, linked);
         }
         // Deepest first, though only the times of their own entries matter.
         let directories = std::mem::take(&mut self.directories);
         for some in directories.rchunks(LIST_OPS_MAX) {
+            if let Some(silence) = self.silence() {
+                return Some(silence);
+            }
             let ops: Vec<Op> = some
                 .iter()
                 .rev()
@@ -406,20 +441,31 @@ impl Upload {
                 expectations: Vec::new(),
                 ops: ops.clone(),
             };
-            let client = &self.context.client;
             let mut done = some.len() as u64;
-            if client.mutate(list).await.is_err() {
+            if self.context.client.mutate(list).await.is_err() {
                 // Those that can be set are set, the others are named.
+                let mut last: Result<()> = Ok(());
                 for (op, (_, _, path)) in ops.into_iter().zip(some.iter().rev()) {
-                    if let Err(error) = client.mutate(op).await {
+                    last = match last {
+                        Err(error) if is_silence(error.code) => Err(error),
+                        _ => self.context.client.mutate(op).await.map(drop),
+                    };
+                    if let Err(error) = &last {
                         done -= 1;
-                        self.report.failed.push((path.clone(), error));
+                        self.fail(path.clone(), error.clone());
                     }
                 }
             }
             self.report.directories += done;
-            Progress::add(&self.context.progress.directories, done);
+            Progress::add(&self.context.transfer.progress.directories, done);
         }
+        None
+    }
+
+    /// Why nobody is asked any more. A full cluster still takes names and attributes.
+    fn silence(&self) -> Option<Error> {
+        let given_up = self.context.transfer.given_up();
+        given_up.filter(|error| is_silence(error.code))
     }
 }
 
@@ -427,15 +473,10 @@ impl Context {
     async fn copy(&self, entry: Entry) -> Result<(Copied, Option<InodeId>)> {
         let kind = entry.meta.file_type();
         if kind.is_file() {
-            let _place = match entry.meta.len() > LONG_FILE_LEN {
-                true => Some(self.long_files.acquire().await),
-                false => None,
-            };
-            let Entry {
-                path, parent, name, ..
-            } = &entry;
-            let (client, options) = (&self.client, &self.options);
-            let attr = publish_local(client, path, *parent, name, options, &self.progress).await?;
+            let (path, len, name) = (&entry.path, entry.meta.len(), &entry.name);
+            let published =
+                publish_local(&self.client, path, len, entry.parent, name, &self.transfer);
+            let attr = published.await?;
             return Ok((Copied::File(attr.size), Some(attr.inode)));
         }
         let (parent, name) = (entry.parent, entry.name.clone());
@@ -449,7 +490,7 @@ impl Context {
                 mtime: Some(mtime_of(&entry.meta)),
             };
             let attr = self.make(&entry, op).await?;
-            if self.options.owners {
+            if self.transfer.options.owners {
                 let set = owners_of(&entry.meta);
                 self.client.set_attr_inode(attr.inode, set).await?;
             }
@@ -484,6 +525,20 @@ impl Context {
         }
     }
 
+    /// Those of a directory, as long as it is still writable.
+    async fn set_xattrs(&self, inode: InodeId, xattrs: Xattrs) -> Result<()> {
+        for (name, value) in xattrs {
+            let op = Op::SetXattr {
+                inode,
+                name,
+                value,
+                mode: XattrMode::Set,
+            };
+            self.client.mutate(op).await?;
+        }
+        Ok(())
+    }
+
     async fn link(&self, inode: InodeId, entry: &Entry) -> Result<()> {
         let op = Op::Link {
             inode,
@@ -499,7 +554,7 @@ impl Context {
     /// Makes a name; one that is in the way goes first, unless it is a directory.
     async fn make(&self, entry: &Entry, op: Op) -> Result<Attr> {
         let made = match self.client.mutate(op.clone()).await {
-            Err(error) if error.code == Code::Exists && self.options.replace => {
+            Err(error) if error.code == Code::Exists && self.transfer.options.replace => {
                 let unlink = Op::Unlink {
                     parent: entry.parent,
                     name: entry.name.clone(),
@@ -519,7 +574,7 @@ impl Context {
     }
 
     fn attributes(&self, inode: InodeId, meta: &Metadata) -> Op {
-        let owners = self.options.owners;
+        let owners = self.transfer.options.owners;
         let set = SetAttr {
             mode: Some((meta.mode() & 0o7777) as u16),
             uid: owners.then(|| Uid(meta.uid())),
@@ -535,10 +590,18 @@ fn name_of(path: &Path) -> Vec<u8> {
     path.file_name().unwrap_or_default().as_bytes().to_vec()
 }
 
-type Listed = (Vec<(PathBuf, Metadata)>, Vec<(PathBuf, Error)>);
+/// What is in a directory.
+struct Listed {
+    /// In the order of their names.
+    entries: Vec<(PathBuf, Metadata)>,
+    /// Those that can not be read.
+    failed: Vec<(PathBuf, Error)>,
+    /// Its own extended attributes.
+    xattrs: Xattrs,
+}
 
-/// The entries of a directory in the order of their names, and those that can not be read.
 fn read_directory(path: &Path) -> std::io::Result<Listed> {
+    let xattrs = xattrs::read(&File::open(path)?)?;
     let mut entries = Vec::new();
     let mut failed = Vec::new();
     for entry in std::fs::read_dir(path)? {
@@ -553,5 +616,9 @@ fn read_directory(path: &Path) -> std::io::Result<Listed> {
         }
     }
     entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok((entries, failed))
+    Ok(Listed {
+        entries,
+        failed,
+        xattrs,
+    })
 }

@@ -31,6 +31,7 @@ struct Node {
     children: BTreeMap<Vec<u8>, InodeId>,
     extents: BTreeMap<u64, (u64, ExtentSource)>,
     target: Vec<u8>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 fn capability(access: Access, first: ChunkId, last: ChunkId) -> Capability {
@@ -147,6 +148,18 @@ impl State {
 }
 
 impl Meta {
+    /// Changes the owner and the group of everything.
+    pub fn give_to(&mut self, uid: Uid, gid: Gid) {
+        for node in self.nodes.values_mut() {
+            (node.attr.uid, node.attr.gid) = (uid, gid);
+        }
+    }
+
+    /// Forgets an inode that has no name any more.
+    pub fn purge(&mut self, inode: InodeId) {
+        self.nodes.remove(&inode);
+    }
+
     fn make(&mut self, parent: InodeId, kind: FileKind, mode: u16) -> Attr {
         self.last_inode = self.last_inode.max(1) + 1;
         let inode = InodeId(self.last_inode);
@@ -174,6 +187,7 @@ impl Meta {
             children: BTreeMap::new(),
             extents: BTreeMap::new(),
             target: Vec::new(),
+            xattrs: BTreeMap::new(),
         };
         self.nodes.insert(inode, node);
         attr
@@ -325,6 +339,8 @@ impl Meta {
                 let node = self.node(inode)?;
                 node.attr.mode = publish.mode;
                 node.attr.mtime = publish.mtime.unwrap_or_default();
+                node.attr.has_xattrs = !publish.xattrs.is_empty();
+                node.xattrs = publish.xattrs.into_iter().collect();
                 OpReply::Attr(node.attr.clone())
             }
             Op::CreateUnnamed { parent, mode } => {
@@ -357,6 +373,14 @@ impl Meta {
                     offset: FileOffset(at),
                     attr: node.attr.clone(),
                 }
+            }
+            Op::SetXattr {
+                inode, name, value, ..
+            } => {
+                let node = self.node(inode)?;
+                node.xattrs.insert(name, value);
+                node.attr.has_xattrs = true;
+                OpReply::Nothing
             }
             Op::List { ops, .. } => {
                 let replies = ops.into_iter().map(|op| self.mutate(op));
@@ -424,6 +448,13 @@ impl Meta {
                 entries.truncate(2);
                 ReadReply::Page(Page { entries, more })
             }
+            Read::ListXattr { inode, .. } => {
+                ReadReply::Names(self.node(inode)?.xattrs.keys().cloned().collect())
+            }
+            Read::GetXattr { inode, name, .. } => match self.node(inode)?.xattrs.get(&name) {
+                Some(value) => ReadReply::Bytes(value.clone()),
+                None => return Err(no(Code::NoAttribute, "no such attribute")),
+            },
             Read::ReadLink { inode, .. } => ReadReply::Bytes(self.node(inode)?.target.clone()),
             Read::Extents {
                 inode, offset, len, ..

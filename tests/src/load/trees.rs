@@ -5,7 +5,7 @@ use super::meter::{Kind, Outcome};
 use super::worker::Worker;
 use crate::compare::differences;
 use anyhow::Result;
-use quarry_client::{Client, Progress, TreeOptions, TreeReport, get_tree, put_tree};
+use quarry_client::{Client, Progress, Transfer, TreeOptions, TreeReport, get_tree, put_tree};
 use quarry_common::error::{Code, Error, Result as QuarryResult};
 use quarry_common::wire::meta::RenameMode;
 use rand::Rng;
@@ -39,11 +39,12 @@ fn make(root: &Path, random: &mut SmallRng) -> std::io::Result<()> {
     fs::write(root.join("long"), bytes(random.random(), len))
 }
 
-fn options() -> TreeOptions {
-    TreeOptions {
+fn transfer() -> Arc<Transfer> {
+    let options = TreeOptions {
         jobs: 4,
         ..TreeOptions::default()
-    }
+    };
+    Arc::new(Transfer::new(options, Arc::new(Progress::default())))
 }
 
 /// Everything was copied, or what was not is the error.
@@ -55,8 +56,7 @@ fn whole(report: TreeReport) -> QuarryResult<()> {
 }
 
 async fn put(client: &Client, local: &Path, remote: &str) -> QuarryResult<()> {
-    let progress = Arc::new(Progress::default());
-    whole(put_tree(client, local, remote.as_bytes(), &options(), &progress).await?)
+    whole(put_tree(client, local, remote.as_bytes(), &transfer()).await?)
 }
 
 /// Gets a tree and compares it with its original.
@@ -65,8 +65,7 @@ async fn compare(client: &Client, remote: &str, local: &Path, back: &Path) -> Qu
         let removed = fs::remove_dir_all(back);
         removed.map_err(|error| Error::new(Code::Io, error.to_string()))?;
     }
-    let progress = Arc::new(Progress::default());
-    whole(get_tree(client, remote.as_bytes(), back, &options(), &progress).await?)?;
+    whole(get_tree(client, remote.as_bytes(), back, &transfer()).await?)?;
     let found = differences(local, back);
     let found = found.map_err(|error| Error::new(Code::Io, format!("{error:#}")))?;
     match found.first() {
