@@ -39,6 +39,9 @@ pub const SYMLINKS_MAX: u32 = 40;
 /// The value of an extended attribute, and the list of all names of an inode, as in Linux.
 pub const XATTR_LEN_MAX: usize = 64 << 10;
 
+/// Extended attributes that come with a new file: the list of their names, each with a NUL, has room for no more.
+pub const XATTRS_MAX: usize = XATTR_LEN_MAX / 2;
+
 /// Hard links of one inode, as in ext4.
 pub const LINKS_MAX: u32 = 65_000;
 
