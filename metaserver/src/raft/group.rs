@@ -185,11 +185,7 @@ impl Raft {
             )
         })?;
         let id = node_id(options.server);
-        let members = Members {
-            network: options.network.clone(),
-            shard: options.shard,
-            own: id,
-        };
+        let members = Members::new(options.network.clone(), options.shard, id);
         let inner = Inner::new(id, Arc::new(config), members, log, machine.clone())
             .await
             .map_err(failed)?;
