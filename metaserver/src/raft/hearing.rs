@@ -152,6 +152,7 @@ impl Raft {
     ) -> Result<RaftReply> {
         self.check_leader(peer).await?;
         check_append(node_id(peer), self.metrics_now().current_term, &request)?;
+        self.check_belief(peer, &request.vote).await?;
         let appended = Appended::of(&request);
         let reply = self.inner.append_entries(request).await;
         let reply = reply.map_err(raft_failed)?;
@@ -178,6 +179,7 @@ impl Raft {
         {
             return Ok(ours);
         }
+        self.check_belief(peer, &vote).await?;
         // One at a time: two would need the space of two.
         let _only = self.receiving.try_lock().map_err(|_| {
             Error::new(
