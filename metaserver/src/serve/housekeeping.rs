@@ -155,9 +155,10 @@ async fn control(
 ) -> Result<()> {
     let now = Instant::now();
     let map = serving.map();
-    let (changed, states) = {
+    let (changed, states, notes) = {
         let mut health = serving.health();
-        (health.advance(&map, now), health.states(&map, now))
+        let changed = health.advance(&map, now);
+        (changed, health.states(&map, now), health.notes(&map, now))
     };
     if changed {
         *planned = None;
@@ -167,6 +168,14 @@ async fn control(
             tracing::warn!(%disk, ?state, "a disk changes its part");
         }
         serving.change_map(Action::SetDisks(states)).await?;
+    }
+    if !notes.is_empty() {
+        let millis = |down_for: Duration| u64::try_from(down_for.as_millis()).unwrap_or(u64::MAX);
+        let disks = notes.iter();
+        let disks = disks.map(|(disk, down_for)| (*disk, down_for.map(millis)));
+        let action = Action::NoteDown(disks.collect());
+        serving.propose(Default::default(), action).await?;
+        serving.health().handle_noted(&notes);
     }
     loop {
         let map = serving.map();
