@@ -33,6 +33,10 @@ pub const NAME_LEN_MAX: usize = 255;
 /// A path, in bytes, as in POSIX (PATH_MAX counts a NUL that we do not send).
 pub const PATH_LEN_MAX: usize = 4096;
 
+/// Directories one in the other: more than any path names, since each takes two bytes of it. Each change is counted in all
+/// of them.
+pub const DIRECTORY_DEPTH_MAX: usize = 4_096;
+
 /// Symbolic links followed in one resolution, as in Linux.
 pub const SYMLINKS_MAX: u32 = 40;
 
@@ -141,6 +145,7 @@ const _: () = {
         "a small chunk has one checksum"
     );
     assert!(INLINE_LEN_MAX < SMALL_CHUNK_LEN_MAX);
+    assert!(DIRECTORY_DEPTH_MAX * 2 > PATH_LEN_MAX);
     assert!(MUTATION_LEN_MAX * 2 <= RAFT_ENTRY_LEN_MAX);
     assert!(XATTR_LEN_MAX * 2 < MUTATION_LEN_MAX);
     assert!(PAGE_ENTRIES_MAX * (NAME_LEN_MAX + 256) < MESSAGE_LEN_MAX);

@@ -17,6 +17,7 @@ use quarry_common::time::Nanos;
 use quarry_common::token::Receipt;
 use quarry_common::wire::meta::{Attr, Caller};
 use quarry_common::{Code, Error, Result};
+use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
@@ -138,6 +139,7 @@ impl<'a> Txn<'a> {
     pub fn roll_back(&mut self, mark: TxnMark) {
         self.state.roll_back(mark.state);
         self.usage.roll_back(mark.usage);
+        self.depths.clear();
         self.topology = None;
     }
 
