@@ -100,6 +100,12 @@ pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(300);
 /// A session that was not renewed for this long is ended by the leader.
 pub const SESSION_LEASE: Duration = Duration::from_secs(60);
 
+/// Open sessions of one certificate, which each client process with it has one of: each is keys of the state, and is renewed.
+pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
+
+/// Inodes that a session has open: as many as some thousand programs. The leader remembers each.
+pub const OPEN_INODES_MAX: usize = 65_536;
+
 /// How often a client renews: several losses in a row do not end a session.
 pub const SESSION_RENEW_EVERY: Duration = Duration::from_secs(10);
 
@@ -148,6 +154,10 @@ const _: () = {
     assert!(DIRECTORY_DEPTH_MAX * 2 > PATH_LEN_MAX);
     assert!(MUTATION_LEN_MAX * 2 <= RAFT_ENTRY_LEN_MAX);
     assert!(XATTR_LEN_MAX * 2 < MUTATION_LEN_MAX);
+    assert!(
+        OPEN_INODES_MAX * 9 < MUTATION_LEN_MAX,
+        "a renewal with all of them is a request"
+    );
     assert!(PAGE_ENTRIES_MAX * (NAME_LEN_MAX + 256) < MESSAGE_LEN_MAX);
     assert!(SESSION_RENEW_EVERY.as_secs() * 3 < SESSION_LEASE.as_secs());
     assert!(

@@ -63,7 +63,7 @@ async fn fetch(
         let text = format!("{}: exists already", local.display());
         return Err(Error::new(Code::Exists, text));
     }
-    let reader = Reader::new(client.clone(), attr.inode, name);
+    let reader = Reader::new(client.clone(), attr.inode, name)?;
     let mut sequence = Sequence::new(Arc::new(reader), 0..attr.size);
     let mut file = NewFile::new(local);
     while let Some(piece) = sequence.next().await? {

@@ -3,7 +3,7 @@
 
 use super::{Serving, collect, keep_house, keep_members, place};
 use crate::config::ClusterSeed;
-use crate::raft::not_leader;
+use crate::raft::{blocking, not_leader};
 use crate::session::Leases;
 use crate::state::command::{Action, Bootstrap};
 use crate::state::map_state::downs;
