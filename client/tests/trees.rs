@@ -253,7 +253,7 @@ async fn put_without_answer(
     {
         let mut state = fake.state();
         state.meta.lost.insert(session, RequestNumber(u64::MAX));
-        meanwhile(&mut *state);
+        meanwhile(&mut state);
     }
     putting.await.unwrap()
 }

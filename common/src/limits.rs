@@ -33,11 +33,18 @@ pub const NAME_LEN_MAX: usize = 255;
 /// A path, in bytes, as in POSIX (PATH_MAX counts a NUL that we do not send).
 pub const PATH_LEN_MAX: usize = 4096;
 
+/// Directories one in the other: more than any path names, since each takes two bytes of it. Each change is counted in all
+/// of them.
+pub const DIRECTORY_DEPTH_MAX: usize = 4_096;
+
 /// Symbolic links followed in one resolution, as in Linux.
 pub const SYMLINKS_MAX: u32 = 40;
 
 /// The value of an extended attribute, and the list of all names of an inode, as in Linux.
 pub const XATTR_LEN_MAX: usize = 64 << 10;
+
+/// Extended attributes that come with a new file: the list of their names, each with a NUL, has room for no more.
+pub const XATTRS_MAX: usize = XATTR_LEN_MAX / 2;
 
 /// Hard links of one inode, as in ext4.
 pub const LINKS_MAX: u32 = 65_000;
@@ -93,6 +100,12 @@ pub const STREAM_SILENCE_MAX: Duration = Duration::from_secs(300);
 /// A session that was not renewed for this long is ended by the leader.
 pub const SESSION_LEASE: Duration = Duration::from_secs(60);
 
+/// Open sessions of one certificate, which each client process with it has one of: each is keys of the state, and is renewed.
+pub const SESSIONS_PER_CERTIFICATE_MAX: usize = 4_096;
+
+/// Inodes that a session has open: as many as some thousand programs. The leader remembers each.
+pub const OPEN_INODES_MAX: usize = 65_536;
+
 /// How often a client renews: several losses in a row do not end a session.
 pub const SESSION_RENEW_EVERY: Duration = Duration::from_secs(10);
 
@@ -138,8 +151,13 @@ const _: () = {
         "a small chunk has one checksum"
     );
     assert!(INLINE_LEN_MAX < SMALL_CHUNK_LEN_MAX);
+    assert!(DIRECTORY_DEPTH_MAX * 2 > PATH_LEN_MAX);
     assert!(MUTATION_LEN_MAX * 2 <= RAFT_ENTRY_LEN_MAX);
     assert!(XATTR_LEN_MAX * 2 < MUTATION_LEN_MAX);
+    assert!(
+        OPEN_INODES_MAX * 9 < MUTATION_LEN_MAX,
+        "a renewal with all of them is a request"
+    );
     assert!(PAGE_ENTRIES_MAX * (NAME_LEN_MAX + 256) < MESSAGE_LEN_MAX);
     assert!(SESSION_RENEW_EVERY.as_secs() * 3 < SESSION_LEASE.as_secs());
     assert!(

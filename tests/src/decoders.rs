@@ -11,8 +11,8 @@ use quarry_client::ClientFile;
 use quarry_common::codec;
 use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_VALID};
 use quarry_common::ids::{
-    ChunkId, ClusterId, FileOffset, InodeId, KeyNumber, PgId, PoolId, RequestNumber, ServerId,
-    SessionId, Slot, Version,
+    ChunkId, ClusterId, DiskId, FileOffset, InodeId, KeyNumber, PgId, PoolId, RequestNumber,
+    ServerId, SessionId, Slot, Version,
 };
 use quarry_common::limits::BLOCK_LEN;
 use quarry_common::wire::data::frame::{HEAD_LEN, Head, decode_crcs};
@@ -292,6 +292,7 @@ fn state_keys() -> Decoder {
         SystemKey::Trimmed(inode),
         SystemKey::LostSession(id),
         SystemKey::UnreferencedChunks,
+        SystemKey::DownFor(DiskId(7)),
     ];
     let system = system.map(|part| (format!("{part:?}"), keys::system(part)));
     let pinned = read_back.iter().chain(&system);
@@ -320,6 +321,7 @@ fn state_keys() -> Decoder {
                 keys::parse_orphan(bytes).is_ok(),
                 keys::parse_trimmed(bytes).is_ok(),
                 keys::parse_unreferenced(bytes).is_ok(),
+                keys::parse_down(bytes).is_ok(),
             ]
             .contains(&true)
         }),

@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Below this many levels lists and options are empty, so that types which contain themselves end.
 const DEPTH_MAX: u32 = 10;
 
+/// How often a sample is made up until the type takes it.
+const TRIES: usize = 100;
+
 /// Makes up what a deserializer would have read.
 pub struct Sampler {
     source: Source,
@@ -102,13 +105,17 @@ impl Sampler {
         }
     }
 
-    /// One sample.
+    /// One sample. Some types refuse what they could be by their fields (a list in a list): then the next one.
     ///
     /// # Panics
     /// If the type asks what is there before it reads: such a type has no place in a binary format.
     pub fn sample<T: DeserializeOwned>(&mut self) -> T {
-        self.depth = 0;
-        T::deserialize(&mut *self).expect("a type of a binary format")
+        let mut made = (0..TRIES).map(|_| {
+            self.depth = 0;
+            T::deserialize(&mut *self)
+        });
+        let sample = made.find(Result::is_ok).and_then(Result::ok);
+        sample.expect("a type of a binary format")
     }
 
     /// Small and large ones, for a type of so many bytes.

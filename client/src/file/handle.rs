@@ -168,7 +168,7 @@ impl Client {
                 return Err(Error::new(Code::Invalid, text));
             }
         }
-        let reader = Reader::new(self.clone(), attr.inode, name.clone());
+        let reader = Reader::new(self.clone(), attr.inode, name.clone())?;
         if options.truncate && options.writes() && attr.size > 0 {
             let set = SetAttr {
                 size: Some(0),

@@ -38,15 +38,19 @@ pub struct Reader {
 
 impl Reader {
     /// Reads an inode; `name` names it in errors.
-    pub fn new(client: Client, inode: InodeId, name: String) -> Reader {
+    ///
+    /// # Errors
+    /// `Overloaded`: the client has too many files open.
+    pub fn new(client: Client, inode: InodeId, name: String) -> Result<Reader> {
         let held = client.shared.sessions.hold(inode);
-        Reader {
+        let held = held.map_err(|error| error.context(&name))?;
+        Ok(Reader {
             client,
             inode,
             name,
             window: Mutex::new(None),
             _held: held,
-        }
+        })
     }
 
     /// Forgets what is known of the file, since it was written to.
@@ -303,7 +307,7 @@ impl Client {
         let attr = self.stat(path).await?;
         let name = crate::namespace::shown(path).into_owned();
         match attr.kind {
-            FileKind::File => Ok(Reader::new(self.clone(), attr.inode, name)),
+            FileKind::File => Reader::new(self.clone(), attr.inode, name),
             FileKind::Directory => {
                 let text = format!("{name}: is a directory");
                 Err(Error::new(Code::IsDirectory, text))

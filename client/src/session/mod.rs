@@ -9,7 +9,9 @@ use self::ranges::{OpenChunk, Ranges};
 use crate::meta::{MetaLink, unexpected};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{ChunkId, InodeId, PoolId, SessionId};
-use quarry_common::limits::{OPEN_REQUESTS_MAX, SESSION_LEASE, SESSION_RENEW_EVERY};
+use quarry_common::limits::{
+    OPEN_INODES_MAX, OPEN_REQUESTS_MAX, SESSION_LEASE, SESSION_RENEW_EVERY,
+};
 use quarry_common::wire::meta::{Caller, MetaBody, MetaReply, Op, OpReply, Renewal};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -128,6 +130,19 @@ impl State {
     }
 }
 
+/// Counts an inode as open once more, of at most so many.
+fn announce(open: &mut BTreeMap<InodeId, u32>, inode: InodeId, max: usize) -> Result<()> {
+    if open.len() >= max && !open.contains_key(&inode) {
+        let text = format!(
+            "this client has {} files open, which are the most: close some, or open them with another client",
+            open.len()
+        );
+        return Err(Error::new(Code::Overloaded, text));
+    }
+    *open.entry(inode).or_default() += 1;
+    Ok(())
+}
+
 fn is_lost(error: &Error) -> bool {
     matches!(error.code, Code::SessionLost | Code::UnknownOutcome)
 }
@@ -151,8 +166,11 @@ impl Sessions {
     }
 
     /// Announces an inode as open with the renewals, of a session that is opened for it if it takes long.
-    pub fn hold(self: &Arc<Self>, inode: InodeId) -> OpenInode {
-        *self.state.open_inodes().entry(inode).or_default() += 1;
+    ///
+    /// # Errors
+    /// `Overloaded`: so many are open that no more can be announced.
+    pub fn hold(self: &Arc<Self>, inode: InodeId) -> Result<OpenInode> {
+        announce(&mut self.state.open_inodes(), inode, OPEN_INODES_MAX)?;
         let sessions = self.clone();
         let keeping = tokio::spawn(async move {
             loop {
@@ -163,11 +181,11 @@ impl Sessions {
                 }
             }
         });
-        OpenInode {
+        Ok(OpenInode {
             state: self.state.clone(),
             inode,
             _session: AbortOnDropHandle::new(keeping),
-        }
+        })
     }
 
     async fn session(&self, deadline: Instant) -> Result<SessionId> {
@@ -392,4 +410,22 @@ fn spawn_keeper(state: Arc<State>) -> Keeper {
         }
     });
     Keeper { stop, task }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_inodes_are_open_than_can_be_announced() {
+        let mut open = BTreeMap::new();
+        for inode in [1, 2, 1] {
+            announce(&mut open, InodeId(inode), 2).unwrap();
+        }
+        let refused = announce(&mut open, InodeId(3), 2).unwrap_err();
+        assert_eq!(refused.code, Code::Overloaded);
+        assert!(refused.text.contains("2 files open"), "{refused}");
+        announce(&mut open, InodeId(2), 2).unwrap();
+        assert_eq!(open, BTreeMap::from([(InodeId(1), 2), (InodeId(2), 2)]));
+    }
 }

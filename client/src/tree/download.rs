@@ -69,7 +69,7 @@ async fn get_one(client: &Client, remote: &[u8], local: &Path, transfer: &Transf
         Onto::Name(local) => fetch(client, attr, name, &local, transfer).await?,
         Onto::Stream => {
             let mut stream = local_write::open_stream(local).await?;
-            let reader = Reader::new(client.clone(), attr.inode, name);
+            let reader = Reader::new(client.clone(), attr.inode, name)?;
             let sequence = Sequence::new(Arc::new(reader), 0..attr.size);
             let written = sequence.write_to(&mut stream, Some(progress)).await;
             written.map_err(|mut error| {
@@ -92,7 +92,7 @@ async fn fetch(
     local: &Path,
     transfer: &Transfer,
 ) -> Result<u64> {
-    let reader = Reader::new(client.clone(), attr.inode, name);
+    let reader = Reader::new(client.clone(), attr.inode, name)?;
     let mut sequence = Sequence::new(Arc::new(reader), 0..attr.size);
     let mut file = NewFile::new(local);
     while let Some(piece) = sequence.next().await? {

@@ -109,8 +109,11 @@ pub struct Index {
     removed: Mutex<Removed>,
     /// Tests look around before the database is flushed.
     #[cfg(test)]
-    flushing: Mutex<Option<Box<dyn FnOnce(&Index) + Send>>>,
+    flushing: Mutex<Option<LookAround>>,
 }
+
+#[cfg(test)]
+type LookAround = Box<dyn FnOnce(&Index) + Send>;
 
 /// Chunks whose file entries were removed, and would be back after a crash: nothing was made durable since.
 #[derive(Default)]

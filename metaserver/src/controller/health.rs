@@ -18,6 +18,9 @@ const FLAP_WAIT_MAX: Duration = Duration::from_secs(300);
 /// After so long without going down it is forgotten that a disk did.
 const FLAPS_FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
+/// How long a disk has been down is noted in the state so many times until it is out: what a change of leaders forgets.
+const NOTES: u32 = 16;
+
 /// What each dataserver last said, and how its disks are.
 #[derive(Debug)]
 pub struct Health {
@@ -27,6 +30,10 @@ pub struct Health {
     out_after: Duration,
     heard: HashMap<ServerId, Heard>,
     lives: HashMap<DiskId, Lived>,
+    /// How long disks were down under earlier leaders, until they are heard.
+    down_before: HashMap<DiskId, Duration>,
+    /// What stands about that in the state.
+    noted: HashMap<DiskId, Duration>,
     /// Who was reported not to answer, and whether it is being asked.
     suspects: HashMap<ServerId, bool>,
     /// Whether a life has changed since [`Health::advance`] last said so.
@@ -123,14 +130,19 @@ impl Health {
             out_after,
             heard: HashMap::new(),
             lives: HashMap::new(),
+            down_before: HashMap::new(),
+            noted: HashMap::new(),
             suspects: HashMap::new(),
             changed: true,
         }
     }
 
-    /// This metaserver begins to lead: nothing that was heard before counts.
-    pub fn reset(&mut self, now: Instant) {
+    /// This metaserver begins to lead: nothing that was heard before counts but what was noted of the time for which
+    /// disks were down.
+    pub fn reset(&mut self, noted: impl IntoIterator<Item = (DiskId, Duration)>, now: Instant) {
         *self = Health::new(self.out_after, now);
+        self.noted = noted.into_iter().collect();
+        self.down_before.clone_from(&self.noted);
     }
 
     /// A dataserver gave a sign of life. It speaks for its own disks alone.
@@ -235,6 +247,9 @@ impl Health {
         let before = lived.life;
         if lived.handle(event, now) {
             tracing::info!(%disk, ?before, after = ?lived.life, "a disk changed");
+            if lived.life != Life::Down {
+                self.down_before.remove(&disk);
+            }
             self.changed = true;
         }
     }
@@ -251,10 +266,48 @@ impl Health {
         let many = self.many_are_down(map);
         let state = |(id, disk): (&DiskId, &Disk)| {
             let lived = self.lives.get(id)?;
-            let long = now.saturating_duration_since(lived.since) >= self.out_after;
+            let down_for = self.down_for(*id, now);
+            let long = down_for.is_some_and(|down_for| down_for >= self.out_after);
             Some((*id, lived.life.state(disk.state, long && !many)?))
         };
         map.topology.disks.iter().filter_map(state).collect()
+    }
+
+    /// How long a disk has been down while somebody led; `None` if it is not.
+    fn down_for(&self, disk: DiskId, now: Instant) -> Option<Duration> {
+        let lived = self.lives.get(&disk)?;
+        let before = self.down_before.get(&disk).copied().unwrap_or_default();
+        (lived.life == Life::Down)
+            .then(|| before.saturating_add(now.saturating_duration_since(lived.since)))
+    }
+
+    /// What is to be noted in the state for the next leader: how long disks have been down, or that one is not any more.
+    /// To be told to [`Health::handle_noted`] when that is done.
+    pub fn notes(&self, map: &ClusterMap, now: Instant) -> Vec<(DiskId, Option<Duration>)> {
+        let note = |(id, disk): (&DiskId, &Disk)| {
+            let noted = self.noted.get(id);
+            let is_heard = matches!(self.life(*id), Life::Up | Life::Returning);
+            match (self.down_for(*id, now), noted) {
+                (Some(down_for), noted) if disk.state == DiskState::In => {
+                    let next = noted.map(|noted| noted.saturating_add(self.out_after / NOTES));
+                    next.is_none_or(|next| down_for >= next)
+                        .then_some((*id, Some(down_for)))
+                }
+                (None, Some(_)) if is_heard => Some((*id, None)),
+                (Some(_) | None, _) => None,
+            }
+        };
+        map.topology.disks.iter().filter_map(note).collect()
+    }
+
+    /// This stands in the state now.
+    pub fn handle_noted(&mut self, notes: &[(DiskId, Option<Duration>)]) {
+        for (disk, down_for) in notes {
+            match down_for {
+                Some(down_for) => self.noted.insert(*disk, *down_for),
+                None => self.noted.remove(disk),
+            };
+        }
     }
 
     /// Whether this looks like one failure of many: more than a fifth of the disks, in more than one host, or a whole

@@ -1,6 +1,6 @@
 //! The life of a disk as the leader sees it, as a table (DESIGN §4.1).
 //!
-//! Whether a disk is *in* or *out* stands in the map; the rest is soft state of the leader, begun anew by each.
+//! Whether a disk is *in* or *out* stands in the map; the rest is soft state of the leader, begun anew by each but for the time for which a disk is down.
 
 use quarry_common::map::DiskState;
 

@@ -2,6 +2,7 @@
 
 use super::barrier::Barrier;
 use super::batcher::{Batcher, Clock, Propose};
+use super::belief::Belief;
 use super::fitness::Fitness;
 use super::hearing::Vouched;
 use super::log::{Flushed, Growth, LogStore};
@@ -104,6 +105,7 @@ pub struct Raft {
     pub(super) told_of: BTreeMap<ServerId, String>,
     pub(super) fitness: Arc<Fitness>,
     pub(super) vouched: Vouched,
+    pub(super) belief: Belief,
     pub(super) succession: Arc<Succession>,
     /// Held while a snapshot arrives; a queue for nobody, so that it is only ever tried.
     pub(super) receiving: tokio::sync::Mutex<()>,
@@ -182,11 +184,7 @@ impl Raft {
             )
         })?;
         let id = node_id(options.server);
-        let members = Members {
-            network: options.network.clone(),
-            shard: options.shard,
-            own: id,
-        };
+        let members = Members::new(options.network.clone(), options.shard, id);
         let end = log.end();
         let inner = Inner::new(id, Arc::new(config), members, log, machine.clone())
             .await
@@ -240,6 +238,7 @@ impl Raft {
             told_of: options.told_of,
             fitness,
             vouched: Vouched::default(),
+            belief: Belief::default(),
             succession,
             receiving: tokio::sync::Mutex::default(),
             leading,

@@ -155,6 +155,7 @@ impl Raft {
     ) -> Result<RaftReply> {
         self.check_leader(peer).await?;
         check_append(node_id(peer), self.metrics_now().current_term, &request)?;
+        self.check_belief(peer, &request.vote).await?;
         // Also before its entries are on disk, which may take longer than an election.
         if request.vote >= self.metrics_now().vote {
             self.succession.handle_heard();
@@ -185,6 +186,7 @@ impl Raft {
         {
             return Ok(ours);
         }
+        self.check_belief(peer, &vote).await?;
         // One at a time: two would need the space of two.
         let _only = self.receiving.try_lock().map_err(|_| {
             Error::new(

@@ -181,28 +181,30 @@ impl Shared {
     }
 
     fn install(&self, meta: &SnapshotMeta, received: &SnapshotCopy) -> Result<()> {
-        let mut state = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
-        state.forget();
         // First the snapshot, then the state: if this is interrupted, the next start sees a
         // snapshot newer than the state and completes it.
-        let copy = self.snapshots.adopt(meta, received)?;
-        if let Err(error) = self.kv.import(&copy.copy_dir()) {
-            self.snapshots.discard_current();
-            return Err(error);
-        }
-        self.apply.reset();
-        let applied = read_applied(self.kv.as_ref())?;
-        if applied != meta.last_log_id {
-            return Err(Error::new(
-                Code::ChecksumMismatch,
-                format!(
-                    "a snapshot up to {:?} was received as one up to {:?}",
-                    applied, meta.last_log_id
-                ),
-            ));
-        }
-        self.flushed.advance(applied);
-        Ok(())
+        self.snapshots.adopt(meta, received, |copy| {
+            // As when one is built: after what the snapshots hold, or each would wait for the other.
+            let mut state = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+            state.forget();
+            if let Err(error) = self.kv.import(&copy.copy_dir()) {
+                self.snapshots.discard_current();
+                return Err(error);
+            }
+            self.apply.reset();
+            let applied = read_applied(self.kv.as_ref())?;
+            if applied != meta.last_log_id {
+                return Err(Error::new(
+                    Code::ChecksumMismatch,
+                    format!(
+                        "a snapshot up to {:?} was received as one up to {:?}",
+                        applied, meta.last_log_id
+                    ),
+                ));
+            }
+            self.flushed.advance(applied);
+            Ok(())
+        })
     }
 }
 
@@ -287,5 +289,84 @@ impl RaftSnapshotBuilder<Types> for Machine {
     async fn build_snapshot(&mut self) -> Result<openraft::Snapshot<Types>, StorageError> {
         blocking(|| self.shared.build())
             .map_err(|error| StorageIOError::write_snapshot(None, any(error)).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Memory;
+    use openraft::CommittedLeaderId;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    struct Nothing;
+
+    impl Apply for Nothing {
+        fn apply(&self, _: &dyn KvRead, _: &[u8]) -> Result<(Batch, Bytes)> {
+            Ok((Batch::new(), Bytes::new()))
+        }
+
+        fn reset(&self) {}
+    }
+
+    fn machine(dir: &std::path::Path) -> Machine {
+        Machine::open(
+            Arc::new(Memory::new()),
+            Arc::new(Nothing),
+            Snapshots::open(dir).unwrap(),
+            Arc::default(),
+            Arc::new(Growth::new(1 << 20)),
+            Arc::new(|error| panic!("{error}")),
+            tokio::sync::mpsc::channel(1).0,
+        )
+        .unwrap()
+    }
+
+    fn blank(index: u64) -> LogEntry {
+        LogEntry {
+            log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
+            payload: EntryPayload::Blank,
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_installed_while_another_one_is_built() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [ahead, behind] = [&dirs[0], &dirs[1]].map(|dir| machine(dir.path()));
+        for index in 0..5 {
+            ahead.shared.apply(blank(index)).unwrap();
+        }
+        let sent = ahead.shared.build().unwrap();
+        behind.shared.apply(blank(0)).unwrap();
+
+        let (begun, begins) = channel();
+        let (ended, ends) = channel();
+        let building = behind.clone();
+        let built = ended.clone();
+        std::thread::spawn(move || {
+            let made = building.shared.snapshots.make(|to| {
+                begun.send(()).unwrap();
+                // Whoever installs one is on its way by then.
+                std::thread::sleep(Duration::from_millis(200));
+                let shared = &building.shared;
+                let _still = shared.applying.lock().unwrap();
+                copy_state(shared.kv.as_ref(), to)?;
+                Ok(SnapshotMeta::default())
+            });
+            built.send(made.map(drop)).unwrap();
+        });
+        begins.recv().unwrap();
+        let installing = behind.clone();
+        std::thread::spawn(move || {
+            let installed = installing.shared.install(&sent.meta, &sent.snapshot);
+            ended.send(installed).unwrap();
+        });
+        for _ in 0..2 {
+            let done = ends.recv_timeout(Duration::from_secs(20));
+            done.expect("each waits for the other").unwrap();
+        }
+        assert_eq!(behind.applied().unwrap(), ahead.applied().unwrap());
+        assert_eq!(behind.snapshot_end(), ahead.applied().unwrap());
     }
 }

@@ -54,6 +54,17 @@ impl Raft {
         others
     }
 
+    /// As [`Raft::others`], without those who only listen.
+    pub(super) fn other_voters(&self) -> BTreeMap<ServerId, String> {
+        let mut others = self.others();
+        for member in self.members_now() {
+            if !member.votes {
+                others.remove(&member.id);
+            }
+        }
+        others
+    }
+
     /// How far this member is.
     pub(super) fn standing(&self) -> Standing {
         let metrics = self.metrics_now();

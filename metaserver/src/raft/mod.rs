@@ -6,12 +6,13 @@
 //! with its index), and comes back as its answer.
 //!
 //! Members reach each other through `network` and are heard by `hearing`; `transfer` carries snapshots, `members` changes
-//! who belongs to the group, `fitness` keeps a log that may have forgotten something from voting, `succession` asks for
-//! votes where there is no need to wait.
+//! who belongs to the group, `fitness` keeps a log that may have forgotten something from voting and `belief` from following
+//! a leader of the past, `succession` asks for votes where there is no need to wait.
 
 mod apply;
 mod barrier;
 mod batcher;
+mod belief;
 mod consensus;
 pub mod entry;
 mod fitness;

@@ -187,10 +187,51 @@ impl Link {
 
 /// Makes [`Member`]s for openraft.
 pub(crate) struct Members {
-    pub(crate) network: Network,
-    pub(crate) shard: ShardId,
+    network: Network,
+    shard: ShardId,
     /// Who asks.
-    pub(crate) own: NodeId,
+    own: NodeId,
+    acknowledged: Arc<Acknowledged>,
+}
+
+impl Members {
+    /// The others, of whom `own` asks.
+    pub(crate) fn new(network: Network, shard: ShardId, own: NodeId) -> Members {
+        Members {
+            network,
+            shard,
+            own,
+            acknowledged: Arc::default(),
+        }
+    }
+}
+
+/// How far each member has acknowledged the log to this leader: what openraft counts on as long as it leads.
+#[derive(Default)]
+struct Acknowledged(Mutex<HashMap<NodeId, (Vote<NodeId>, LogId)>>);
+
+impl Acknowledged {
+    fn note(&self, member: NodeId, leader: Vote<NodeId>, last: Option<LogId>) {
+        let Some(last) = last else {
+            return;
+        };
+        let mut members = self.members();
+        let known = members.entry(member).or_insert((leader, last));
+        if known.0 != leader || known.1 < last {
+            *known = (leader, last);
+        }
+    }
+
+    /// Whether a member has acknowledged an entry to this leader, which it now says it does not have.
+    fn is_lost(&self, member: NodeId, leader: Vote<NodeId>, entry: Option<LogId>) -> bool {
+        let members = self.members();
+        let known = members.get(&member);
+        known.is_some_and(|(to, last)| *to == leader && entry.is_some_and(|entry| entry <= *last))
+    }
+
+    fn members(&self) -> MutexGuard<'_, HashMap<NodeId, (Vote<NodeId>, LogId)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Another member.
@@ -200,6 +241,7 @@ pub(crate) struct Member {
     own: NodeId,
     node: NodeId,
     address: String,
+    acknowledged: Arc<Acknowledged>,
 }
 
 impl RaftNetworkFactory<Types> for Members {
@@ -212,6 +254,7 @@ impl RaftNetworkFactory<Types> for Members {
             own: self.own,
             node: target,
             address: node.addr.clone(),
+            acknowledged: Arc::clone(&self.acknowledged),
         }
     }
 }
@@ -272,15 +315,34 @@ impl RaftNetwork<Types> for Member {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RPCError<NodeId, BasicNode, RaftError<NodeId>>> {
         let cut_after = cut(&mut request);
+        let (leader, before) = (request.vote, request.prev_log_id);
+        let last = request.entries.last().map(|entry| entry.log_id).or(before);
         let timeout = option.hard_ttl();
         let reply = match self.call(RaftCall::Append(request), timeout).await {
             Ok(RaftReply::Append(reply)) => Ok(reply),
             Ok(_) => Err(other_answer()),
             Err(error) => Err(error),
         };
+        if matches!(reply, Ok(AppendEntriesResponse::Success)) {
+            self.acknowledged.note(self.node, leader, last);
+        }
         match (reply, cut_after) {
             (Ok(AppendEntriesResponse::Success), Some(last)) => {
                 Ok(AppendEntriesResponse::PartialSuccess(Some(last)))
+            }
+            // openraft takes it for impossible that an entry is lost after it was acknowledged, and ends the process.
+            // (Its feature `loosen-follower-log-revert` forgets the acknowledgement without sorting the members anew, and
+            // then may count the one that lost it, of five members, for what it never had.) The next leader begins with no
+            // acknowledgements: so this one stops to lead, as if somebody had been elected after it.
+            (Ok(AppendEntriesResponse::Conflict), _)
+                if self.acknowledged.is_lost(self.node, leader, before) =>
+            {
+                tracing::warn!(
+                    metaserver = self.node,
+                    "it has lost a part of its log: another leader is elected, which sends it everything"
+                );
+                let next = leader.leader_id.term.saturating_add(1);
+                Ok(AppendEntriesResponse::HigherVote(Vote::new(next, self.own)))
             }
             (Ok(reply), _) => Ok(reply),
             (Err(error), _) => Err(self.failed(error, RPCTypes::AppendEntries, timeout)),
@@ -319,7 +381,13 @@ impl RaftNetwork<Types> for Member {
             closed = cancel => return Err(closed.into()),
         };
         match sent {
-            Ok(vote) => Ok(SnapshotResponse::new(vote)),
+            Ok(now) => {
+                if now == vote {
+                    let last = snapshot.meta.last_log_id;
+                    self.acknowledged.note(self.node, vote, last);
+                }
+                Ok(SnapshotResponse::new(now))
+            }
             Err(error) => {
                 let error = error.context(format!("a snapshot for metaserver {to}"));
                 tracing::warn!(%error, "it was not taken; it is sent again");
@@ -369,6 +437,22 @@ mod tests {
             let expected = (left < lens.len()).then(|| left as u64 - 1);
             assert_eq!(last.map(|last| last.index), expected, "{lens:?}");
         }
+    }
+
+    #[test]
+    fn an_entry_is_lost_that_was_acknowledged_to_the_same_leader() {
+        let id = |index| Some(LogId::new(CommittedLeaderId::new(1, 1), index));
+        let (leader, next) = (Vote::new_committed(1, 1), Vote::new_committed(2, 1));
+        let acknowledged = Acknowledged::default();
+        assert!(!acknowledged.is_lost(2, leader, id(0)));
+        acknowledged.note(2, leader, id(5));
+        acknowledged.note(2, leader, id(3));
+        acknowledged.note(2, leader, None);
+        assert!(acknowledged.is_lost(2, leader, id(5)));
+        assert!(!acknowledged.is_lost(2, leader, id(6)) && !acknowledged.is_lost(2, leader, None));
+        assert!(!acknowledged.is_lost(3, leader, id(5)) && !acknowledged.is_lost(2, next, id(5)));
+        acknowledged.note(2, next, id(4));
+        assert!(!acknowledged.is_lost(2, next, id(5)) && acknowledged.is_lost(2, next, id(4)));
     }
 
     #[test]

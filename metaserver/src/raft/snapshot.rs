@@ -121,7 +121,14 @@ impl Snapshots {
         &self,
         copy: impl FnOnce(&Path) -> Result<SnapshotMeta>,
     ) -> Result<(SnapshotMeta, SnapshotCopy)> {
-        let mut number = lock(&self.making);
+        self.make_next(&mut lock(&self.making), copy)
+    }
+
+    fn make_next(
+        &self,
+        number: &mut u64,
+        copy: impl FnOnce(&Path) -> Result<SnapshotMeta>,
+    ) -> Result<(SnapshotMeta, SnapshotCopy)> {
         *number += 1;
         let building = self.dir.join(format!("{BUILDING}-{number}"));
         fs::create_dir(&building).map_err(|error| failed(&building, "can not be made", error))?;
@@ -148,17 +155,20 @@ impl Snapshots {
         Ok(made)
     }
 
-    /// Takes over a received copy, whose files stay where they are, as the current snapshot.
+    /// Takes over a received copy, whose files stay where they are, as the current snapshot, and lets `install` make
+    /// it the state before another one is made: that would be of the state before.
     pub(crate) fn adopt(
         &self,
         meta: &SnapshotMeta,
         received: &SnapshotCopy,
-    ) -> Result<SnapshotCopy> {
-        let (_, adopted) = self.make(|copy| {
+        install: impl FnOnce(&SnapshotCopy) -> Result<()>,
+    ) -> Result<()> {
+        let mut number = lock(&self.making);
+        let (_, adopted) = self.make_next(&mut number, |copy| {
             crate::kv::copy_dir(&received.copy_dir(), copy)?;
             Ok(meta.clone())
         })?;
-        Ok(adopted)
+        install(&adopted)
     }
 
     /// Removes the current snapshot, which turned out to be of no use.

@@ -77,7 +77,8 @@ impl Serving {
         let map = self.map();
         let now = Instant::now();
         let view = self.kv.view();
-        let totals = totals(&*view)?;
+        // Every session is visited.
+        let totals = blocking(|| totals(&*view))?;
         let (servers, up) = {
             let health = self.health();
             let is_up = |disk: &DiskId| matches!(health.life(*disk), Life::Up | Life::Returning);

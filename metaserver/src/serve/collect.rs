@@ -4,6 +4,7 @@
 
 use super::caller::Peer;
 use super::{Serving, lookup};
+use crate::raft::blocking;
 use crate::state::collect::{self, ChunkPage, Standing};
 use crate::state::command::{Action, Reply};
 use crate::state::keys::SystemKey;
@@ -37,7 +38,7 @@ pub async fn collect(serving: Arc<Serving>) {
 async fn pass(serving: &Serving, swept_at: &mut Epoch) -> Result<()> {
     let mut from = None;
     loop {
-        let page = candidates(serving, from)?;
+        let page = blocking(|| candidates(serving, from))?;
         serving.doom(page.chunks).await?;
         from = page.next;
         if from.is_none() {
@@ -48,7 +49,7 @@ async fn pass(serving: &Serving, swept_at: &mut Epoch) -> Result<()> {
     // for has left, is there something to look for.
     let epoch = serving.map().epoch;
     while epoch > *swept_at {
-        let page = collect::forgettable(&*serving.kv.view(), &serving.map(), from)?;
+        let page = blocking(|| collect::forgettable(&*serving.kv.view(), &serving.map(), from))?;
         serving.gone(None, page.chunks).await?;
         from = page.next;
         if from.is_none() {
@@ -153,10 +154,10 @@ impl Serving {
     ) -> Result<MetaReply> {
         self.check_disk(peer, disk, chunks.len())?;
         self.consensus.read_barrier().await?;
-        let nobodys = self.standing_of(&chunks, Standing::Nobodys)?;
+        let nobodys = blocking(|| self.standing_of(&chunks, Standing::Nobodys))?;
         self.doom(nobodys).await?;
         let map = self.map();
-        let mut doomed = self.standing_of(&chunks, Standing::Doomed)?;
+        let mut doomed = blocking(|| self.standing_of(&chunks, Standing::Doomed))?;
         doomed.retain(|(pool, chunk)| {
             map.locate(*pool, *chunk)
                 .is_ok_and(|(_, row)| !collect::has_part(row, disk))

@@ -5,7 +5,7 @@ use crate::controller::{Life, Placement, Planner};
 use crate::raft::blocking;
 use crate::state::command::{Action, Reply};
 use quarry_common::identity::PeerName;
-use quarry_common::ids::{DiskId, Epoch, InodeId, ServerId, SessionId, Version};
+use quarry_common::ids::{DiskId, Epoch, InodeId, ServerId, Version};
 use quarry_common::limits::SESSION_LEASE;
 use quarry_common::time::Nanos;
 use quarry_common::wire::data::DataRequest;
@@ -23,6 +23,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A dataserver that is well answers the leader within a millisecond or two; with a silence of a second before, this is long.
 const PING_WITHIN: Duration = Duration::from_millis(500);
+
+/// Sessions that are ended at a time: with what they held, some hundred milliseconds of applying at most.
+const ENDED_AT_ONCE: usize = 64;
+
+/// What is to be purged waits no longer than this for sessions to be ended.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Orphans and records that one command removes: a few milliseconds of applying.
 const ORPHANS_PER_COMMAND: usize = 256;
@@ -48,21 +54,10 @@ pub async fn keep_house(serving: Arc<Serving>) {
     }
 }
 
-async fn pass(serving: &Serving) -> Result<()> {
-    // Looked at one by one: others are renewed while one is ended.
-    while let Some(session) = expired(serving) {
-        tracing::info!(%session, "a session was not renewed and is ended");
-        serving
-            .propose(
-                Default::default(),
-                Action::EndSession {
-                    session,
-                    lost: true,
-                },
-            )
-            .await?;
-        serving.leases().handle_ended(session);
-    }
+async fn pass(serving: &Arc<Serving>) -> Result<()> {
+    let begun = Instant::now();
+    // Some at a time: others are renewed while these are ended.
+    while begun.elapsed() < END_WITHIN && end_expired(serving).await? {}
     // Removed trees and truncated files are emptied too, so there may be work without orphans.
     let begun = Instant::now();
     while begun.elapsed() < PURGE_WITHIN {
@@ -85,8 +80,31 @@ async fn pass(serving: &Serving) -> Result<()> {
     Ok(())
 }
 
-fn expired(serving: &Serving) -> Option<SessionId> {
-    serving.leases().expired(Instant::now())
+/// Ends sessions whose leases are over, so many at a time that their ends share entries of the log; whether there were
+/// any.
+async fn end_expired(serving: &Arc<Serving>) -> Result<bool> {
+    let expired = serving.leases().expired(Instant::now(), ENDED_AT_ONCE);
+    let mut ending = JoinSet::new();
+    for session in expired {
+        tracing::info!(%session, "a session was not renewed and is ended");
+        let serving = Arc::clone(serving);
+        ending.spawn(async move {
+            let action = Action::EndSession {
+                session,
+                lost: true,
+            };
+            let ended = serving.propose(Default::default(), action).await;
+            ended.map(|_| serving.leases().handle_ended(session))
+        });
+    }
+    let some = !ending.is_empty();
+    while let Some(ended) = ending.join_next().await {
+        // A panic ends the process.
+        if let Ok(ended) = ended {
+            ended?;
+        }
+    }
+    Ok(some)
 }
 
 /// Orphans that nobody holds, a lease after they lost their last name.
@@ -155,9 +173,10 @@ async fn control(
 ) -> Result<()> {
     let now = Instant::now();
     let map = serving.map();
-    let (changed, states) = {
+    let (changed, states, notes) = {
         let mut health = serving.health();
-        (health.advance(&map, now), health.states(&map, now))
+        let changed = health.advance(&map, now);
+        (changed, health.states(&map, now), health.notes(&map, now))
     };
     if changed {
         *planned = None;
@@ -167,6 +186,14 @@ async fn control(
             tracing::warn!(%disk, ?state, "a disk changes its part");
         }
         serving.change_map(Action::SetDisks(states)).await?;
+    }
+    if !notes.is_empty() {
+        let millis = |down_for: Duration| u64::try_from(down_for.as_millis()).unwrap_or(u64::MAX);
+        let disks = notes.iter();
+        let disks = disks.map(|(disk, down_for)| (*disk, down_for.map(millis)));
+        let action = Action::NoteDown(disks.collect());
+        serving.propose(Default::default(), action).await?;
+        serving.health().handle_noted(&notes);
     }
     loop {
         let map = serving.map();

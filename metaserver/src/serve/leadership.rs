@@ -3,9 +3,10 @@
 
 use super::{Serving, collect, keep_house, keep_members, place};
 use crate::config::ClusterSeed;
-use crate::raft::not_leader;
+use crate::raft::{blocking, not_leader};
 use crate::session::Leases;
 use crate::state::command::{Action, Bootstrap};
+use crate::state::map_state::downs;
 use crate::state::session;
 use quarry_common::ids::{KeyNumber, ServerId};
 use quarry_common::task::Stop;
@@ -92,9 +93,11 @@ impl Serving {
         self.follow_members().await?;
         self.load_map()?;
         let now = Instant::now();
-        // A full lease for everybody; and the silence of dataservers counts from now.
-        *self.leases() = Leases::new(session::all(&*self.kv)?, now);
-        self.health().reset(now);
+        // A full lease for everybody; and the silence of dataservers counts from now, beside what was noted of it.
+        let sessions = blocking(|| session::all(&*self.kv))?.into_iter();
+        let sessions = sessions.map(|(session, record)| (session, record.certificate));
+        *self.leases() = Leases::new(sessions, now);
+        self.health().reset(downs::downs(&*self.kv)?, now);
         self.serves(true);
         Ok(())
     }
@@ -103,7 +106,7 @@ impl Serving {
         self.serves(false);
         let now = Instant::now();
         *self.leases() = Leases::new([], now);
-        self.health().reset(now);
+        self.health().reset([], now);
     }
 
     /// Refuses what only the leader may answer.

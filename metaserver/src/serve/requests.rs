@@ -75,7 +75,7 @@ impl Serving {
                     _ => false,
                 };
                 let mutation = Mutation {
-                    seen: request.seen,
+                    seen: self.seen(request.seen)?,
                     session,
                     number,
                     answered_below,
@@ -137,6 +137,13 @@ impl Serving {
             )
         };
         read::read(&*view, caller, read, &capability)
+    }
+
+    /// What an asker says that it has seen, as far as it can be: there is one shard, so all versions come from here, and what
+    /// was answered is applied. A greater one would set the time of all that follows ahead.
+    fn seen(&self, claimed: Version) -> Result<Version> {
+        let last = lookup::number(&*self.kv, SystemKey::LastVersion)?;
+        Ok(claimed.min(Version(last)))
     }
 
     /// Adds what the state machine leaves out of replies: the right to write a range.

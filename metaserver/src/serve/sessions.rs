@@ -5,7 +5,7 @@ use super::caller::Peer;
 use crate::state::command::{Action, Reply};
 use crate::state::session;
 use quarry_common::ids::{SessionId, Version};
-use quarry_common::limits::SESSION_LEASE;
+use quarry_common::limits::{OPEN_INODES_MAX, SESSION_LEASE};
 use quarry_common::wire::meta::{MetaReply, Renewal};
 use quarry_common::{Code, Error, Result};
 use std::time::Instant;
@@ -30,9 +30,15 @@ impl Serving {
             user,
             certificate: peer.certificate,
         };
-        match self.propose(Version::default(), action).await? {
+        self.leases().begin_opening(peer.certificate)?;
+        let reply = self.propose(Version::default(), action).await;
+        if !matches!(reply, Ok(Reply::Session(_))) {
+            self.leases().handle_not_opened(peer.certificate);
+        }
+        match reply? {
             Reply::Session(session) => {
-                self.leases().handle_opened(session, Instant::now());
+                let mut leases = self.leases();
+                leases.handle_opened(session, peer.certificate, Instant::now());
                 Ok(MetaReply::Session {
                     session,
                     lease_ms: SESSION_LEASE.as_millis() as u32,
@@ -51,10 +57,20 @@ impl Serving {
             marks,
             open_chunks,
         } = renewal;
+        if open.len() > OPEN_INODES_MAX {
+            let text = format!(
+                "the session has {} files open, {OPEN_INODES_MAX} are the most: close some",
+                open.len()
+            );
+            return Err(Error::new(Code::TooBig, text));
+        }
         // A leader that was cut off must not let a client believe that its session lives.
         self.consensus.read_barrier().await?;
         self.check_session(peer, session)?;
-        if !self.leases().handle_renewal(session, open, Instant::now()) {
+        let renewed = self
+            .leases()
+            .handle_renewal(session, open, Instant::now())?;
+        if !renewed {
             let text = format!(
                 "session {session} has ended: what it had not committed is to be written again"
             );

@@ -219,6 +219,7 @@ fn act(txn: &mut Txn<'_>, action: Action) -> OpResult<Reply> {
         Action::Gone { disk, chunks } => collect::gone(txn, disk, &chunks),
         Action::Complete(reports) => map_state::complete(txn, &reports),
         Action::SetDisks(disks) => map_state::set_disks(txn, &disks),
+        Action::NoteDown(disks) => map_state::downs::note(txn, &disks),
     }
 }
 

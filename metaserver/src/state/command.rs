@@ -136,6 +136,8 @@ pub enum Action {
         /// answer.
         confirmed: Result<Vec<Receipt>, Error>,
     },
+    /// So many milliseconds disks have been down by now, while somebody led; or that they are not any more. → `Nothing`
+    NoteDown(Vec<(DiskId, Option<u64>)>),
 }
 
 /// What a cluster begins with.

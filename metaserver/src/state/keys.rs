@@ -4,8 +4,8 @@
 //! returns `Malformed` for a key that its builder did not make: damage, or a newer program.
 
 use quarry_common::ids::{
-    ChunkId, FileOffset, InodeId, KeyNumber, PgId, PoolId, RequestNumber, ServerId, SessionId,
-    Slot, Version,
+    ChunkId, DiskId, FileOffset, InodeId, KeyNumber, PgId, PoolId, RequestNumber, ServerId,
+    SessionId, Slot, Version,
 };
 use quarry_common::map::hash_of;
 use quarry_common::{Error, Result};
@@ -380,6 +380,8 @@ pub enum SystemKey {
     Unreferenced(PoolId, ChunkId),
     /// How many chunks are doomed.
     DoomedChunks,
+    /// How long a disk has been down.
+    DownFor(DiskId),
 }
 
 const LAST_VERSION: &[u8] = b"last_version";
@@ -397,6 +399,7 @@ const UNREFERENCED_CHUNKS: &[u8] = b"unreferenced_chunks";
 const NEXT_METASERVER: &[u8] = b"next_metaserver";
 const UNREFERENCED: &[u8] = b"unreferenced/";
 const DOOMED_CHUNKS: &[u8] = b"doomed_chunks";
+const DOWN_FOR: &[u8] = b"down_for/";
 
 /// `system`: what the state knows of itself.
 pub fn system(part: SystemKey) -> Vec<u8> {
@@ -420,6 +423,7 @@ pub fn system(part: SystemKey) -> Vec<u8> {
             join(&[UNREFERENCED, &pool.0.to_be_bytes(), &chunk.0.to_be_bytes()])
         }
         SystemKey::DoomedChunks => DOOMED_CHUNKS.to_vec(),
+        SystemKey::DownFor(disk) => join(&[DOWN_FOR, &disk.0.to_be_bytes()]),
     }
 }
 
@@ -461,6 +465,19 @@ pub fn parse_trimmed(key: &[u8]) -> Result<InodeId> {
     parser.rest = key.strip_prefix(TRIMMED).ok_or_else(|| parser.wrong())?;
     let inode = InodeId(parser.u64()?);
     parser.end(inode)
+}
+
+/// The prefix of all disks that are noted as down.
+pub fn downs() -> Vec<u8> {
+    DOWN_FOR.to_vec()
+}
+
+/// Reads the key of a disk that is noted as down.
+pub fn parse_down(key: &[u8]) -> Result<DiskId> {
+    let mut parser = Parser::new("a disk that is down", key);
+    parser.rest = key.strip_prefix(DOWN_FOR).ok_or_else(|| parser.wrong())?;
+    let disk = DiskId(parser.u32()?);
+    parser.end(disk)
 }
 
 /// The prefix of all sessions that were lost, the oldest first.
@@ -520,6 +537,9 @@ mod tests {
         let orphan = system(SystemKey::Orphan(version, i));
         assert!(orphan.starts_with(&orphans()));
         assert_eq!(parse_orphan(&orphan).unwrap(), (version, i));
+        let down = system(SystemKey::DownFor(DiskId(7)));
+        assert!(down.starts_with(&downs()));
+        assert_eq!(parse_down(&down).unwrap(), DiskId(7));
         let unreferenced = system(SystemKey::Unreferenced(place.0, place.1));
         assert!(unreferenced.starts_with(&self::unreferenced()));
         assert_eq!(parse_unreferenced(&unreferenced).unwrap(), place);
@@ -555,8 +575,9 @@ mod tests {
                 parse_orphan(&key).is_err(),
                 parse_removed(&key).is_err(),
                 parse_unreferenced(&key).is_err(),
+                parse_down(&key).is_err(),
             ];
-            assert_eq!(refused, [true; 7], "{len} bytes");
+            assert_eq!(refused, [true; 8], "{len} bytes");
             assert_eq!(parse_inode(&key).is_ok(), len == 8);
             assert_eq!(parse_extent(&key).is_ok(), len == 16);
         }

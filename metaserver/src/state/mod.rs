@@ -10,6 +10,7 @@ pub mod chunks;
 pub mod collect;
 pub mod command;
 pub mod data_records;
+mod depth;
 pub mod extents;
 pub mod keys;
 pub mod map_state;

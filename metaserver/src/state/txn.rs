@@ -1,8 +1,10 @@
 //! What operations work on: the state with the changes of the entry so far, typed.
 
+use super::extents::span::Span;
+use super::extents::{Looks, unchanged_since, visible};
 use super::keys::{self, SystemKey};
 use super::records::{
-    AtimeRecord, DentryRecord, Flags, InodeRecord, NumberRecord, OrphanRecord, Record,
+    AtimeRecord, DentryRecord, ExtentRecord, Flags, InodeRecord, NumberRecord, OrphanRecord, Record,
 };
 use super::stop::{OpResult, Stop};
 use super::text::quoted;
@@ -15,6 +17,7 @@ use quarry_common::time::Nanos;
 use quarry_common::token::Receipt;
 use quarry_common::wire::meta::{Attr, Caller};
 use quarry_common::{Code, Error, Result};
+use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
@@ -41,6 +44,10 @@ pub struct Txn<'a> {
     version: Version,
     time: Nanos,
     usage: UsageChanges,
+    /// What the present command may still look at.
+    looks: Looks,
+    /// Depths of directories that were needed, as they are after the changes so far: see [`super::depth`].
+    pub(super) depths: BTreeMap<InodeId, usize>,
     /// The topology as it is after the changes so far, once it was needed: see [`super::map_state`].
     pub(super) topology: Option<Arc<Topology>>,
 }
@@ -86,12 +93,20 @@ impl<'a> Txn<'a> {
             version: Version(0),
             time: Nanos(0),
             usage: UsageChanges::default(),
+            looks: Looks::OF_A_COMMAND,
+            depths: BTreeMap::new(),
             topology: None,
         }
     }
 
-    /// The next operation: its version, which is also its time in microseconds.
+    /// The next command: its version, which is also its time in microseconds.
     pub fn begin(&mut self, version: Version) {
+        self.looks = Looks::OF_A_COMMAND;
+        self.go_on(version);
+    }
+
+    /// The rest of a command has a version of its own.
+    pub fn go_on(&mut self, version: Version) {
         self.version = version;
         let micros = i64::try_from(version.0).unwrap_or(i64::MAX);
         self.time = Nanos(micros.saturating_mul(1_000));
@@ -124,6 +139,7 @@ impl<'a> Txn<'a> {
     pub fn roll_back(&mut self, mark: TxnMark) {
         self.state.roll_back(mark.state);
         self.usage.roll_back(mark.usage);
+        self.depths.clear();
         self.topology = None;
     }
 
@@ -138,6 +154,30 @@ impl<'a> Txn<'a> {
     /// theirs is to be made [`Stop::Broken`].
     pub fn state(&self) -> &dyn KvRead {
         &self.state
+    }
+
+    /// As [`visible`], of what the command may still look at. `TooBig` if that is not enough.
+    pub fn visible(
+        &mut self,
+        inode: InodeId,
+        file: &InodeRecord,
+        span: Span,
+        limit: usize,
+    ) -> OpResult<(Vec<(u64, ExtentRecord)>, bool)> {
+        let looked = visible(&self.state, inode, file, span, limit, &mut self.looks);
+        Ok(looked.map_err(Stop::Broken)?.map_err(Error::from)?)
+    }
+
+    /// As [`unchanged_since`], of what the command may still look at. `TooBig` if that is not enough.
+    pub fn unchanged_since(
+        &mut self,
+        inode: InodeId,
+        file: &InodeRecord,
+        span: Span,
+        version: Version,
+    ) -> OpResult<bool> {
+        let looked = unchanged_since(&self.state, inode, file, span, version, &mut self.looks);
+        Ok(looked.map_err(Stop::Broken)?.map_err(Error::from)?)
     }
 
     /// Changes of usage that are not settled yet.

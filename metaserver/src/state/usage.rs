@@ -148,7 +148,8 @@ impl UsageChanges {
     }
 }
 
-fn parent_of(txn: &Txn<'_>, directory: InodeId) -> OpResult<Option<InodeId>> {
+/// The directory above a directory; `None` for the topmost ones and those that were removed.
+pub fn parent_of(txn: &Txn<'_>, directory: InodeId) -> OpResult<Option<InodeId>> {
     if directory == InodeId::ROOT || directory == HIDDEN_DIRECTORY {
         return Ok(None);
     }
@@ -174,6 +175,7 @@ pub fn move_directory(
     if from == to {
         return Ok(());
     }
+    txn.depths.clear();
     let mut moved = UsageChange::from(stored(txn, directory)?);
     moved.add(UsageChange::DIRECTORY);
     txn.usage().note(from, moved.negated());

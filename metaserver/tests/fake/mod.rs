@@ -56,9 +56,13 @@ impl Link {
     }
 
     pub async fn ask(&self, body: MetaBody) -> Result<MetaReply> {
+        self.ask_having_seen(Version(0), body).await
+    }
+
+    pub async fn ask_having_seen(&self, seen: Version, body: MetaBody) -> Result<MetaReply> {
         let request = MetaRequest {
             shard: ShardId::FIRST,
-            seen: Version(0),
+            seen,
             act_as: None,
             body,
         };

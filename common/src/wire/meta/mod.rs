@@ -18,6 +18,7 @@ pub use op::{
 };
 pub use read::{DirEntry, Extent, ExtentPage, ExtentSource, Page, Read, ReadReply, Resolved, View};
 
+use super::bounds;
 use crate::ids::{Epoch, InodeId, RequestNumber, ServerId, SessionId, ShardId, Version};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,7 @@ pub struct MetaRequest {
     /// Whom an admin acts for; everybody else leaves it out.
     pub act_as: Option<Caller>,
     /// What is asked.
+    #[serde(deserialize_with = "bounds::of_message")]
     pub body: MetaBody,
 }
 
@@ -158,6 +160,7 @@ pub struct MetaAnswer {
     /// The epoch of the map: a caller with an older one fetches the difference.
     pub epoch: Epoch,
     /// The reply, or why there is none.
+    #[serde(deserialize_with = "bounds::of_message")]
     pub result: Result<MetaReply, crate::Error>,
 }
 
@@ -201,4 +204,111 @@ pub enum MetaReply {
         /// Where the next page begins, if there is one.
         next: Option<crate::ids::ChunkId>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use crate::error::Code;
+    use crate::ids::FileOffset;
+    use crate::limits::{EXTENTS_PER_COMMAND_MAX, LIST_OPS_MAX};
+
+    fn request(op: Op) -> Vec<u8> {
+        codec::encode(&MetaRequest {
+            shard: ShardId::FIRST,
+            seen: Version::default(),
+            act_as: None,
+            body: MetaBody::Mutate {
+                session: SessionId::default(),
+                number: RequestNumber::default(),
+                answered_below: RequestNumber::default(),
+                op,
+            },
+        })
+    }
+
+    fn list(ops: Vec<Op>) -> Op {
+        Op::List {
+            expectations: Vec::new(),
+            ops,
+        }
+    }
+
+    fn refused(bytes: &[u8]) -> String {
+        let error = codec::decode::<MetaRequest>("a request", bytes).unwrap_err();
+        assert_eq!(error.code, Code::Malformed, "{error}");
+        error.text
+    }
+
+    #[test]
+    fn a_list_in_a_list_is_refused_while_it_is_read_however_deep_it_is() {
+        let flat = request(list(vec![]));
+        assert!(codec::decode::<MetaRequest>("a request", &flat).is_ok());
+        let text = refused(&request(list(vec![list(vec![])])));
+        assert!(text.contains("a list can not be in a list"), "{text}");
+        // The end of it is the number of its operations.
+        let mut deep = flat[..flat.len() - 1].to_vec();
+        deep.push(1);
+        for _ in 0..100_000 {
+            deep.extend_from_slice(&[18, 0, 1]);
+        }
+        refused(&deep);
+        // One that was refused leaves nothing behind.
+        assert!(codec::decode::<MetaRequest>("a request", &flat).is_ok());
+
+        let answer = MetaAnswer {
+            version: Version::default(),
+            epoch: Epoch::default(),
+            result: Ok(MetaReply::Done(OpReply::List(vec![OpReply::Nothing]))),
+        };
+        let flat = codec::encode(&answer);
+        assert_eq!(codec::decode("an answer", &flat), Ok(answer));
+        let mut deep = flat[..flat.len() - 1].to_vec();
+        for _ in 0..100_000 {
+            deep.extend_from_slice(&[4, 1]);
+        }
+        let error = codec::decode::<MetaAnswer>("an answer", &deep).unwrap_err();
+        assert_eq!(error.code, Code::Malformed, "{error}");
+    }
+
+    #[test]
+    fn a_request_has_no_more_elements_than_can_be_done() {
+        let op = Op::Unlink {
+            parent: InodeId::ROOT,
+            name: Vec::new(),
+        };
+        let extent = NewExtent {
+            offset: FileOffset(0),
+            len: 1,
+            source: Source::Hole,
+        };
+        let write = |count| Op::CommitExtents {
+            inode: InodeId::ROOT,
+            extents: vec![extent.clone(); count],
+            receipts: Vec::new(),
+            size: None,
+            mtime: None,
+        };
+        for (what, some, more) in [
+            (
+                "operations",
+                list(vec![op.clone(); LIST_OPS_MAX]),
+                list(vec![op; LIST_OPS_MAX + 1]),
+            ),
+            (
+                "extents",
+                write(EXTENTS_PER_COMMAND_MAX),
+                write(EXTENTS_PER_COMMAND_MAX + 1),
+            ),
+        ] {
+            let some = codec::decode::<MetaRequest>("a request", &request(some));
+            assert!(some.is_ok(), "{what}");
+            // What came before this bound stands in logs.
+            let stored = codec::encode(&more);
+            assert!(codec::decode::<Op>("a command", &stored).is_ok(), "{what}");
+            let text = refused(&request(more));
+            assert!(text.contains("at most 1000"), "{what}: {text}");
+        }
+    }
 }

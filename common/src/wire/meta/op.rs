@@ -7,8 +7,10 @@
 use super::attr::{Attr, SetAttr};
 use super::read::View;
 use crate::ids::{ChunkId, FileOffset, Gid, InodeId, PoolId, Uid, Version};
+use crate::limits::{EXTENTS_PER_COMMAND_MAX, LIST_OPS_MAX, XATTRS_MAX};
 use crate::time::Nanos;
 use crate::token::{Capability, Receipt};
+use crate::wire::bounds;
 use serde::{Deserialize, Serialize};
 
 /// As whom permissions are checked.
@@ -91,7 +93,9 @@ pub enum Op {
     /// Writes ranges of a file. `size` makes it at least that long. → `Attr`
     CommitExtents {
         inode: InodeId,
+        #[serde(deserialize_with = "bounds::at_most::<_, _, EXTENTS_PER_COMMAND_MAX>")]
         extents: Vec<NewExtent>,
+        #[serde(deserialize_with = "bounds::at_most::<_, _, EXTENTS_PER_COMMAND_MAX>")]
         receipts: Vec<Receipt>,
         size: Option<u64>,
         mtime: Option<Nanos>,
@@ -100,7 +104,9 @@ pub enum Op {
     /// from there. → `Appended`
     Append {
         inode: InodeId,
+        #[serde(deserialize_with = "bounds::at_most::<_, _, EXTENTS_PER_COMMAND_MAX>")]
         extents: Vec<NewExtent>,
+        #[serde(deserialize_with = "bounds::at_most::<_, _, EXTENTS_PER_COMMAND_MAX>")]
         receipts: Vec<Receipt>,
         len: u64,
     },
@@ -108,9 +114,11 @@ pub enum Op {
     Clone(CloneRange),
     /// Gives the session chunk ids to write. → `Range`
     GrantRange { pool: PoolId, count: u32 },
-    /// At most 1,000 operations, all or none, if all expectations hold. → `List`
+    /// At most 1,000 operations, all or none, if all expectations hold; none is a list itself. → `List`
     List {
+        #[serde(deserialize_with = "bounds::at_most::<_, _, LIST_OPS_MAX>")]
         expectations: Vec<Expectation>,
+        #[serde(deserialize_with = "bounds::flat::<_, _, LIST_OPS_MAX>")]
         ops: Vec<Op>,
     },
 }
@@ -164,6 +172,7 @@ pub struct Publish {
     /// Whether an existing file may be replaced. A directory never is.
     pub replace: bool,
     /// Extended attributes, set in the same step.
+    #[serde(deserialize_with = "bounds::at_most::<_, _, XATTRS_MAX>")]
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// What is in it.
     pub contents: Contents,
@@ -175,7 +184,9 @@ pub enum Contents {
     /// These extents.
     Extents {
         size: u64,
+        #[serde(deserialize_with = "bounds::at_most::<_, _, EXTENTS_PER_COMMAND_MAX>")]
         extents: Vec<NewExtent>,
+        #[serde(deserialize_with = "bounds::at_most::<_, _, EXTENTS_PER_COMMAND_MAX>")]
         receipts: Vec<Receipt>,
     },
     /// What the session assembled in an unnamed inode.
@@ -281,5 +292,5 @@ pub enum OpReply {
     /// Chunk ids. The capability is added to the answer by the leader and not stored.
     Range(RangeGrant),
     /// One reply an operation of a list.
-    List(Vec<OpReply>),
+    List(#[serde(deserialize_with = "bounds::flat::<_, _, LIST_OPS_MAX>")] Vec<OpReply>),
 }

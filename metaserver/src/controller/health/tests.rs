@@ -107,7 +107,7 @@ fn silence_counts_from_the_leaders_own_start() {
     assert_eq!(leader.lives(), [Up, Down, Up], "4 s since 3 was heard");
     leader.second([1]);
     assert_eq!(leader.lives(), [Up, Down, Down]);
-    leader.health.reset(leader.now);
+    leader.health.reset([], leader.now);
     assert_eq!(
         leader.lives(),
         [Unheard; 3],
@@ -209,6 +209,64 @@ fn who_is_down_for_long_goes_out_and_comes_back_in_when_it_is_up() {
 }
 
 /// Who is out, of ten servers, when these are silent for ever.
+/// What a controller does beside: it notes what is to be noted in the state, of which the next leader reads it.
+fn note(leader: &mut Leader, state: &mut BTreeMap<DiskId, Duration>) -> usize {
+    let notes = leader.health.notes(&leader.map, leader.now);
+    for (disk, down_for) in &notes {
+        match down_for {
+            Some(down_for) => state.insert(*disk, *down_for),
+            None => state.remove(disk),
+        };
+    }
+    leader.health.handle_noted(&notes);
+    notes.len()
+}
+
+#[test]
+fn who_is_down_for_long_goes_out_though_leaders_change_more_often() {
+    let mut leader = Leader::new(6);
+    let mut state = BTreeMap::new();
+    let (mut went, mut written) = (None, 0);
+    for second in 1..=2 * OUT_AFTER.as_secs() {
+        leader.second(2..=6);
+        written += note(&mut leader, &mut state);
+        if leader.states() == [(DiskId(1), DiskState::Out)] {
+            went = Some(second);
+            break;
+        }
+        assert_eq!(leader.states(), []);
+        if second % (OUT_AFTER.as_secs() / 2) == 0 {
+            leader.health.reset(state.clone(), leader.now);
+        }
+    }
+    // Each leader forgets the time since the last note, and its own first seconds.
+    let went = went.expect("it never goes out");
+    assert!((OUT_AFTER.as_secs()..750).contains(&went), "after {went} s");
+    assert!(written <= 20, "it was noted {written} times");
+}
+
+#[test]
+fn who_is_heard_again_begins_anew() {
+    let mut leader = Leader::new(6);
+    let mut state = BTreeMap::new();
+    for _ in 0..500 {
+        leader.second(2..=6);
+        note(&mut leader, &mut state);
+    }
+    assert!(state[&DiskId(1)] > secs(400), "{state:?}");
+    // A leader that has not heard of it knows no better.
+    leader.health.reset(state.clone(), leader.now);
+    assert_eq!(note(&mut leader, &mut state), 0);
+    leader.second(1..=6);
+    note(&mut leader, &mut state);
+    assert_eq!(state, BTreeMap::new());
+    for _ in 0..500 {
+        leader.second(2..=6);
+        note(&mut leader, &mut state);
+        assert_eq!(leader.states(), []);
+    }
+}
+
 fn out(racks: u32, silent: &[u32]) -> Vec<u32> {
     let mut leader = Leader::new(10);
     for (id, server) in &mut leader.map.topology.servers {

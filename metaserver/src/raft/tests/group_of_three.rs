@@ -693,6 +693,99 @@ async fn a_member_that_lost_its_directory_does_not_vote_what_was_agreed_with_it_
     group.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lost_its_directory_does_not_follow_a_leader_of_the_past() {
+    let mut group = Group::of_three(|options| options).await;
+    let first = group.leader().await;
+    assert_eq!(propose(&group.raft(first), "w").await, 1);
+    for id in group.followers(first) {
+        group.wait_for(id, "w", 1).await;
+    }
+    group.kill(first).await;
+    let second = group.leader().await;
+    let [third] = group.followers(second)[..] else {
+        panic!("two members");
+    };
+    // Agreed on by the second and the third.
+    assert_eq!(propose(&group.raft(second), "x").await, 1);
+    group.kill(second).await;
+    group.kill(third).await;
+    std::fs::remove_dir_all(group.dir(third)).unwrap();
+    // It leads at once, in a term that the third has forgotten is over.
+    group.restart(first).await;
+    group.restart(third).await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert!(!group.raft(first).is_leader() && !group.raft(third).is_leader());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    group.restart(second).await;
+    let leader = group.leader().await;
+    assert_eq!(propose(&group.raft(leader), "y").await, 1);
+    for id in ids(1..=3) {
+        group.wait_for(id, "y", 1).await;
+        for before in ["w", "x"] {
+            assert_eq!(count(group.kv(id).as_ref(), before), 1, "{id} {before}");
+        }
+    }
+    // It has caught up and counts again.
+    group.kill(first).await;
+    assert_eq!(propose(&group.raft(group.leader().await), "z").await, 1);
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_begins_and_grows_while_one_of_its_members_is_away() {
+    let mut group = Group::new().await;
+    for id in ids(1..=3) {
+        group.invite(id).await;
+    }
+    let told_of = group.addresses.clone();
+    for id in ids(1..=2) {
+        group.start(id, told_of.clone()).await.unwrap();
+    }
+    let members: Vec<_> = told_of.into_iter().collect();
+    group.raft(ServerId(1)).init(&members).await.unwrap();
+    assert_eq!(propose(&group.raft(group.leader().await), "x").await, 1);
+    for id in ids(1..=2) {
+        group.wait_for(id, "x", 1).await;
+    }
+    add(&mut group, ServerId(4)).await;
+    group.wait_for(ServerId(4), "x", 1).await;
+    group.restart(ServerId(3)).await;
+    group.wait_for(ServerId(3), "x", 1).await;
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lost_its_directory_while_somebody_leads_catches_up() {
+    let mut group = Group::of_three(|options| options).await;
+    let leader = group.leader().await;
+    let [lost, other] = group.followers(leader)[..] else {
+        panic!("three members");
+    };
+    for i in 0..50 {
+        propose(&group.raft(leader), &format!("payload {i}")).await;
+    }
+    for id in [lost, other] {
+        group.wait_for(id, "payload 49", 1).await;
+    }
+    group.kill(lost).await;
+    std::fs::remove_dir_all(group.dir(lost)).unwrap();
+    let term = group.raft(leader).metrics().term;
+    group.restart(lost).await;
+    group.wait_for(lost, "payload 49", 1).await;
+    assert_eq!(count(group.kv(lost).as_ref(), "payload 20"), 1);
+    let next = group.raft(group.leader().await);
+    assert!(
+        next.metrics().term > term,
+        "no acknowledgement counts that is lost"
+    );
+    assert_eq!(propose(&next, "x").await, 1);
+    group.wait_for(lost, "x", 1).await;
+    group.stop().await;
+}
+
 // --- forgeries ---
 
 /// Somebody with a certificate of this cluster.

@@ -5,8 +5,8 @@ use super::{is_dead, span_of};
 use crate::kv::{Family, KvRead, after_prefix};
 use crate::state::keys;
 use crate::state::records::{ExtentRecord, InodeRecord, Record};
-use quarry_common::Result;
 use quarry_common::ids::{FileOffset, InodeId, Version};
+use quarry_common::{Code, Error, Result};
 use std::ops::{Bound, ControlFlow};
 
 /// Visits the stored extents of an inode that touch `span`, in ascending order, also those that
@@ -49,6 +49,43 @@ pub(super) fn stored(
     failed.map_or(Ok(()), Err)
 }
 
+/// Stored extents that may be looked at, also those that readers do not see: what takes long is to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looks(usize);
+
+impl Looks {
+    /// For a command: so many that applying it takes some tens of milliseconds at most.
+    pub const OF_A_COMMAND: Looks = Looks(65_536);
+
+    /// For a reader, who holds up nobody.
+    pub const ANY: Looks = Looks(usize::MAX);
+
+    /// One more; false if there is none left.
+    fn look(&mut self) -> bool {
+        let left = self.0.checked_sub(1);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
+/// What there was to be found took more looks than were left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+impl From<TooMany> for Error {
+    fn from(_: TooMany) -> Error {
+        let text = format!(
+            "this looks at more than {} small ranges of files at once: ask for less, or try again when what was cut off the \
+             files has been removed",
+            Looks::OF_A_COMMAND.0
+        );
+        Error::new(Code::TooBig, text)
+    }
+}
+
+/// Extents with their offsets, and whether there are more.
+pub type Found = (Vec<(u64, ExtentRecord)>, bool);
+
 /// At most `limit` extents that readers see of `span`, whole, in ascending order, and whether there
 /// are more.
 pub fn visible(
@@ -57,16 +94,22 @@ pub fn visible(
     file: &InodeRecord,
     span: Span,
     limit: usize,
-) -> Result<(Vec<(u64, ExtentRecord)>, bool)> {
+    looks: &mut Looks,
+) -> Result<Result<Found, TooMany>> {
     let mut found = Vec::new();
     let mut more = false;
     let Some(span) = span.common(Span {
         start: 0,
         end: file.size,
     }) else {
-        return Ok((found, more));
+        return Ok(Ok((found, more)));
     };
+    let mut enough = true;
     stored(state, inode, span, |offset, extent| {
+        enough = looks.look();
+        if !enough {
+            return ControlFlow::Break(());
+        }
         if is_dead(&file.trims, offset, extent.modified_at) {
             return ControlFlow::Continue(());
         }
@@ -77,7 +120,7 @@ pub fn visible(
         found.push((offset, extent));
         ControlFlow::Continue(())
     })?;
-    Ok((found, more))
+    Ok(enough.then_some((found, more)).ok_or(TooMany))
 }
 
 /// Whether what readers see of `span` is certainly what it was at `version`: no extent is newer, and
@@ -88,17 +131,20 @@ pub fn unchanged_since(
     file: &InodeRecord,
     span: Span,
     version: Version,
-) -> Result<bool> {
+    looks: &mut Looks,
+) -> Result<Result<bool, TooMany>> {
     let mut unchanged = file.holes_at <= version;
+    let mut enough = true;
     if unchanged {
         stored(state, inode, span, |_, extent| {
+            enough = looks.look();
             unchanged = extent.modified_at <= version;
-            if unchanged {
+            if enough && unchanged {
                 ControlFlow::Continue(())
             } else {
                 ControlFlow::Break(())
             }
         })?;
     }
-    Ok(unchanged)
+    Ok(enough.then_some(unchanged).ok_or(TooMany))
 }

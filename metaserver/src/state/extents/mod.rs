@@ -13,7 +13,7 @@ pub mod span;
 mod trim;
 
 pub use edit::{Edit, OVERWRITTEN_MAX};
-pub use list::{unchanged_since, visible};
+pub use list::{Looks, unchanged_since, visible};
 pub use trim::{PURGED_AT_ONCE, TRIMS_MAX};
 
 use super::records::{ExtentRecord, ExtentSource, InodeRecord, Trim};

@@ -53,7 +53,7 @@ impl Edit<'_, '_> {
                 &Present,
             );
             // What the same command writes after this is newer than what the truncation cut off.
-            self.txn.begin(Version(version.0.saturating_add(1)));
+            self.txn.go_on(Version(version.0.saturating_add(1)));
         }
         Ok(())
     }

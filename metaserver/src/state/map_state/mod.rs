@@ -4,6 +4,7 @@
 //! whether anything changed: a server compares it with its map's and loads the map again.
 
 pub mod bootstrap;
+pub mod downs;
 mod homes;
 pub mod keys;
 pub mod place;

@@ -275,3 +275,25 @@ fn before_the_bootstrap_nothing_else_is_done() {
     }
     assert_eq!(map_state::load(&*world.kv).unwrap(), Default::default());
 }
+
+#[test]
+fn how_long_a_disk_has_been_down_is_there_until_it_is_not() {
+    use crate::state::map_state::downs::downs;
+    use std::time::Duration;
+    on_both(|world| {
+        let register = registration(1, vec![new_disk("/d1"), new_disk("/d2")]);
+        world.act(register).unwrap();
+        let note = |world: &mut World, notes: &[(u32, Option<u64>)]| {
+            let notes = notes.iter().map(|(disk, note)| (DiskId(*disk), *note));
+            world.act(Action::NoteDown(notes.collect())).unwrap();
+            downs(&*world.kv).unwrap()
+        };
+        let (one, two) = (Duration::from_millis(1_500), Duration::from_millis(70_000));
+        let noted = note(world, &[(1, Some(1_500)), (2, Some(9)), (77, Some(5))]);
+        assert_eq!(noted.len(), 2, "{noted:?}");
+        let noted = note(world, &[(2, Some(70_000))]);
+        assert_eq!(noted, [(DiskId(1), one), (DiskId(2), two)]);
+        assert_eq!(note(world, &[(1, None)]), [(DiskId(2), two)]);
+        assert_eq!(faults(&*world.kv), Vec::<String>::new());
+    });
+}

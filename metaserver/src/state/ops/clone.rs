@@ -1,10 +1,10 @@
 //! Makes a range of a file share the chunks of another (reflink; cp of a whole file).
 
 use super::contents::{self, Piece};
+use crate::state::extents::Edit;
 use crate::state::extents::span::Span;
-use crate::state::extents::{Edit, visible};
 use crate::state::records::{ExtentSource, InodeRecord};
-use crate::state::stop::{OpResult, Stop};
+use crate::state::stop::OpResult;
 use crate::state::txn::{Txn, Who};
 use quarry_common::ids::{ChunkOffset, InodeId};
 use quarry_common::limits::{EXTENTS_PER_COMMAND_MAX, FILE_LEN_MAX};
@@ -47,16 +47,15 @@ pub fn clone(txn: &mut Txn<'_>, who: &Who<'_>, range: &CloneRange) -> OpResult<O
     Ok(OpReply::Attr(txn.attr(range.to, &target)?))
 }
 
-/// What is in `from`, as pieces of `to`. `TooBig` if there are more than one command may have.
+/// What is in `from`, as pieces of `to`. `TooBig` if there are more than one command may have, or look at.
 fn pieces(
-    txn: &Txn<'_>,
+    txn: &mut Txn<'_>,
     inode: InodeId,
     file: &InodeRecord,
     from: Span,
     to: Span,
 ) -> OpResult<Vec<Piece>> {
-    let (found, more) =
-        visible(txn.state(), inode, file, from, EXTENTS_PER_COMMAND_MAX).map_err(Stop::Broken)?;
+    let (found, more) = txn.visible(inode, file, from, EXTENTS_PER_COMMAND_MAX)?;
     let mut pieces = Vec::with_capacity(found.len());
     for (offset, extent) in found {
         let whole = Span {

@@ -3,6 +3,7 @@
 
 use super::set_attr::drop_privileges;
 use crate::state::access::{self, Want, shown};
+use crate::state::depth;
 use crate::state::extents::Edit;
 use crate::state::extents::span::Span;
 use crate::state::receipts;
@@ -23,14 +24,17 @@ pub fn readable(txn: &Txn<'_>, who: &Who<'_>, inode: InodeId) -> OpResult<InodeR
     Ok(record)
 }
 
-/// A file that the caller may write: `Stale`, `IsDirectory`, `Invalid`, `AccessDenied`.
+/// A file that the caller may write: `Stale`, `IsDirectory`, `Invalid`, `AccessDenied`, `NameTooLong`.
 ///
 /// Its owner always may, as on NFS: who made a file with a mode that forbids writing goes on
 /// writing through what it has open; the client asks for permission when it opens.
-pub fn writable(txn: &Txn<'_>, who: &Who<'_>, inode: InodeId) -> OpResult<InodeRecord> {
+pub fn writable(txn: &mut Txn<'_>, who: &Who<'_>, inode: InodeId) -> OpResult<InodeRecord> {
     let mut record = file(txn, who, inode)?;
     if !access::owns(who.caller, &record) {
         access::check(who.caller, &record, Want::WRITE)?;
+    }
+    if record.links > 0 {
+        depth::check(txn, record.parent, 0)?;
     }
     if !who.caller.superuser {
         drop_privileges(who, &mut record);

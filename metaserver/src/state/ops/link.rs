@@ -3,6 +3,7 @@
 use super::names;
 use crate::kv::Family;
 use crate::state::access::shown;
+use crate::state::depth;
 use crate::state::keys::{self, SessionKey};
 use crate::state::stop::OpResult;
 use crate::state::txn::{Txn, Who};
@@ -25,6 +26,7 @@ pub fn link(
         return Err(names::exists(parent, &parent_record, name).into());
     }
     names::check_may_add(who, parent, &parent_record)?;
+    depth::check(txn, parent, 0)?;
     if record.is_directory() {
         let text = format!("{} is a directory, which has one name only", shown(&record));
         return Err(Error::new(Code::NotPermitted, text).into());

@@ -1,7 +1,7 @@
 //! Several operations at once: all or none, if all expectations hold.
 
+use crate::state::access::{self, Want};
 use crate::state::extents::span::Span;
-use crate::state::extents::unchanged_since;
 use crate::state::records::InodeRecord;
 use crate::state::stop::{OpResult, Stop};
 use crate::state::text::quoted;
@@ -34,7 +34,7 @@ pub fn list(
         return Err(Error::new(Code::Invalid, "a list can not be in a list").into());
     }
     for expectation in expectations {
-        check(txn, expectation)?;
+        check(txn, who, expectation)?;
     }
     if ops.iter().any(|op| matches!(op, Op::GrantRange { .. })) {
         let text = "ranges are not granted in a list: ask for them by themselves";
@@ -61,27 +61,22 @@ pub fn list(
     Ok(OpReply::List(replies))
 }
 
-/// `Changed` if it does not hold.
-fn check(txn: &Txn<'_>, expectation: &Expectation) -> OpResult<()> {
+/// `Changed` if it does not hold. Whether contents have changed is told to those who may read them: else `AccessDenied`.
+fn check(txn: &mut Txn<'_>, who: &Who<'_>, expectation: &Expectation) -> OpResult<()> {
     let changed = |what: String| {
         Err(Error::new(Code::Changed, format!("{what} has changed meanwhile")).into())
     };
-    let inode_is = |inode: InodeId, holds: &dyn Fn(&InodeRecord) -> bool| {
-        Ok::<_, Stop>(txn.find_inode(inode)?.is_some_and(|record| holds(&record)))
-    };
     match expectation {
-        Expectation::Inode { inode, modified_at } => {
-            match inode_is(*inode, &|record| record.modified_at == *modified_at)? {
-                true => Ok(()),
-                false => changed(format!("inode {inode}")),
-            }
-        }
+        Expectation::Inode { inode, modified_at } => match txn.find_inode(*inode)? {
+            Some(record) if record.modified_at == *modified_at => Ok(()),
+            _ => changed(format!("inode {inode}")),
+        },
         Expectation::Data {
             inode,
             data_version,
-        } => match inode_is(*inode, &|record| record.data_version == *data_version)? {
-            true => Ok(()),
-            false => changed(format!("the contents of inode {inode}")),
+        } => match readable(txn, who, *inode)? {
+            Some(file) if file.data_version == *data_version => Ok(()),
+            _ => changed(format!("the contents of inode {inode}")),
         },
         Expectation::Dentry {
             parent,
@@ -98,15 +93,14 @@ fn check(txn: &Txn<'_>, expectation: &Expectation) -> OpResult<()> {
             inode,
             offset,
             len,
-            unchanged_since: version,
+            unchanged_since,
         } => {
             let span = Span {
                 start: offset.0,
                 end: offset.0.saturating_add(*len),
             };
-            let holds = match txn.find_inode(*inode)? {
-                Some(file) => unchanged_since(txn.state(), *inode, &file, span, *version)
-                    .map_err(Stop::Broken)?,
+            let holds = match readable(txn, who, *inode)? {
+                Some(file) => txn.unchanged_since(*inode, &file, span, *unchanged_since)?,
                 None => false,
             };
             match holds {
@@ -117,12 +111,30 @@ fn check(txn: &Txn<'_>, expectation: &Expectation) -> OpResult<()> {
     }
 }
 
+/// An inode whose contents the caller may read, if it is there.
+fn readable(txn: &Txn<'_>, who: &Who<'_>, inode: InodeId) -> OpResult<Option<InodeRecord>> {
+    let record = txn.find_inode(inode)?;
+    if let Some(record) = &record {
+        access::check(who.caller, record, Want::READ)?;
+    }
+    Ok(record)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::testing::{on_both, refusal, root};
+    use crate::kv::{Family, KvRead, Visit};
+    use crate::raft::Apply;
+    use crate::raft::entry::{Entry, decode_answers};
+    use crate::state::apply::Machine;
+    use crate::state::command::{Answer, Command, Reply};
+    use crate::state::testing::{World, on_both, refusal, root, user};
+    use bytes::Bytes;
     use quarry_common::ids::{FileOffset, Version};
-    use quarry_common::wire::meta::{CloneRange, NewExtent, Source, View};
+    use quarry_common::wire::meta::{CloneRange, NewExtent, SetAttr, Source, View};
+    use quarry_common::{Result, codec};
+    use std::ops::Bound;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const ROOT: InodeId = InodeId::ROOT;
 
@@ -170,6 +182,173 @@ mod tests {
             assert_eq!(refused.code, Code::TooBig, "{refused}");
             assert_eq!(world.record(file.inode), before);
             world.op(&root(), list(20)).unwrap();
+        });
+    }
+
+    /// A file of so many extents.
+    fn of_many(world: &mut World, name: &str, extents: u64) -> InodeId {
+        let file = world.put(ROOT, name, b"");
+        let extent = |at: u64| NewExtent {
+            offset: FileOffset(at * 2),
+            len: 1,
+            source: Source::Inline(vec![7]),
+        };
+        for some in (0..extents).collect::<Vec<_>>().chunks(1_000) {
+            let write = Op::CommitExtents {
+                inode: file.inode,
+                extents: some.iter().copied().map(extent).collect(),
+                receipts: Vec::new(),
+                size: None,
+                mtime: None,
+            };
+            world.op(&root(), write).unwrap();
+        }
+        file.inode
+    }
+
+    /// Counts what is read.
+    struct Counting<'a> {
+        kv: &'a dyn KvRead,
+        visited: AtomicUsize,
+    }
+
+    impl KvRead for Counting<'_> {
+        fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>> {
+            self.kv.get(family, key)
+        }
+
+        fn scan(
+            &self,
+            family: Family,
+            from: &[u8],
+            to: Option<&[u8]>,
+            visit: Visit<'_>,
+        ) -> Result<()> {
+            self.kv.scan(family, from, to, &mut |key, value| {
+                self.visited.fetch_add(1, Ordering::Relaxed);
+                visit(key, value)
+            })
+        }
+
+        fn last_before(
+            &self,
+            family: Family,
+            low: &[u8],
+            high: Bound<&[u8]>,
+        ) -> Result<Option<(Bytes, Bytes)>> {
+            self.kv.last_before(family, low, high)
+        }
+    }
+
+    /// Applies an operation; how many records were visited, and its answer.
+    fn visits(world: &mut World, op: Op) -> (usize, Result<OpReply>) {
+        let action = world.mutation(&root(), op);
+        let command = Command {
+            seen: Version(0),
+            action,
+        };
+        let entry = Entry {
+            time_us: world.time_us + 10,
+            commands: vec![codec::encode(&command).into()],
+        };
+        let counting = Counting {
+            kv: &*world.kv,
+            visited: AtomicUsize::new(0),
+        };
+        let (_, answers) = Machine::new().apply(&counting, &entry.encode()).unwrap();
+        let answer = decode_answers(&answers).unwrap().remove(0);
+        let reply = match codec::decode::<Answer>("an answer", &answer).unwrap() {
+            Ok(Reply::Op(reply)) => Ok(reply),
+            Ok(other) => panic!("{other:?} is no reply to an operation"),
+            Err(error) => Err(error),
+        };
+        (counting.visited.load(Ordering::Relaxed), reply)
+    }
+
+    #[test]
+    fn a_short_list_does_not_look_at_contents_without_end() {
+        let mut world = World::in_memory();
+        let inode = of_many(&mut world, "f", 10_000);
+        let expectation = Expectation::Range {
+            inode,
+            offset: FileOffset(0),
+            len: u64::MAX,
+            unchanged_since: Version(u64::MAX),
+        };
+        let list = |count| Op::List {
+            expectations: vec![expectation.clone(); count],
+            ops: vec![mkdir(ROOT, b"a")],
+        };
+        let (visited, reply) = visits(&mut world, list(6));
+        reply.unwrap();
+        assert!(visited > 60_000, "{visited} were counted");
+        let (visited, reply) = visits(&mut world, list(1_000));
+        assert_eq!(reply.unwrap_err().code, Code::TooBig);
+        assert!(visited < 70_000, "{visited} were visited");
+
+        // What was cut off is not seen, and is looked at all the same until it is removed.
+        let cut = |size| Op::SetAttr {
+            inode,
+            set: SetAttr {
+                size: Some(size),
+                ..SetAttr::default()
+            },
+        };
+        world.op(&root(), cut(0)).unwrap();
+        world.op(&root(), cut(20_000)).unwrap();
+        assert!(world.record(inode).extents > 9_000);
+        let to = world.put(ROOT, "to", b"").inode;
+        let clone = Op::Clone(CloneRange {
+            view: View::Live,
+            from: inode,
+            from_offset: FileOffset(0),
+            to,
+            to_offset: FileOffset(0),
+            len: 20_000,
+        });
+        let list = |count| Op::List {
+            expectations: vec![],
+            ops: vec![clone.clone(); count],
+        };
+        let (_, reply) = visits(&mut world, list(6));
+        reply.unwrap();
+        let (visited, reply) = visits(&mut world, list(1_000));
+        assert_eq!(reply.unwrap_err().code, Code::TooBig);
+        assert!(visited < 70_000, "{visited} were visited");
+    }
+
+    #[test]
+    fn whether_contents_changed_is_told_to_those_who_may_read_them() {
+        on_both(|world| {
+            let file = world.put(ROOT, "f", b"contents");
+            let hide = Op::SetAttr {
+                inode: file.inode,
+                set: SetAttr {
+                    mode: Some(0o600),
+                    ..SetAttr::default()
+                },
+            };
+            world.op(&root(), hide).unwrap();
+            let list = |expectation| Op::List {
+                expectations: vec![expectation],
+                ops: vec![],
+            };
+            for expectation in [
+                Expectation::Data {
+                    inode: file.inode,
+                    data_version: file.data_version,
+                },
+                Expectation::Range {
+                    inode: file.inode,
+                    offset: FileOffset(0),
+                    len: 1,
+                    unchanged_since: file.data_version,
+                },
+            ] {
+                world.op(&root(), list(expectation.clone())).unwrap();
+                let refused = world.op(&user(5, &[5]), list(expectation));
+                assert_eq!(refusal(refused), Code::AccessDenied);
+            }
         });
     }
 

@@ -2,6 +2,7 @@
 
 use super::names;
 use crate::state::access::in_group;
+use crate::state::depth;
 use crate::state::records::InodeRecord;
 use crate::state::stop::OpResult;
 use crate::state::txn::{Txn, Who};
@@ -69,6 +70,7 @@ pub fn make_in(
     complete: impl FnOnce(&mut InodeRecord),
 ) -> OpResult<OpReply> {
     names::check_may_add(who, parent, &parent_record)?;
+    depth::check(txn, parent, usize::from(kind == FileKind::Directory))?;
     let mut record = new_inode(txn, who, &parent_record, kind, mode);
     complete(&mut record);
     let inode = txn.new_inode_id(parent.slot())?;

@@ -1,6 +1,7 @@
 //! Creates or replaces a file with its contents in one step: it appears whole or not at all.
 
 use super::{contents, make, names, xattrs};
+use crate::state::depth;
 use crate::state::extents::Edit;
 use crate::state::records::InodeRecord;
 use crate::state::session;
@@ -20,6 +21,7 @@ pub fn publish(txn: &mut Txn<'_>, who: &Who<'_>, publish: &Publish) -> OpResult<
     session::check_open(txn, who.session)?;
     let (mut parent_record, dentry) = names::look_up(txn, who, *parent, name)?;
     names::check_may_add(who, *parent, &parent_record)?;
+    depth::check(txn, *parent, 0)?;
     if let Some(dentry) = dentry {
         if dentry.kind == FileKind::Directory {
             let text = format!(

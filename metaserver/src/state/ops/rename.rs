@@ -3,6 +3,7 @@
 use super::names::{self, Place};
 use super::rmdir::{check_directory, check_empty};
 use crate::state::access::{self, Want, shown};
+use crate::state::depth;
 use crate::state::records::{DentryRecord, InodeRecord};
 use crate::state::stop::OpResult;
 use crate::state::text::quoted;
@@ -56,6 +57,7 @@ pub fn rename(
         }
         None => None,
     };
+    depth::check(txn, to.parent, usize::from(source.record.is_directory()))?;
     if source.record.is_directory() {
         check_not_below(txn, to.parent, source.dentry.inode, from.name)?;
     }
@@ -129,6 +131,7 @@ fn exchange(
     (from, mut source): (Place<'_>, Side),
     (to, mut target): (Place<'_>, Side),
 ) -> OpResult<OpReply> {
+    depth::check(txn, from.parent, usize::from(target.record.is_directory()))?;
     if target.record.is_directory() {
         check_not_below(txn, from.parent, target.dentry.inode, to.name)?;
     }

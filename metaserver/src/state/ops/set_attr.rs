@@ -2,6 +2,7 @@
 
 use crate::kv::Family;
 use crate::state::access::{self, Want, check_owner, in_group, shown};
+use crate::state::depth;
 use crate::state::extents::Edit;
 use crate::state::keys;
 use crate::state::records::{AtimeRecord, Flags, InodeRecord};
@@ -40,6 +41,9 @@ pub fn set_attr(
 
     if let Some(size) = set.size {
         if size != record.size {
+            if record.links > 0 {
+                depth::check(txn, record.parent, 0)?;
+            }
             let mut edit = Edit::new(txn, inode, &mut record);
             edit.truncate(size)?;
             edit.touch();

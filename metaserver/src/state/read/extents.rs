@@ -4,7 +4,7 @@ use super::Reader;
 use crate::kv::Family;
 use crate::state::access::{self, Want, shown};
 use crate::state::extents::span::Span;
-use crate::state::extents::visible;
+use crate::state::extents::{Looks, visible};
 use crate::state::keys;
 use crate::state::records::{self, ChunkRecord};
 use crate::state::txn::load;
@@ -46,7 +46,8 @@ impl Reader<'_> {
             start: offset.0,
             end: offset.0.saturating_add(len),
         };
-        let (found, more) = visible(self.state, inode, &file, span, EXTENTS_PER_PAGE)?;
+        let mut looks = Looks::ANY;
+        let (found, more) = visible(self.state, inode, &file, span, EXTENTS_PER_PAGE, &mut looks)??;
         let mut chunks = BTreeMap::new();
         let mut extents = Vec::with_capacity(found.len());
         for (offset, extent) in found {

@@ -10,6 +10,7 @@ pub use ranges::{OpenRanges, RANGES_MAX, add_range, check_own, mark};
 
 use super::data_records::{LostSessionRecord, Present, SessionRecord};
 use super::keys::{self, SessionKey, SystemKey};
+use super::records::Record;
 use super::stop::{OpResult, Stop};
 use super::txn::{Txn, load};
 use crate::kv::{Family, KvRead, after_prefix};
@@ -32,22 +33,24 @@ pub fn find(state: &dyn KvRead, session: SessionId) -> Result<Option<SessionReco
     )
 }
 
-/// All open sessions, for a new leader that gives each a full lease.
-pub fn all(state: &dyn KvRead) -> Result<Vec<SessionId>> {
+/// All open sessions, for a new leader that gives each a full lease. Some microseconds each: not for an async thread.
+pub fn all(state: &dyn KvRead) -> Result<Vec<(SessionId, SessionRecord)>> {
     let mut sessions = Vec::new();
     let mut from = Vec::new();
     // A session has many keys: one step a session, not one a key.
     loop {
         let mut found = None;
-        state.scan(Family::Sessions, &from, None, &mut |key, _| {
-            found = Some(keys::parse_session(key));
+        state.scan(Family::Sessions, &from, None, &mut |key, value| {
+            let parsed = keys::parse_session(key);
+            found = Some(parsed.and_then(|key| Ok((key, SessionRecord::from_bytes(value)?))));
             ControlFlow::Break(())
         })?;
         let Some(found) = found else {
             return Ok(sessions);
         };
-        let (session, _) = found?;
-        sessions.push(session);
+        // Its record is the first of its keys.
+        let ((session, _), record) = found?;
+        sessions.push((session, record));
         match after_prefix(&keys::session_prefix(session)) {
             Some(next) => from = next,
             None => return Ok(sessions),

@@ -121,7 +121,7 @@ impl<'a> OpenRanges<'a> {
 
     fn load(&self) -> Result<BTreeMap<(PoolId, ChunkId), (SessionId, RangeRecord)>> {
         let mut open = BTreeMap::new();
-        for session in super::all(self.state)? {
+        for (session, _) in super::all(self.state)? {
             for (pool, first, range) in ranges(self.state, session)? {
                 open.insert((pool, first), (session, range));
             }
