@@ -42,7 +42,7 @@ fn measure(dir: &std::path::Path) -> Result<()> {
             })
             .collect();
         let (batch, answers) = machine.apply(&kv, &Entry { time_us, commands }.encode())?;
-        kv.write(batch)?;
+        kv.write(&batch)?;
         decode_answers(&answers)?
             .iter()
             .map(|answer| codec::decode("an answer", answer))
