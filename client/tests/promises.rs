@@ -342,6 +342,31 @@ async fn an_old_receipt_is_not_waited_for_and_who_has_the_bytes_writes_them_agai
 }
 
 #[tokio::test]
+async fn a_log_of_short_records_is_read_without_a_task_for_each() {
+    let client = Fake::new(3).client().await;
+    let options = OpenOptions {
+        write: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let mut file = client.open(b"/log", options).await.unwrap();
+    for _ in 0..2_000 {
+        file.append(Bytes::from_static(b"a record\n"))
+            .await
+            .unwrap();
+    }
+    let (mut all, mut polls) = (Vec::new(), 0);
+    let mut reading = std::pin::pin!(client.read_to(b"/log", &mut all, None, None));
+    let read = std::future::poll_fn(|context| {
+        polls += 1;
+        reading.as_mut().poll(context)
+    });
+    assert_eq!(read.await.unwrap(), 18_000);
+    // Who waits for a task is polled again.
+    assert!(polls < 5, "{polls}");
+}
+
+#[tokio::test]
 async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
     let fake = Fake::new(6);
     let client = fake.client().await;
