@@ -76,7 +76,8 @@ impl Quic {
             Role::Metaserver => PeerName::metaserver(self.cluster, to.server),
             _ => PeerName::dataserver(self.cluster, to.server),
         };
-        let peer = self.peers.get(&name, resolve(&to.address).await?).await?;
+        let addresses = resolve(&to.address).await?;
+        let peer = first_of(&addresses, |address| self.peers.get(&name, address)).await?;
         self.connected_peers()
             .insert((role, to.server), (to.address.clone(), peer.clone()));
         Ok(peer)
@@ -120,19 +121,41 @@ impl Quic {
     }
 }
 
-/// The address of `host:port`.
-async fn resolve(address: &str) -> Result<SocketAddr> {
+/// What the first of several addresses gives at which there is anything: a name may have addresses of both families, and
+/// a server listens at one of them.
+async fn first_of<T, F: Future<Output = Result<T>>>(
+    addresses: &[SocketAddr],
+    get: impl Fn(SocketAddr) -> F,
+) -> Result<T> {
+    let mut failed = None;
+    for address in addresses {
+        match get(*address).await {
+            Ok(got) => return Ok(got),
+            // The first reason is that of the address that is preferred.
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::bug("a name has no address")))
+}
+
+/// The addresses of `host:port`, at least one, the preferred one first.
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
     if let Ok(address) = address.parse() {
-        return Ok(address);
+        return Ok(vec![address]);
     }
     let unknown = |why: String| {
         let text = format!("{address} is no address that is known here: {why}");
         Error::new(Code::Unreachable, text)
     };
-    let mut found = tokio::net::lookup_host(address)
-        .await
-        .map_err(|error| unknown(error.to_string()))?;
-    found.next().ok_or_else(|| unknown("it has none".into()))
+    let found = tokio::net::lookup_host(address).await;
+    let found = found.map_err(|error| unknown(error.to_string()))?;
+    let found: Vec<SocketAddr> = found.collect();
+    match found.is_empty() {
+        true => Err(unknown("it has none".into())),
+        false => Ok(found),
+    }
 }
 
 impl Transport for Quic {
@@ -293,4 +316,31 @@ async fn read_frame(reader: &mut BulkReader) -> Result<Option<DataFrame>> {
         pieces,
         crcs: decode_crcs(&crcs),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_address_of_a_name_is_tried_and_the_first_reason_is_told() {
+        let addresses: Vec<SocketAddr> = ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
+        let at = |good: usize| {
+            let good = addresses.get(good).copied();
+            move |address| {
+                std::future::ready(match Some(address) == good {
+                    true => Ok(address),
+                    false => Err(Error::new(Code::Unreachable, format!("not at {address}"))),
+                })
+            }
+        };
+        for good in 0..3 {
+            let found = first_of(&addresses, at(good)).await;
+            assert_eq!(found, Ok(addresses[good]));
+        }
+        let none = first_of(&addresses, at(3)).await.unwrap_err();
+        assert_eq!(none.text, "not at [::1]:1");
+    }
 }
