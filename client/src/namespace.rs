@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::dir::Dir;
 use crate::meta::unexpected;
+use crate::text::escaped;
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::InodeId;
 use quarry_common::limits::LIST_OPS_MAX;
@@ -10,6 +11,7 @@ use quarry_common::wire::meta::{
     Attr, FileKind, NodeKind, Op, OpReply, Read, ReadReply, RenameMode, Resolved, SetAttr, View,
     XattrMode,
 };
+use std::borrow::Cow;
 
 /// What is below a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,8 +25,8 @@ pub struct Usage {
 }
 
 /// A path for a message.
-pub(crate) fn shown(path: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(path)
+pub(crate) fn shown(path: &[u8]) -> Cow<'_, str> {
+    Cow::Owned(escaped(path))
 }
 
 fn attr_of(reply: OpReply) -> Result<Attr> {
