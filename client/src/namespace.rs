@@ -36,6 +36,13 @@ fn attr_of(reply: OpReply) -> Result<Attr> {
     }
 }
 
+/// Whether a path ends in a name of its own, not in `/`, `.` or `..`.
+fn ends_in_a_name(path: &[u8]) -> bool {
+    let mut names = path.rsplit(|byte| *byte == b'/');
+    let last = names.find(|name| !name.is_empty());
+    last.is_some_and(|name| name != b"." && name != b"..")
+}
+
 fn not_found(path: &[u8]) -> Error {
     Error::new(
         Code::NotFound,
@@ -174,6 +181,11 @@ impl Client {
     /// # Errors
     /// `Exists`, `NotFound`, `AccessDenied`.
     pub async fn mkdir(&self, path: &[u8], mode: u16) -> Result<Attr> {
+        if !ends_in_a_name(path) {
+            self.stat(path).await?;
+            let text = format!("{}: exists", shown(path));
+            return Err(Error::new(Code::Exists, text));
+        }
         let op = |parent, name| Op::Mkdir { parent, name, mode };
         self.at(path, op, attr_of).await
     }

@@ -367,6 +367,25 @@ async fn a_log_of_short_records_is_read_without_a_task_for_each() {
 }
 
 #[tokio::test]
+async fn directories_are_made_along_any_spelling_of_a_path() {
+    let client = Fake::new(3).client().await;
+    for path in ["/", "//", "/.."] {
+        let error = client.mkdir(path.as_bytes(), 0o755).await.unwrap_err();
+        assert_eq!(error.code, Code::Exists, "{error}");
+        client.mkdir_all(path.as_bytes(), 0o755).await.unwrap();
+    }
+    client.mkdir_all(b"/a/./b", 0o755).await.unwrap();
+    client.mkdir_all(b"/c/../d/", 0o755).await.unwrap();
+    for path in ["/a/b", "/c", "/d"] {
+        client.stat(path.as_bytes()).await.unwrap();
+        let again = client.mkdir(format!("{path}/.").as_bytes(), 0o755).await;
+        assert_eq!(again.unwrap_err().code, Code::Exists);
+    }
+    let error = client.mkdir(b"/none/.", 0o755).await.unwrap_err();
+    assert_eq!(error.code, Code::NotFound, "{error}");
+}
+
+#[tokio::test]
 async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
     let fake = Fake::new(6);
     let client = fake.client().await;

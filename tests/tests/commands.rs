@@ -60,6 +60,8 @@ fn directories_and_lists(dev: &Dev) -> Result<()> {
     dev.ok(["mkdir", "-p", "/l/a/b"])?;
     dev.ok(["mkdir", "-m", "700", "/l/c"])?;
     ensure!(dev.refused(["mkdir", "/l/a"])?.contains("/l/a"));
+    ensure!(dev.refused(["mkdir", "/"])?.contains("exists"));
+    dev.ok(["mkdir", "-p", "/l/a/./b/../b"])?;
     ensure!(dev.refused(["mkdir", "/l/x/y"])?.contains("/l/x"));
     for (name, len) in [("/l/.hidden", 1), ("/l/large", 3_000), ("/l/small", 20)] {
         with_input(dev.quarry(["put", "-", name]), &vec![b'x'; len])?;

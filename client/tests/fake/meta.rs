@@ -376,6 +376,15 @@ impl Meta {
             return Ok((here.clone(), Vec::new(), Some(here)));
         }
         while let Some(name) = names.next() {
+            if let b"." | b".." = name {
+                if name == b".." {
+                    here = self.node(here.parent)?.attr.clone();
+                }
+                if names.peek().is_none() {
+                    return Ok((here.clone(), name.to_vec(), Some(here)));
+                }
+                continue;
+            }
             let child = self.child(here.inode, name)?;
             if names.peek().is_none() {
                 return Ok((here, name.to_vec(), child));
@@ -396,6 +405,9 @@ impl Meta {
             }
             Read::ResolveParent { path, .. } => {
                 let (parent, name, _) = self.walk(&path)?;
+                if let b"." | b".." = &name[..] {
+                    return Err(no(Code::Invalid, "it does not end in a name"));
+                }
                 let attr = None;
                 ReadReply::Resolved(Resolved { parent, name, attr })
             }
