@@ -386,6 +386,48 @@ async fn directories_are_made_along_any_spelling_of_a_path() {
 }
 
 #[tokio::test]
+async fn what_a_lost_session_had_not_committed_is_written_again() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    let bytes = content(3 * MIB);
+    // Out of order, so that some of it is durable and not committed.
+    for (at, part) in [(2, 0), (0, 1), (1, 2)] {
+        let offset = (at * MIB) as u64;
+        let part = content(MIB + part)[part..].to_vec();
+        file.write_at(offset, part.into()).await.unwrap();
+    }
+    let streams = fake.state().write_streams;
+    fake.state().faults.sessions_lost = true;
+    file.write_at(3 * MIB as u64, content(100).into())
+        .await
+        .unwrap();
+    file.close().await.unwrap();
+    assert!(fake.state().write_streams > streams);
+    let read = read(&client, b"/file").await.unwrap();
+    assert_eq!(read.len(), 3 * MIB + 100);
+    assert!(read[2 * MIB..3 * MIB] == bytes[..MIB]);
+    assert!(read[..MIB] == content(MIB + 1)[1..]);
+    assert!(read[MIB..2 * MIB] == content(MIB + 2)[2..]);
+    assert!(read[3 * MIB..] == content(100));
+}
+
+#[tokio::test]
+async fn little_of_a_long_file_waits_to_be_committed() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    for at in 0..200 {
+        let offset = (at * MIB) as u64;
+        file.write_at(offset, content(MIB).into()).await.unwrap();
+    }
+    let size = client.stat(b"/file").await.unwrap().size;
+    assert!(size >= 64 << 20, "{size}");
+    file.close().await.unwrap();
+    assert_eq!(client.stat(b"/file").await.unwrap().size, 200 << 20);
+}
+
+#[tokio::test]
 async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
     let fake = Fake::new(6);
     let client = fake.client().await;

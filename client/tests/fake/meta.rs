@@ -19,6 +19,8 @@ pub struct Meta {
     /// The greatest number that each lost session had used.
     pub lost: HashMap<SessionId, RequestNumber>,
     next_chunk: u64,
+    /// Chunk ids and the sessions that were given them.
+    grants: Vec<(SessionId, Range)>,
     /// Mutations that were carried out, by kind of interest.
     pub appends: u32,
     pub closed: u32,
@@ -49,15 +51,15 @@ fn no(code: Code, text: &str) -> Error {
     Error::new(code, text)
 }
 
-fn hands_in_receipts(op: &Op) -> bool {
+fn receipts_of(op: &Op) -> &[Receipt] {
     match op {
         Op::Publish(Publish {
             contents: Contents::Extents { receipts, .. },
             ..
         })
         | Op::CommitExtents { receipts, .. }
-        | Op::Append { receipts, .. } => !receipts.is_empty(),
-        _ => false,
+        | Op::Append { receipts, .. } => receipts,
+        _ => &[],
     }
 }
 
@@ -117,14 +119,19 @@ impl State {
                 } else if self.faults.overloaded > 0 {
                     self.faults.overloaded -= 1;
                     Err(no(Code::Overloaded, "there is too much to do"))
-                } else if self.faults.old_receipts > 0 && hands_in_receipts(&op) {
+                } else if self.faults.old_receipts > 0 && !receipts_of(&op).is_empty() {
                     self.faults.old_receipts -= 1;
                     Err(no(Code::OldReceipt, "the members have changed"))
+                } else if !self.meta.granted(session, receipts_of(&op)) {
+                    Err(no(Code::BadReceipt, "chunks of another session"))
                 } else {
                     lose = self.faults.answers_lost > 0;
                     self.faults.answers_lost = self.faults.answers_lost.saturating_sub(1);
                     let known = self.meta.answers.get(&(session, number)).cloned();
                     let done = known.unwrap_or_else(|| self.meta.mutate(op));
+                    if let Ok(OpReply::Range(grant)) = &done {
+                        self.meta.grants.push((session, grant.range));
+                    }
                     self.meta.answers.insert((session, number), done.clone());
                     done.map(MetaReply::Done)
                 }
@@ -147,6 +154,17 @@ impl State {
 }
 
 impl Meta {
+    /// Whether a session may commit these chunks.
+    fn granted(&self, session: SessionId, receipts: &[Receipt]) -> bool {
+        let own = |chunk: ChunkId| {
+            self.grants.iter().any(|(of, range)| {
+                let first = range.first.0;
+                *of == session && (first..first + u64::from(range.count)).contains(&chunk.0)
+            })
+        };
+        receipts.iter().all(|receipt| own(receipt.chunk))
+    }
+
     fn make(&mut self, parent: InodeId, kind: FileKind, mode: u16) -> Attr {
         self.last_inode = self.last_inode.max(1) + 1;
         let inode = InodeId(self.last_inode);
