@@ -428,6 +428,36 @@ async fn little_of_a_long_file_waits_to_be_committed() {
 }
 
 #[tokio::test]
+async fn what_can_not_be_removed_of_a_tree_stays_and_the_rest_goes() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    for dir in ["/top", "/top/a", "/top/a/b", "/top/c"] {
+        client.mkdir(dir.as_bytes(), 0o755).await.unwrap();
+        for name in ["one", "two", "three"] {
+            let path = format!("{dir}/{name}");
+            client.create(path.as_bytes(), 0o644, true).await.unwrap();
+        }
+    }
+    client
+        .create(b"/top/a/b/\x1bkept", 0o644, true)
+        .await
+        .unwrap();
+    fake.state().faults.denied = [b"\x1bkept".to_vec()].into();
+    let mut failed = Vec::new();
+    let removed = client.remove_tree_with(b"/top", |error| failed.push(error.to_string()));
+    assert_eq!(removed.await.unwrap(), 13, "twelve files and a directory");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].starts_with("/top/a/b/\\x1bkept: "), "{failed:?}");
+    client.stat(b"/top/a/b").await.unwrap();
+    assert!(client.stat(b"/top/c").await.is_err());
+    let error = client.remove_tree(b"/top").await.unwrap_err();
+    assert_eq!(error.code, Code::AccessDenied, "{error}");
+    fake.state().faults.denied.clear();
+    assert_eq!(client.remove_tree(b"/top").await.unwrap(), 4);
+    assert!(client.stat(b"/top").await.is_err());
+}
+
+#[tokio::test]
 async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
     let fake = Fake::new(6);
     let client = fake.client().await;

@@ -124,6 +124,8 @@ impl State {
                     Err(no(Code::OldReceipt, "the members have changed"))
                 } else if !self.meta.granted(session, receipts_of(&op)) {
                     Err(no(Code::BadReceipt, "chunks of another session"))
+                } else if self.denies(&op) {
+                    Err(no(Code::AccessDenied, "the directory is not yours"))
                 } else {
                     lose = self.faults.answers_lost > 0;
                     self.faults.answers_lost = self.faults.answers_lost.saturating_sub(1);
@@ -150,6 +152,16 @@ impl State {
             epoch: self.map.epoch,
             result,
         })
+    }
+}
+
+impl State {
+    fn denies(&self, op: &Op) -> bool {
+        match op {
+            Op::Unlink { name, .. } => self.faults.denied.contains(name),
+            Op::List { ops, .. } => ops.iter().any(|op| self.denies(op)),
+            _ => false,
+        }
     }
 }
 
@@ -306,8 +318,21 @@ impl Meta {
                 OpReply::Attr(node.attr.clone())
             }
             Op::Unlink { parent, name } => {
+                let removed = self.node(parent)?.children.remove(&name);
+                removed.ok_or_else(|| no(Code::NotFound, "no such file"))?;
+                OpReply::Nothing
+            }
+            Op::Rmdir { parent, name } => {
+                let child = self.child(parent, &name)?;
+                let child = child.ok_or_else(|| no(Code::NotFound, "no such directory"))?;
+                if !self.node(child.inode)?.children.is_empty() {
+                    return Err(no(Code::NotEmpty, "it is not empty"));
+                }
                 self.node(parent)?.children.remove(&name);
                 OpReply::Nothing
+            }
+            Op::RemoveTree { .. } => {
+                return Err(no(Code::NotPermitted, "not the superuser"));
             }
             Op::SetAttr { inode, set } => {
                 let node = self.node(inode)?;

@@ -40,6 +40,8 @@ pub struct Faults {
     pub map_in_pages: bool,
     /// So many mutations with receipts are refused, as if the members had changed.
     pub old_receipts: u32,
+    /// Files of these names can not be removed.
+    pub denied: BTreeSet<Vec<u8>>,
     /// Every session is unknown from now on.
     pub sessions_lost: bool,
     /// A pipeline with this disk fails after so many bytes.
