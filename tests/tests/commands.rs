@@ -112,6 +112,18 @@ fn contents(dev: &Dev) -> Result<()> {
     Ok(())
 }
 
+/// A reader that goes away is no failure.
+fn head(dev: &Dev, path: &str) -> Result<()> {
+    let mut command = dev.quarry(["cat", path, path]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    drop(child.stdout.take());
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(output.status.success() && said.is_empty(), "{said}");
+    Ok(())
+}
+
 fn chunks(dev: &Dev, path: &str) -> Result<Vec<String>> {
     fn gather(value: &serde_json::Value, all: &mut Vec<String>) {
         match value {
@@ -156,6 +168,8 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
         );
     }
     ensure!(said(dev, &["cat", "/tree/second"])?.len() == 200_000);
+
+    head(dev, "/c/data")?;
 
     dev.ok(["mv", "/copy", "/moved"])?;
     dev.ok(["mv", "/moved", "/tree"])?;
