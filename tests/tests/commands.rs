@@ -1,7 +1,7 @@
 //! The commands do what the Unix commands of those names do, and say how it went.
 
 use anyhow::{Context, Result, ensure};
-use quarry_client::ClientFile;
+use quarry_client::{Client, ClientFile, OpenOptions};
 use quarry_tests::cluster::Dev;
 use quarry_tests::power::LoopDisk;
 use std::ffi::OsStr;
@@ -124,6 +124,22 @@ fn head(dev: &Dev, path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Each record is an extent of its own.
+async fn log(client_file: ClientFile, records: u32) -> Result<()> {
+    let client = Client::connect(client_file).await?;
+    let options = OpenOptions {
+        append: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let mut file = client.open(b"/log", options).await?;
+    for number in 0..records {
+        file.append(format!("{number:09}\n").into()).await?;
+    }
+    file.close().await?;
+    Ok(client.close().await?)
+}
+
 fn chunks(dev: &Dev, path: &str) -> Result<Vec<String>> {
     fn gather(value: &serde_json::Value, all: &mut Vec<String>) {
         match value {
@@ -170,6 +186,12 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
     ensure!(said(dev, &["cat", "/tree/second"])?.len() == 200_000);
 
     head(dev, "/c/data")?;
+
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(log(ClientFile::load(&dev.client_file())?, 2_500))?;
+    dev.ok(["cp", "/log", "/log-too"])?;
+    let copy = said(dev, &["cat", "/log-too"])?;
+    ensure!(copy.len() == 25_000 && copy == said(dev, &["cat", "/log"])?);
 
     dev.ok(["mv", "/copy", "/moved"])?;
     dev.ok(["mv", "/moved", "/tree"])?;
