@@ -187,6 +187,18 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
 
     head(dev, "/c/data")?;
 
+    // However the way into itself is spelled.
+    dev.ok(["ln", "-s", "/c", "/to-c"])?;
+    for (from, to) in [("/c/.", "/c/in"), ("//c", "/c/in"), ("/c", "/to-c/in")] {
+        let refused = dev.refused(["cp", "-r", from, to])?;
+        ensure!(refused.contains("into itself"), "{from} {to}: {refused}");
+        ensure!(dev.refused(["ls", "/c/in/in"])?.contains("/c/in/in"));
+        ensure!(said(dev, &["ls", "/c/in"])? == "data\nlink\nsecond\n");
+        dev.ok(["rm", "-r", "/c/in"])?;
+    }
+    ensure!(dev.refused(["cp", "-r", "/c/.", "/c"])?.contains("itself"));
+    dev.ok(["rm", "/to-c"])?;
+
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(log(ClientFile::load(&dev.client_file())?, 2_500))?;
     dev.ok(["cp", "/log", "/log-too"])?;

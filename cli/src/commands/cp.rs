@@ -2,7 +2,7 @@
 
 use super::for_each;
 use crate::context::Context;
-use crate::failure::{Misuse, Reported, report_one};
+use crate::failure::{Failures, Misuse};
 use crate::path::{Remote, escaped, join};
 use crate::size::umask;
 use crate::target::Target;
@@ -301,66 +301,100 @@ impl Copying<'_> {
         let inside = to.starts_with(from)
             && (to.len() == from.len() || from == b"/" || to[from.len()] == b'/');
         if inside {
-            bail!(
-                "{} can not be copied into itself, {}",
-                escaped(from),
-                escaped(to)
-            );
+            return Err(into_itself(from, to));
         }
-        let mut failed = false;
+        let mut failures = Failures::new(context);
         let mut waiting = vec![(from.to_vec(), attr.clone(), to.to_vec())];
         let mut made = Vec::new();
+        // However the paths are spelled: a copy that is copied again has no end.
+        let mut top = None;
         while let Some((from, attr, to)) = waiting.pop() {
-            if let Err(error) = self.directory(&from, &to, &attr).await {
-                report_one(context.command, &error);
-                failed = true;
-                continue;
-            }
-            let mut entries = self.client.open_dir(&from, true).await?;
-            while let Some(entry) = entries.next().await? {
-                let (old, new) = (join(&from, &entry.name), join(&to, &entry.name));
-                let inner = match entry.attr {
-                    Some(attr) => attr,
-                    None => self.client.lstat(&old).await?,
-                };
-                if inner.kind == FileKind::Directory {
-                    waiting.push((old, inner, new));
-                } else if let Err(error) = self.part(&old, &inner, &new).await {
-                    report_one(context.command, &error);
-                    failed = true;
+            let inode = match self.directory(&from, &to, &attr).await {
+                Ok(inode) => inode,
+                Err(error) => {
+                    failures.report(&error);
+                    continue;
                 }
+            };
+            let top = *top.get_or_insert(inode);
+            let filled = self.fill(&mut failures, (&from[..], &to[..]), top, &mut waiting);
+            if let Err(error) = filled.await {
+                failures.report(&error);
             }
             made.push((to, attr));
         }
         // Deepest first, and after all was put into them: what is put in changes their times.
         for (to, attr) in made.iter().rev() {
-            self.keep(to, attr).await?;
+            if let Err(error) = self.keep(to, attr).await {
+                failures.report(&error);
+            }
         }
-        if failed { Err(Reported.into()) } else { Ok(()) }
+        failures.end()
     }
 
-    async fn directory(&self, from: &[u8], to: &[u8], attr: &Attr) -> Result<()> {
+    /// Copies what is in a directory but for directories, which go to `waiting`.
+    async fn fill(
+        &self,
+        failures: &mut Failures<'_>,
+        (from, to): (&[u8], &[u8]),
+        top: InodeId,
+        waiting: &mut Vec<(Vec<u8>, Attr, Vec<u8>)>,
+    ) -> Result<()> {
+        let mut entries = self.client.open_dir(from, true).await?;
+        while let Some(entry) = entries.next().await? {
+            let (old, new) = (join(from, &entry.name), join(to, &entry.name));
+            let found = match entry.attr {
+                Some(attr) => Ok(attr),
+                None => self.client.lstat(&old).await,
+            };
+            let copied = match found {
+                Ok(attr) if attr.inode == top => Err(into_itself(&old, &new)),
+                Ok(attr) if attr.kind == FileKind::Directory => {
+                    waiting.push((old, attr, new));
+                    Ok(())
+                }
+                Ok(attr) => self.part(&old, &attr, &new).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = copied {
+                failures.report(&error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a directory, or takes the one that is there.
+    async fn directory(&self, from: &[u8], to: &[u8], attr: &Attr) -> Result<InodeId> {
         // The owner must be able to fill it, whatever its mode will be.
-        match self.client.mkdir(to, self.mode(attr) | 0o700).await {
-            Ok(_) => {}
+        let made = match self.client.mkdir(to, self.mode(attr) | 0o700).await {
             Err(error) if error.code == Code::Exists => {
-                if self.client.stat(to).await?.kind != FileKind::Directory {
+                let there = self.client.stat(to).await?;
+                if there.kind != FileKind::Directory {
                     bail!(
                         "{}: exists and is not a directory, {} can not go there",
                         escaped(to),
                         escaped(from)
                     );
                 }
+                there
             }
-            Err(error) => return Err(error.into()),
+            made => made?,
+        };
+        if made.inode == attr.inode {
+            return Err(into_itself(from, to));
         }
         for (name, value) in self.xattrs(from, attr).await? {
             self.client
                 .set_xattr(to, &name, &value, XattrMode::Set)
                 .await?;
         }
-        Ok(())
+        Ok(made.inode)
     }
+}
+
+fn into_itself(from: &[u8], to: &[u8]) -> anyhow::Error {
+    let (from, to) = (escaped(from), escaped(to));
+    anyhow::anyhow!("{from} can not be copied into itself, {to}")
 }
 
 /// Does something to all of `size` bytes, range after range. One in which there is too much for a step is halved;
