@@ -205,6 +205,15 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
     let copy = said(dev, &["cat", "/log-too"])?;
     ensure!(copy.len() == 25_000 && copy == said(dev, &["cat", "/log"])?);
 
+    dev.ok(["ln", "/c/data", "/c/third"])?;
+    dev.ok(["mv", "/c/third", "/c/second"])?;
+    ensure!(said(dev, &["ls", "/c"])? == "data\nlink\nsecond\n");
+    ensure!(
+        dev.refused(["mv", "/c/data", "//c/data"])?
+            .contains("same file")
+    );
+    ensure!(said(dev, &["cat", "/c/second"])?.len() == 200_000);
+
     dev.ok(["mv", "/copy", "/moved"])?;
     dev.ok(["mv", "/moved", "/tree"])?;
     ensure!(said(dev, &["ls", "/tree/moved"])? == "/tree/moved\n");
