@@ -228,6 +228,12 @@ fn attributes(dev: &Dev) -> Result<()> {
     dev.ok(["chmod", "600", "/file"])?;
     dev.ok(["chmod", "u+x,g+r", "/file"])?;
     ensure!(mode(dev)?["mode"] == "0740");
+    dev.ok(["mkdir", "/group"])?;
+    for (change, expected) in [("g+s", "2755"), ("750", "2750"), ("00750", "0750")] {
+        dev.ok(["chmod", change, "/group"])?;
+        let group = json(dev, &["stat", "--json", "/group"])?;
+        ensure!(group[0]["mode"] == expected, "{change}: {group}");
+    }
     dev.ok(["chown", "1000:100", "/file"])?;
     ensure!(mode(dev)?["uid"] == 1000 && mode(dev)?["gid"] == 100);
     dev.ok(["xattr", "set", "/file", "user.colour", "blue"])?;
