@@ -102,6 +102,8 @@ fn contents(dev: &Dev) -> Result<()> {
     ensure!(said(dev, &["cat", "/file"])? == "one\0\0");
     let stat = json(dev, &["stat", "--json", "/file"])?;
     ensure!(stat[0]["size"] == 5 && stat[0]["links"] == 1, "{stat}");
+    let refused = dev.refused(["append", "/file", "/"])?;
+    ensure!(!refused.contains("standard input"), "{refused}");
     let refused = dev.refused(["put", "/", "/tree"])?;
     ensure!(refused.contains("use -r"), "{refused}");
     ensure!(
