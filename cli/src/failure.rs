@@ -1,5 +1,6 @@
 //! How a command ends: exit codes and the line that says why.
 
+use crate::context::Context;
 use std::fmt;
 use std::process::ExitCode;
 
@@ -49,10 +50,7 @@ impl std::error::Error for Interrupted {}
 /// Writes the reason to stderr and chooses the exit code: 1 failed, 2 used wrongly, 130 interrupted.
 /// A reader that went away (`quarry ls | head`) is no failure.
 pub fn report(command: &str, error: &anyhow::Error) -> ExitCode {
-    let broken_pipe = error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe);
-    if broken_pipe {
+    if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
     if error.is::<Reported>() {
@@ -66,6 +64,20 @@ pub fn report(command: &str, error: &anyhow::Error) -> ExitCode {
     } else {
         ExitCode::from(1)
     }
+}
+
+/// Whether the reader of the output went away, however deep that is told.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// Whether an error ends a command that otherwise goes on when a part of it fails: nobody waits for the rest.
+pub fn ends_all(error: &anyhow::Error) -> bool {
+    error.is::<Interrupted>() || error.is::<std::io::Error>() || is_broken_pipe(error)
 }
 
 /// The text of an error with its causes, each once.
@@ -84,12 +96,62 @@ pub fn text(error: &anyhow::Error) -> String {
 
 /// Reports that one of several things failed; the others go on.
 pub fn report_one(command: &str, error: &anyhow::Error) {
-    eprintln!("quarry: {command}: {}", text(error));
+    if !error.is::<Reported>() {
+        eprintln!("quarry: {command}: {}", text(error));
+    }
+}
+
+/// What goes on when a part of it fails.
+pub struct Failures<'a> {
+    context: &'a Context,
+    any: bool,
+}
+
+impl Failures<'_> {
+    /// Nothing has failed yet.
+    pub fn new(context: &Context) -> Failures<'_> {
+        Failures {
+            context,
+            any: false,
+        }
+    }
+
+    /// Reports that a part failed.
+    pub fn report(&mut self, error: &anyhow::Error) {
+        report_one(self.context.command, error);
+        self.any = true;
+    }
+
+    /// The outcome of the whole.
+    ///
+    /// # Errors
+    /// [`Reported`] if any part failed.
+    pub fn end(&self) -> anyhow::Result<()> {
+        match self.any {
+            true => Err(Reported.into()),
+            false => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_that_went_away_is_known_however_deep_it_is_told() {
+        let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let library = || quarry_common::Error::new(quarry_common::Code::Io, "the output");
+        for error in [
+            broken().into(),
+            anyhow::Error::from(broken()).context("/file"),
+            library().with_source(broken()).into(),
+        ] {
+            assert!(is_broken_pipe(&error) && ends_all(&error), "{error:?}");
+            assert_eq!(report("cat", &error), ExitCode::SUCCESS);
+        }
+        assert!(!is_broken_pipe(&library().into()) && !ends_all(&library().into()));
+    }
 
     #[test]
     fn a_cause_is_told_once() {

@@ -3,8 +3,14 @@
 /// A change of permissions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModeChange {
-    /// Exactly these bits.
-    Exact(u16),
+    /// These bits.
+    Exact {
+        /// The bits.
+        mode: u16,
+        /// Whether a directory keeps the set-id bits it has: they are cleared only by five digits, as GNU does it,
+        /// since who writes `755` rarely means them.
+        keeps_set_id: bool,
+    },
     /// These steps, one after the other.
     Steps(Vec<Step>),
 }
@@ -36,7 +42,10 @@ pub fn parse_mode(text: &str) -> Result<ModeChange, String> {
     let wrong = || format!("'{text}' is no mode: 644, u+x and go-w,a+r are");
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return match u16::from_str_radix(text, 8) {
-            Ok(mode) if mode <= 0o7777 => Ok(ModeChange::Exact(mode)),
+            Ok(mode) if mode <= 0o7777 => Ok(ModeChange::Exact {
+                mode,
+                keeps_set_id: text.len() <= 4,
+            }),
             _ => Err(wrong()),
         };
     }
@@ -86,7 +95,16 @@ impl ModeChange {
     /// The permissions after the change of something that has `mode`.
     pub fn apply(&self, mode: u16, is_directory: bool, umask: u16) -> u16 {
         let steps = match self {
-            ModeChange::Exact(mode) => return *mode,
+            ModeChange::Exact {
+                mode: bits,
+                keeps_set_id,
+            } => {
+                let kept = match is_directory && *keeps_set_id {
+                    true => mode & 0o6000,
+                    false => 0,
+                };
+                return bits | kept;
+            }
             ModeChange::Steps(steps) => steps,
         };
         steps
@@ -171,7 +189,19 @@ mod tests {
         ] {
             assert_eq!(applied(text, before), after, "{text} on {before:o}");
         }
-        assert_eq!(parse_mode("a+X").unwrap().apply(0o644, true, 0), 0o755);
+        let on_directory = |text, mode| parse_mode(text).unwrap().apply(mode, true, 0);
+        for (text, before, after) in [
+            ("a+X", 0o644, 0o755),
+            ("755", 0o2700, 0o2755),
+            ("0755", 0o6700, 0o6755),
+            ("4755", 0o2700, 0o6755),
+            ("00755", 0o6700, 0o755),
+            ("g-s", 0o2755, 0o755),
+            ("755", 0o1777, 0o755),
+        ] {
+            assert_eq!(on_directory(text, before), after, "{text} on {before:o}");
+        }
+        assert_eq!(applied("755", 0o6755), 0o755);
     }
 
     #[test]

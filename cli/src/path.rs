@@ -4,6 +4,7 @@ use crate::failure::Misuse;
 use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+pub use quarry_client::escaped;
 use quarry_common::limits::PATH_LEN_MAX;
 use serde_json::{Map, Value};
 use std::ffi::OsString;
@@ -97,32 +98,6 @@ pub fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     path
 }
 
-/// Text for a terminal: control characters, backslashes and what is not UTF-8 as `\n`, `\xNN`.
-pub fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for letter in chunk.valid().chars() {
-            match letter {
-                '\n' => text.push_str("\\n"),
-                '\t' => text.push_str("\\t"),
-                '\r' => text.push_str("\\r"),
-                '\\' => text.push_str("\\\\"),
-                _ if letter.is_control() => {
-                    let mut buffer = [0; 4];
-                    for byte in letter.encode_utf8(&mut buffer).bytes() {
-                        text.push_str(&format!("\\x{byte:02x}"));
-                    }
-                }
-                _ => text.push(letter),
-            }
-        }
-        for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02x}"));
-        }
-    }
-    text
-}
-
 /// Puts bytes into a JSON object: as `key` if they are UTF-8, else as `key_base64`.
 pub fn put_json(object: &mut Map<String, Value>, key: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
@@ -162,9 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_are_escaped_for_people_and_base64_for_programs() {
-        assert_eq!(escaped(b"a\nb\x1b[0m\xff\\"), "a\\nb\\x1b[0m\\xff\\\\");
-        assert_eq!(escaped("grün".as_bytes()), "grün");
+    fn odd_names_are_base64_for_programs() {
         let mut object = Map::new();
         put_json(&mut object, "path", b"/a");
         put_json(&mut object, "name", b"\xff");

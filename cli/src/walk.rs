@@ -1,7 +1,7 @@
 //! Everything below a directory of the cluster.
 
 use crate::context::Context;
-use crate::failure::{Interrupted, Reported, report_one};
+use crate::failure::Failures;
 use crate::path::{escaped, join};
 use anyhow::Result;
 use quarry_client::Client;
@@ -13,7 +13,7 @@ use quarry_common::wire::meta::{Attr, FileKind};
 /// its name by then. What fails is reported, and the rest goes on.
 ///
 /// # Errors
-/// [`Reported`] if anything failed.
+/// [`crate::failure::Reported`] if anything failed.
 pub async fn walk(
     context: &Context,
     client: &Client,
@@ -22,28 +22,22 @@ pub async fn walk(
     each: &impl AsyncFn(&[u8], &Attr) -> Result<()>,
 ) -> Result<()> {
     let mut waiting = vec![(path.to_vec(), dir)];
-    let mut failed = false;
+    let mut failures = Failures::new(context);
     while let Some(dir) = waiting.pop() {
-        if let Err(error) =
-            one_directory(context, client, &dir, each, &mut waiting, &mut failed).await
-        {
-            if error.is::<Interrupted>() || error.is::<std::io::Error>() {
-                return Err(error);
-            }
-            report_one(context.command, &error);
-            failed = true;
+        let walked = one_directory(client, &dir, each, &mut waiting, &mut failures);
+        if let Err(error) = walked.await {
+            failures.report(&error);
         }
     }
-    if failed { Err(Reported.into()) } else { Ok(()) }
+    failures.end()
 }
 
 async fn one_directory(
-    context: &Context,
     client: &Client,
     (dir, inode): &(Vec<u8>, InodeId),
     each: &impl AsyncFn(&[u8], &Attr) -> Result<()>,
     waiting: &mut Vec<(Vec<u8>, InodeId)>,
-    failed: &mut bool,
+    failures: &mut Failures<'_>,
 ) -> Result<()> {
     let mut entries = client.list(*inode, true);
     let listed = |error: quarry_common::Error| error.context(escaped(dir));
@@ -51,11 +45,16 @@ async fn one_directory(
         let path = join(dir, &entry.name);
         let attr = match entry.attr {
             Some(attr) => attr,
-            None => client.lookup(*inode, &entry.name).await?,
+            None => match client.lookup(*inode, &entry.name).await {
+                Ok(attr) => attr,
+                Err(error) => {
+                    failures.report(&error.into());
+                    continue;
+                }
+            },
         };
         if let Err(error) = each(&path, &attr).await {
-            report_one(context.command, &error);
-            *failed = true;
+            failures.report(&error);
         }
         if attr.kind == FileKind::Directory {
             waiting.push((path, attr.inode));

@@ -17,6 +17,7 @@ mod meta;
 mod namespace;
 mod progress;
 mod session;
+mod text;
 pub mod transport;
 mod tree;
 
@@ -26,4 +27,5 @@ pub use dir::Dir;
 pub use file::{File, Located, OpenOptions, Place, PublishOptions, ReplicaAt};
 pub use namespace::Usage;
 pub use progress::Progress;
+pub use text::escaped;
 pub use tree::{Told, Transfer, TreeOptions, TreeReport, get_file, get_tree, put_file, put_tree};

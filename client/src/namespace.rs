@@ -3,13 +3,16 @@
 use crate::client::Client;
 use crate::dir::Dir;
 use crate::meta::unexpected;
-use quarry_common::error::{Code, Error, Result};
+use crate::text::escaped;
+use quarry_common::error::{Code, Error, Kind, Result};
 use quarry_common::ids::InodeId;
 use quarry_common::limits::LIST_OPS_MAX;
 use quarry_common::wire::meta::{
     Attr, FileKind, NodeKind, Op, OpReply, Read, ReadReply, RenameMode, Resolved, SetAttr, View,
     XattrMode,
 };
+use std::borrow::Cow;
+use std::collections::HashSet;
 
 /// What is below a directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,8 +26,8 @@ pub struct Usage {
 }
 
 /// A path for a message.
-pub(crate) fn shown(path: &[u8]) -> std::borrow::Cow<'_, str> {
-    String::from_utf8_lossy(path)
+pub(crate) fn shown(path: &[u8]) -> Cow<'_, str> {
+    Cow::Owned(escaped(path))
 }
 
 fn attr_of(reply: OpReply) -> Result<Attr> {
@@ -32,6 +35,35 @@ fn attr_of(reply: OpReply) -> Result<Attr> {
         OpReply::Attr(attr) => Ok(attr),
         _ => Err(unexpected("attributes")),
     }
+}
+
+/// Whether a path ends in a name of its own, not in `/`, `.` or `..`.
+fn ends_in_a_name(path: &[u8]) -> bool {
+    let mut names = path.rsplit(|byte| *byte == b'/');
+    let last = names.find(|name| !name.is_empty());
+    last.is_some_and(|name| name != b"." && name != b"..")
+}
+
+/// Whether a server refused something, and not the network or the cluster as a whole.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Posix(_))
+}
+
+fn path_of(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if dir.ends_with(b"/") { b"" } else { b"/" };
+    [dir, slash, name].concat()
+}
+
+/// A directory that is being removed.
+struct Doomed {
+    inode: InodeId,
+    path: Vec<u8>,
+    parent: InodeId,
+    name: Vec<u8>,
+    /// Whether what could be removed of what is in it was.
+    emptied: bool,
+    /// Why it could not be listed.
+    unlisted: Option<Error>,
 }
 
 fn not_found(path: &[u8]) -> Error {
@@ -172,6 +204,11 @@ impl Client {
     /// # Errors
     /// `Exists`, `NotFound`, `AccessDenied`.
     pub async fn mkdir(&self, path: &[u8], mode: u16) -> Result<Attr> {
+        if !ends_in_a_name(path) {
+            self.stat(path).await?;
+            let text = format!("{}: exists", shown(path));
+            return Err(Error::new(Code::Exists, text));
+        }
         let op = |parent, name| Op::Mkdir { parent, name, mode };
         self.at(path, op, attr_of).await
     }
@@ -333,8 +370,25 @@ impl Client {
     /// by one. A superuser's tree goes in one step and counts as one.
     ///
     /// # Errors
-    /// The first failure; what was removed until then stays removed.
+    /// The first failure; what could be removed is removed.
     pub async fn remove_tree(&self, path: &[u8]) -> Result<u64> {
+        let mut first = None;
+        let failed = |error: Error| {
+            first.get_or_insert(error);
+        };
+        let removed = self.remove_tree_with(path, failed).await?;
+        first.map_or(Ok(removed), Err)
+    }
+
+    /// The same; what can not be removed goes to `failed`, and stays with the directories that it is in.
+    ///
+    /// # Errors
+    /// There is nothing at the path, or the cluster can not be reached.
+    pub async fn remove_tree_with(
+        &self,
+        path: &[u8],
+        failed: impl FnMut(Error) + Send,
+    ) -> Result<u64> {
         let found = self.resolve(path, false).await?;
         let attr = found.attr.ok_or_else(|| not_found(path))?;
         let (parent, name) = (found.parent.inode, found.name);
@@ -355,53 +409,127 @@ impl Client {
                 ) => {}
             Err(error) => return Err(error.context(shown(path))),
         }
-        let removed = self.empty(attr.inode).await;
-        let removed = removed.map_err(|error| error.context(shown(path)))?;
-        self.rmdir(path).await?;
-        Ok(removed + 1)
+        let top = Doomed {
+            inode: attr.inode,
+            path: path.to_vec(),
+            parent,
+            name,
+            emptied: false,
+            unlisted: None,
+        };
+        let removed = self.remove_all(top, failed).await;
+        removed.map_err(|error| error.context(shown(path)))
     }
 
-    /// Removes everything in a directory, names in lists, deepest first.
-    async fn empty(&self, top: InodeId) -> Result<u64> {
+    /// Removes a directory and everything in it, names in lists, deepest first.
+    async fn remove_all(&self, top: Doomed, mut failed: impl FnMut(Error)) -> Result<u64> {
         let mut removed = 0;
-        // Directories still to be emptied; each is pushed again above its subdirectories.
-        let mut stack = vec![(top, None::<(InodeId, Vec<u8>)>, false)];
-        while let Some((dir, place, seen)) = stack.pop() {
-            if seen {
-                if let Some((parent, name)) = place {
-                    self.mutate(Op::Rmdir { parent, name }).await?;
-                    removed += 1;
+        // In which something stays; so do those above them.
+        let mut kept = HashSet::new();
+        // Each is pushed again above its subdirectories.
+        let mut stack = vec![top];
+        while let Some(mut dir) = stack.pop() {
+            if !dir.emptied {
+                dir.emptied = true;
+                let (inode, path) = (dir.inode, dir.path.clone());
+                let at = stack.len();
+                stack.push(dir);
+                let mut names = Vec::new();
+                let mut entries = self.list(inode, false);
+                loop {
+                    let entry = match entries.next().await {
+                        Ok(entry) => entry,
+                        Err(error) if is_refusal(&error) => {
+                            stack[at].unlisted = Some(error);
+                            None
+                        }
+                        Err(error) => return Err(error),
+                    };
+                    let last = entry.is_none();
+                    match entry {
+                        Some(entry) if entry.kind == FileKind::Directory => stack.push(Doomed {
+                            inode: entry.inode,
+                            path: path_of(&path, &entry.name),
+                            parent: inode,
+                            name: entry.name,
+                            emptied: false,
+                            unlisted: None,
+                        }),
+                        Some(entry) => names.push(entry.name),
+                        None => {}
+                    }
+                    if names.len() == LIST_OPS_MAX || (last && !names.is_empty()) {
+                        let names = std::mem::take(&mut names);
+                        let unlinked = self.unlink_all((inode, &path), names, &mut failed);
+                        let (count, all) = unlinked.await?;
+                        removed += count;
+                        if !all {
+                            kept.insert(inode);
+                        }
+                    }
+                    if last {
+                        break;
+                    }
                 }
                 continue;
             }
-            stack.push((dir, place, true));
-            let mut entries = self.list(dir, false);
-            let mut ops = Vec::new();
-            loop {
-                let entry = entries.next().await?;
-                let last = entry.is_none();
-                match entry {
-                    Some(entry) if entry.kind == FileKind::Directory => {
-                        stack.push((entry.inode, Some((dir, entry.name)), false));
-                    }
-                    Some(entry) => ops.push(Op::Unlink {
-                        parent: dir,
-                        name: entry.name,
-                    }),
-                    None => {}
+            if kept.remove(&dir.inode) {
+                kept.insert(dir.parent);
+                continue;
+            }
+            let rmdir = Op::Rmdir {
+                parent: dir.parent,
+                name: dir.name,
+            };
+            match self.mutate(rmdir).await {
+                Ok(_) => removed += 1,
+                // Somebody else did it.
+                Err(error) if error.code == Code::NotFound => {}
+                Err(error) if is_refusal(&error) => {
+                    kept.insert(dir.parent);
+                    let error = dir.unlisted.unwrap_or(error);
+                    failed(error.context(shown(&dir.path)));
                 }
-                if ops.len() == LIST_OPS_MAX || (last && !ops.is_empty()) {
-                    removed += ops.len() as u64;
-                    let ops = std::mem::take(&mut ops);
-                    let expectations = Vec::new();
-                    self.mutate(Op::List { expectations, ops }).await?;
-                }
-                if last {
-                    break;
-                }
+                Err(error) => return Err(error),
             }
         }
         Ok(removed)
+    }
+
+    /// Removes names in a directory: how many, and whether none of them is there any more.
+    async fn unlink_all(
+        &self,
+        (parent, path): (InodeId, &[u8]),
+        names: Vec<Vec<u8>>,
+        failed: &mut impl FnMut(Error),
+    ) -> Result<(u64, bool)> {
+        let unlink = |name: &Vec<u8>| Op::Unlink {
+            parent,
+            name: name.clone(),
+        };
+        let list = Op::List {
+            expectations: Vec::new(),
+            ops: names.iter().map(unlink).collect(),
+        };
+        match self.mutate(list).await {
+            Ok(_) => return Ok((names.len() as u64, true)),
+            // One of them was: the others can go.
+            Err(error) if is_refusal(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let (mut removed, mut all) = (0, true);
+        for name in &names {
+            match self.mutate(unlink(name)).await {
+                Ok(_) => removed += 1,
+                Err(error) if error.code == Code::NotFound => {}
+                Err(error) if is_refusal(&error) => {
+                    all = false;
+                    failed(error.context(shown(&path_of(path, name))));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((removed, all))
     }
 
     /// Sets attributes of what is at a path.

@@ -347,6 +347,122 @@ async fn an_old_receipt_is_not_waited_for_and_who_has_the_bytes_writes_them_agai
 }
 
 #[tokio::test]
+async fn a_log_of_short_records_is_read_without_a_task_for_each() {
+    let client = Fake::new(3).client().await;
+    let options = OpenOptions {
+        write: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let mut file = client.open(b"/log", options).await.unwrap();
+    for _ in 0..2_000 {
+        file.append(Bytes::from_static(b"a record\n"))
+            .await
+            .unwrap();
+    }
+    let (mut all, mut polls) = (Vec::new(), 0);
+    let mut reading = std::pin::pin!(client.read_to(b"/log", &mut all, None, None));
+    let read = std::future::poll_fn(|context| {
+        polls += 1;
+        reading.as_mut().poll(context)
+    });
+    assert_eq!(read.await.unwrap(), 18_000);
+    // Who waits for a task is polled again.
+    assert!(polls < 5, "{polls}");
+}
+
+#[tokio::test]
+async fn directories_are_made_along_any_spelling_of_a_path() {
+    let client = Fake::new(3).client().await;
+    for path in ["/", "//", "/.."] {
+        let error = client.mkdir(path.as_bytes(), 0o755).await.unwrap_err();
+        assert_eq!(error.code, Code::Exists, "{error}");
+        client.mkdir_all(path.as_bytes(), 0o755).await.unwrap();
+    }
+    client.mkdir_all(b"/a/./b", 0o755).await.unwrap();
+    client.mkdir_all(b"/c/../d/", 0o755).await.unwrap();
+    for path in ["/a/b", "/c", "/d"] {
+        client.stat(path.as_bytes()).await.unwrap();
+        let again = client.mkdir(format!("{path}/.").as_bytes(), 0o755).await;
+        assert_eq!(again.unwrap_err().code, Code::Exists);
+    }
+    let error = client.mkdir(b"/none/.", 0o755).await.unwrap_err();
+    assert_eq!(error.code, Code::NotFound, "{error}");
+}
+
+#[tokio::test]
+async fn what_a_lost_session_had_not_committed_is_written_again() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    let bytes = content(3 * MIB);
+    // Out of order, so that some of it is durable and not committed.
+    for (at, part) in [(2, 0), (0, 1), (1, 2)] {
+        let offset = (at * MIB) as u64;
+        let part = content(MIB + part)[part..].to_vec();
+        file.write_at(offset, part.into()).await.unwrap();
+    }
+    let streams = fake.state().write_streams;
+    fake.state().faults.sessions_lost = true;
+    file.write_at(3 * MIB as u64, content(100).into())
+        .await
+        .unwrap();
+    file.close().await.unwrap();
+    assert!(fake.state().write_streams > streams);
+    let read = read(&client, b"/file").await.unwrap();
+    assert_eq!(read.len(), 3 * MIB + 100);
+    assert!(read[2 * MIB..3 * MIB] == bytes[..MIB]);
+    assert!(read[..MIB] == content(MIB + 1)[1..]);
+    assert!(read[MIB..2 * MIB] == content(MIB + 2)[2..]);
+    assert!(read[3 * MIB..] == content(100));
+}
+
+#[tokio::test]
+async fn little_of_a_long_file_waits_to_be_committed() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    for at in 0..200 {
+        let offset = (at * MIB) as u64;
+        file.write_at(offset, content(MIB).into()).await.unwrap();
+    }
+    let size = client.stat(b"/file").await.unwrap().size;
+    assert!(size >= 64 << 20, "{size}");
+    file.close().await.unwrap();
+    assert_eq!(client.stat(b"/file").await.unwrap().size, 200 << 20);
+}
+
+#[tokio::test]
+async fn what_can_not_be_removed_of_a_tree_stays_and_the_rest_goes() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    for dir in ["/top", "/top/a", "/top/a/b", "/top/c"] {
+        client.mkdir(dir.as_bytes(), 0o755).await.unwrap();
+        for name in ["one", "two", "three"] {
+            let path = format!("{dir}/{name}");
+            client.create(path.as_bytes(), 0o644, true).await.unwrap();
+        }
+    }
+    client
+        .create(b"/top/a/b/\x1bkept", 0o644, true)
+        .await
+        .unwrap();
+    fake.state().faults.denied = [b"\x1bkept".to_vec()].into();
+    let mut failed = Vec::new();
+    let removed = client.remove_tree_with(b"/top", |error| failed.push(error.to_string()));
+    assert_eq!(removed.await.unwrap(), 13, "twelve files and a directory");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].starts_with("/top/a/b/\\x1bkept: "), "{failed:?}");
+    client.stat(b"/top/a/b").await.unwrap();
+    assert!(client.stat(b"/top/c").await.is_err());
+    let error = client.remove_tree(b"/top").await.unwrap_err();
+    assert_eq!(error.code, Code::AccessDenied, "{error}");
+    fake.state().faults.denied.clear();
+    assert_eq!(client.remove_tree(b"/top").await.unwrap(), 4);
+    assert!(client.stat(b"/top").await.is_err());
+}
+
+#[tokio::test]
 async fn a_failing_member_costs_a_new_chunk_and_no_byte() {
     let fake = Fake::new(6);
     let client = fake.client().await;
@@ -643,6 +759,69 @@ async fn a_dead_replica_is_remembered_and_reported_while_another_one_delivers() 
         !suspects.is_empty() && suspects.iter().all(dead),
         "{suspects:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_slow_link_no_byte_is_sent_twice_and_nobody_is_blamed() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    // A frame takes two minutes.
+    fake.state().faults.stream_rate = Some(8_000);
+    let bytes = content(3 * MIB + 5);
+    publish(&client, b"/file", &bytes).await.unwrap();
+    assert_eq!(fake.state().write_streams, 1);
+    assert!(read(&client, b"/file").await.unwrap() == bytes);
+    let reads: u32 = fake.state().reads.values().sum();
+    assert_eq!(reads, 4, "one a unit");
+    assert!(fake.state().meta.suspects.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acknowledgement_is_awaited_while_bytes_flow_towards_it() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    fake.state().faults.acks_late = Duration::from_secs(60);
+    fake.state().faults.link_rate = 100_000;
+    publish(&client, b"/file", &content(MIB)).await.unwrap();
+    assert_eq!(fake.state().write_streams, 1);
+    assert!(fake.state().meta.suspects.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_acknowledges_nothing_is_given_up_however_busy_its_link_is() {
+    for link_rate in [0, 100 << 20] {
+        let fake = Fake::new(3);
+        let client = fake.client().await;
+        fake.state().faults.acks_late = Duration::from_secs(3_600);
+        fake.state().faults.link_rate = link_rate;
+        let begun = tokio::time::Instant::now();
+        let uploading =
+            tokio::spawn(async move { publish(&client, b"/file", &content(MIB)).await });
+        while fake.state().write_streams < 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(13), "{took:?}");
+        assert!(!fake.state().meta.suspects.is_empty());
+        uploading.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_sends_no_more_is_left_for_another_one() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    publish(&client, b"/file", &content(MIB)).await.unwrap();
+    fake.state().faults.stream_rate = Some(100_000);
+    fake.state().faults.reads_hang_after = Some(100_000);
+    let begun = tokio::time::Instant::now();
+    let reading = tokio::spawn(async move { read(&client, b"/file").await });
+    while fake.state().reads.values().sum::<u32>() < 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    reading.abort();
 }
 
 #[tokio::test]

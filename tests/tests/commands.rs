@@ -1,7 +1,7 @@
 //! The commands do what the Unix commands of those names do, and say how it went.
 
 use anyhow::{Context, Result, ensure};
-use quarry_client::ClientFile;
+use quarry_client::{Client, ClientFile, OpenOptions};
 use quarry_tests::cluster::Dev;
 use quarry_tests::power::LoopDisk;
 use std::ffi::OsStr;
@@ -62,6 +62,8 @@ fn directories_and_lists(dev: &Dev) -> Result<()> {
     dev.ok(["mkdir", "-p", "/l/a/b"])?;
     dev.ok(["mkdir", "-m", "700", "/l/c"])?;
     ensure!(dev.refused(["mkdir", "/l/a"])?.contains("/l/a"));
+    ensure!(dev.refused(["mkdir", "/"])?.contains("exists"));
+    dev.ok(["mkdir", "-p", "/l/a/./b/../b"])?;
     ensure!(dev.refused(["mkdir", "/l/x/y"])?.contains("/l/x"));
     for (name, len) in [("/l/.hidden", 1), ("/l/large", 3_000), ("/l/small", 20)] {
         with_input(dev.quarry(["put", "-", name]), &vec![b'x'; len])?;
@@ -102,6 +104,8 @@ fn contents(dev: &Dev) -> Result<()> {
     ensure!(said(dev, &["cat", "/file"])? == "one\0\0");
     let stat = json(dev, &["stat", "--json", "/file"])?;
     ensure!(stat[0]["size"] == 5 && stat[0]["links"] == 1, "{stat}");
+    let refused = dev.refused(["append", "/file", "/"])?;
+    ensure!(!refused.contains("standard input"), "{refused}");
     let refused = dev.refused(["put", "/", "/tree"])?;
     ensure!(refused.contains("use -r"), "{refused}");
     ensure!(
@@ -110,6 +114,34 @@ fn contents(dev: &Dev) -> Result<()> {
     );
     ensure!(said(dev, &["cat", "/file"])? == "one\0\0");
     Ok(())
+}
+
+/// A reader that goes away is no failure.
+fn head(dev: &Dev, path: &str) -> Result<()> {
+    let mut command = dev.quarry(["cat", path, path]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    drop(child.stdout.take());
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(output.status.success() && said.is_empty(), "{said}");
+    Ok(())
+}
+
+/// Each record is an extent of its own.
+async fn log(client_file: ClientFile, records: u32) -> Result<()> {
+    let client = Client::connect(client_file).await?;
+    let options = OpenOptions {
+        append: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let mut file = client.open(b"/log", options).await?;
+    for number in 0..records {
+        file.append(format!("{number:09}\n").into()).await?;
+    }
+    file.close().await?;
+    Ok(client.close().await?)
 }
 
 fn chunks(dev: &Dev, path: &str) -> Result<Vec<String>> {
@@ -166,6 +198,35 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
         "{refused}"
     );
     ensure!(said(dev, &["ls", "/outside"])?.is_empty());
+
+    head(dev, "/c/data")?;
+
+    // However the way into itself is spelled.
+    dev.ok(["ln", "-s", "/c", "/to-c"])?;
+    for (from, to) in [("/c/.", "/c/in"), ("//c", "/c/in"), ("/c", "/to-c/in")] {
+        let refused = dev.refused(["cp", "-r", from, to])?;
+        ensure!(refused.contains("into itself"), "{from} {to}: {refused}");
+        ensure!(dev.refused(["ls", "/c/in/in"])?.contains("/c/in/in"));
+        ensure!(said(dev, &["ls", "/c/in"])? == "data\nlink\nsecond\n");
+        dev.ok(["rm", "-r", "/c/in"])?;
+    }
+    ensure!(dev.refused(["cp", "-r", "/c/.", "/c"])?.contains("itself"));
+    dev.ok(["rm", "/to-c"])?;
+
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(log(ClientFile::load(&dev.client_file())?, 2_500))?;
+    dev.ok(["cp", "/log", "/log-too"])?;
+    let copy = said(dev, &["cat", "/log-too"])?;
+    ensure!(copy.len() == 25_000 && copy == said(dev, &["cat", "/log"])?);
+
+    dev.ok(["ln", "/c/data", "/c/third"])?;
+    dev.ok(["mv", "/c/third", "/c/second"])?;
+    ensure!(said(dev, &["ls", "/c"])? == "data\nlink\nsecond\n");
+    ensure!(
+        dev.refused(["mv", "/c/data", "//c/data"])?
+            .contains("same file")
+    );
+    ensure!(said(dev, &["cat", "/c/second"])?.len() == 200_000);
 
     dev.ok(["mv", "/copy", "/moved"])?;
     dev.ok(["mv", "/moved", "/tree"])?;
@@ -224,6 +285,12 @@ fn attributes(dev: &Dev) -> Result<()> {
     dev.ok(["chmod", "600", "/file"])?;
     dev.ok(["chmod", "u+x,g+r", "/file"])?;
     ensure!(mode(dev)?["mode"] == "0740");
+    dev.ok(["mkdir", "/group"])?;
+    for (change, expected) in [("g+s", "2755"), ("750", "2750"), ("00750", "0750")] {
+        dev.ok(["chmod", change, "/group"])?;
+        let group = json(dev, &["stat", "--json", "/group"])?;
+        ensure!(group[0]["mode"] == expected, "{change}: {group}");
+    }
     dev.ok(["chown", "1000:100", "/file"])?;
     ensure!(mode(dev)?["uid"] == 1000 && mode(dev)?["gid"] == 100);
     dev.ok(["xattr", "set", "/file", "user.colour", "blue"])?;

@@ -6,7 +6,7 @@ use crate::path::{Remote, escaped};
 use crate::size::umask;
 use anyhow::{Context as _, Result};
 use bytes::{Bytes, BytesMut};
-use quarry_client::OpenOptions;
+use quarry_client::{File, OpenOptions};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -34,11 +34,11 @@ impl Append {
     /// What the cluster or the local file says.
     pub async fn run(self, context: &Context) -> Result<()> {
         let path = Remote::parse(&self.file)?;
-        let mut input: Box<dyn AsyncRead + Unpin> = match self.local.as_bytes() {
-            b"-" => Box::new(standard_input()),
+        let (mut input, name): (Box<dyn AsyncRead + Unpin>, _) = match self.local.as_bytes() {
+            b"-" => (Box::new(standard_input()), "standard input".to_owned()),
             name => {
                 let file = tokio::fs::File::open(&self.local).await;
-                Box::new(file.with_context(|| escaped(name))?)
+                (Box::new(file.context(escaped(name))?), escaped(name))
             }
         };
         context
@@ -51,28 +51,43 @@ impl Append {
                     ..OpenOptions::default()
                 };
                 let mut file = client.open(path.bytes(), options).await?;
-                loop {
-                    let piece = read_piece(&mut input).await?;
-                    if piece.is_empty() {
-                        break;
+                let mut appended = 0;
+                let done = append_all(&mut file, &mut input, &name, &mut appended).await;
+                match (done, appended) {
+                    (Ok(()), _) => Ok(file.close().await?),
+                    (Err(error), 0) => Err(error),
+                    // Who goes on has to know what is there.
+                    (Err(error), _) => {
+                        Err(error.context(format!("after {appended} bytes were appended")))
                     }
-                    file.append(piece).await?;
                 }
-                Ok(file.close().await?)
             })
             .await
     }
 }
 
+/// Appends all of the input, piece after piece, and counts it.
+async fn append_all(
+    file: &mut File,
+    input: &mut (impl AsyncRead + Unpin),
+    name: &str,
+    appended: &mut u64,
+) -> Result<()> {
+    loop {
+        let piece = read_piece(input).await.with_context(|| name.to_owned())?;
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let len = piece.len() as u64;
+        file.append(piece).await?;
+        *appended += len;
+    }
+}
+
 /// Fills a piece, or less at the end of the input.
-async fn read_piece(input: &mut (impl AsyncRead + Unpin)) -> Result<Bytes> {
+async fn read_piece(input: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Bytes> {
     let mut piece = BytesMut::new();
     let mut limited = input.take(PIECE_LEN as u64);
-    while limited
-        .read_buf(&mut piece)
-        .await
-        .context("standard input")?
-        > 0
-    {}
+    while limited.read_buf(&mut piece).await? > 0 {}
     Ok(piece.freeze())
 }

@@ -2,12 +2,13 @@
 
 use super::for_each;
 use crate::context::Context;
-use crate::failure::{Misuse, Reported, report_one};
+use crate::failure::{Failures, Misuse};
 use crate::path::{Remote, escaped, join};
 use crate::size::umask;
 use crate::target::Target;
 use anyhow::{Result, bail};
 use quarry_client::Client;
+use quarry_common::Code;
 use quarry_common::ids::{FileOffset, InodeId};
 use quarry_common::limits::CHUNK_LEN_MAX;
 use quarry_common::wire::meta::{
@@ -18,8 +19,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
 
-/// Bytes of a file that share their chunks in one step: an extent is at most a chunk long, so usual
-/// files stay well below what one command may hold.
+/// Bytes of a file that share their chunks in one step, at most: an extent is at most a chunk long, so usual
+/// files stay well below what one command may hold. Where extents are shorter, steps are.
 const STEP_LEN: u64 = 256 * CHUNK_LEN_MAX as u64;
 
 /// Copy files, or with -r whole trees, within the cluster
@@ -120,7 +121,7 @@ impl Copying<'_> {
             return self.file(from, attr, to).await.map(drop);
         }
         let made = match self.make(from, attr, to).await {
-            Err(error) if error.code == quarry_common::Code::Exists && self.replace => {
+            Err(error) if error.code == Code::Exists && self.replace => {
                 self.client.unlink(to).await?;
                 self.make(from, attr, to).await
             }
@@ -172,7 +173,7 @@ impl Copying<'_> {
         };
         let named = |error: quarry_common::Error| error.context(escaped(to));
         match client.mutate(link.clone()).await {
-            Err(error) if error.code == quarry_common::Code::Exists && self.replace => {
+            Err(error) if error.code == Code::Exists && self.replace => {
                 let there = client.lookup(at.parent.inode, &at.name).await?;
                 if there.inode != copy {
                     let unlink = Op::Unlink {
@@ -214,10 +215,13 @@ impl Copying<'_> {
             parent: at.parent.inode,
             mode,
         };
-        let OpReply::Attr(copy) = client.mutate(unnamed).await? else {
+        let made = client.mutate(unnamed).await;
+        let made = made.map_err(|error| error.context(escaped(to)))?;
+        let OpReply::Attr(copy) = made else {
             bail!("the metaserver answered something else than a new file");
         };
-        self.share(attr, copy.inode).await?;
+        let shared = self.share(attr, copy.inode).await;
+        shared.map_err(|error| error.context(escaped(from)))?;
         let publish = Op::Publish(Publish {
             parent: at.parent.inode,
             name: at.name,
@@ -234,10 +238,8 @@ impl Copying<'_> {
     }
 
     /// Makes the new file share all chunks of the old.
-    async fn share(&self, from: &Attr, to: InodeId) -> Result<()> {
-        let mut offset = 0;
-        while offset < from.size {
-            let len = STEP_LEN.min(from.size - offset);
+    async fn share(&self, from: &Attr, to: InodeId) -> quarry_common::Result<()> {
+        in_steps(from.size, async |offset, len| {
             let clone = Op::Clone(CloneRange {
                 view: View::Live,
                 from: from.inode,
@@ -246,10 +248,9 @@ impl Copying<'_> {
                 to,
                 to_offset: FileOffset(offset),
             });
-            self.client.mutate(clone).await?;
-            offset += len;
-        }
-        Ok(())
+            self.client.mutate(clone).await.map(drop)
+        })
+        .await
     }
 
     async fn xattrs(&self, from: &[u8], attr: &Attr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
@@ -281,7 +282,7 @@ impl Copying<'_> {
             ..SetAttr::default()
         };
         if let Err(error) = self.client.set_attr(to, false, owners).await
-            && error.code != quarry_common::Code::NotPermitted
+            && error.code != Code::NotPermitted
         {
             return Err(error.into());
         }
@@ -300,51 +301,81 @@ impl Copying<'_> {
         let inside = to.starts_with(from)
             && (to.len() == from.len() || from == b"/" || to[from.len()] == b'/');
         if inside {
-            bail!(
-                "{} can not be copied into itself, {}",
-                escaped(from),
-                escaped(to)
-            );
+            return Err(into_itself(from, to));
         }
-        let mut failed = false;
+        let mut failures = Failures::new(context);
         let mut waiting = vec![(from.to_vec(), attr.clone(), to.to_vec())];
         let mut made = Vec::new();
+        // However the paths are spelled: a copy that is copied again has no end.
+        let mut top = None;
         while let Some((from, attr, to)) = waiting.pop() {
             // Only the top may be behind a link, as with cp(1).
-            let follow = made.is_empty();
-            if let Err(error) = self.directory(&from, &to, &attr, follow).await {
-                report_one(context.command, &error);
-                failed = true;
-                continue;
-            }
-            let mut entries = self.client.open_dir(&from, true).await?;
-            while let Some(entry) = entries.next().await? {
-                let (old, new) = (join(&from, &entry.name), join(&to, &entry.name));
-                let inner = match entry.attr {
-                    Some(attr) => attr,
-                    None => self.client.lstat(&old).await?,
-                };
-                if inner.kind == FileKind::Directory {
-                    waiting.push((old, inner, new));
-                } else if let Err(error) = self.part(&old, &inner, &new).await {
-                    report_one(context.command, &error);
-                    failed = true;
+            let follow = top.is_none();
+            let inode = match self.directory(&from, &to, &attr, follow).await {
+                Ok(inode) => inode,
+                Err(error) => {
+                    failures.report(&error);
+                    continue;
                 }
+            };
+            let top = *top.get_or_insert(inode);
+            let filled = self.fill(&mut failures, (&from[..], &to[..]), top, &mut waiting);
+            if let Err(error) = filled.await {
+                failures.report(&error);
             }
             made.push((to, attr));
         }
         // Deepest first, and after all was put into them: what is put in changes their times.
         for (to, attr) in made.iter().rev() {
-            self.keep(to, attr).await?;
+            if let Err(error) = self.keep(to, attr).await {
+                failures.report(&error);
+            }
         }
-        if failed { Err(Reported.into()) } else { Ok(()) }
+        failures.end()
     }
 
-    async fn directory(&self, from: &[u8], to: &[u8], attr: &Attr, follow: bool) -> Result<()> {
+    /// Copies what is in a directory but for directories, which go to `waiting`.
+    async fn fill(
+        &self,
+        failures: &mut Failures<'_>,
+        (from, to): (&[u8], &[u8]),
+        top: InodeId,
+        waiting: &mut Vec<(Vec<u8>, Attr, Vec<u8>)>,
+    ) -> Result<()> {
+        let mut entries = self.client.open_dir(from, true).await?;
+        while let Some(entry) = entries.next().await? {
+            let (old, new) = (join(from, &entry.name), join(to, &entry.name));
+            let found = match entry.attr {
+                Some(attr) => Ok(attr),
+                None => self.client.lstat(&old).await,
+            };
+            let copied = match found {
+                Ok(attr) if attr.inode == top => Err(into_itself(&old, &new)),
+                Ok(attr) if attr.kind == FileKind::Directory => {
+                    waiting.push((old, attr, new));
+                    Ok(())
+                }
+                Ok(attr) => self.part(&old, &attr, &new).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = copied {
+                failures.report(&error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a directory, or takes the one that is there.
+    async fn directory(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        attr: &Attr,
+        follow: bool,
+    ) -> Result<InodeId> {
         // The owner must be able to fill it, whatever its mode will be.
-        match self.client.mkdir(to, self.mode(attr) | 0o700).await {
-            Ok(_) => {}
-            Err(error) if error.code == quarry_common::Code::Exists => {
+        let made = match self.client.mkdir(to, self.mode(attr) | 0o700).await {
+            Err(error) if error.code == Code::Exists => {
                 let there = match follow {
                     true => self.client.stat(to).await?,
                     false => self.client.lstat(to).await?,
@@ -356,14 +387,82 @@ impl Copying<'_> {
                         escaped(from)
                     );
                 }
+                there
             }
-            Err(error) => return Err(error.into()),
+            made => made?,
+        };
+        if made.inode == attr.inode {
+            return Err(into_itself(from, to));
         }
         for (name, value) in self.xattrs(from, attr).await? {
             self.client
                 .set_xattr(to, &name, &value, XattrMode::Set)
                 .await?;
         }
-        Ok(())
+        Ok(made.inode)
+    }
+}
+
+fn into_itself(from: &[u8], to: &[u8]) -> anyhow::Error {
+    let (from, to) = (escaped(from), escaped(to));
+    anyhow::anyhow!("{from} can not be copied into itself, {to}")
+}
+
+/// Does something to all of `size` bytes, range after range. One in which there is too much for a step is halved;
+/// after each that was done the next one is twice as long.
+async fn in_steps(
+    size: u64,
+    each: impl AsyncFn(u64, u64) -> quarry_common::Result<()>,
+) -> quarry_common::Result<()> {
+    let (mut offset, mut step) = (0, STEP_LEN);
+    while offset < size {
+        let len = step.min(size - offset);
+        match each(offset, len).await {
+            Ok(()) => {
+                offset += len;
+                step = (2 * step).min(STEP_LEN);
+            }
+            // A power of two, so that chunks are cut at few places.
+            Err(error) if error.code == Code::TooBig && len > 1 => {
+                step = (len / 2).next_power_of_two();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_common::Error;
+
+    #[tokio::test]
+    async fn a_file_of_many_extents_is_shared_in_shorter_steps_that_grow_again() {
+        // Records of ten bytes, then long extents.
+        let (records_end, size) = (50_000, 100 * STEP_LEN);
+        let done = RefCell::new(Vec::new());
+        let refused = RefCell::new(0);
+        let shared = in_steps(size, async |offset, len| {
+            let records = records_end.min(offset + len).saturating_sub(offset) / 10;
+            if records > 1_000 {
+                *refused.borrow_mut() += 1;
+                return Err(Error::new(Code::TooBig, "too many extents"));
+            }
+            done.borrow_mut().push((offset, len));
+            Ok(())
+        });
+        shared.await.unwrap();
+        let done = done.into_inner();
+        let mut end = 0;
+        for (offset, len) in &done {
+            assert_eq!(*offset, end);
+            end += len;
+        }
+        assert_eq!(end, size);
+        assert!(done.len() < 150, "{}", done.len());
+        assert!(refused.into_inner() < 50);
+        let never = in_steps(5, async |_, _| Err(Error::new(Code::TooBig, "one byte")));
+        assert_eq!(never.await.unwrap_err().code, Code::TooBig);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::for_each;
 use crate::context::Context;
+use crate::failure::Failures;
 use crate::path::{Remote, join, put_json};
 use crate::size::{human, kind_word, local, mode_text, rfc3339};
 use anyhow::Result;
@@ -52,7 +53,9 @@ struct Line {
     /// As it is shown: a name in a directory, or the path that was asked for.
     name: Vec<u8>,
     path: Vec<u8>,
-    attr: Attr,
+    kind: FileKind,
+    /// Missing where only names are shown.
+    attr: Option<Attr>,
     /// Where a symbolic link leads, if that is shown.
     target: Option<Vec<u8>>,
 }
@@ -94,26 +97,37 @@ impl Ls {
                 let line = Line {
                     name: path.bytes().to_vec(),
                     path: path.bytes().to_vec(),
-                    attr,
+                    kind: attr.kind,
+                    attr: Some(attr),
                     target,
                 };
                 return self.show(context, &[line], json);
             }
+            let mut failures = Failures::new(context);
             let mut waiting = vec![path.bytes().to_vec()];
             while let Some(dir) = waiting.pop() {
+                let mut lines = Vec::new();
+                // What was listed until then is shown.
+                let listed = self.directory(context, client, &dir, &mut failures, &mut lines);
+                if let Err(error) = listed.await {
+                    failures.report(&error);
+                    if lines.is_empty() {
+                        continue;
+                    }
+                }
+                self.sort(&mut lines);
                 if headed && !context.json {
                     self.head(context, &dir, first)?;
                 }
                 first = false;
-                let lines = self.directory(client, &dir).await?;
                 self.show(context, &lines, json)?;
                 if self.recursive {
                     let below = lines.iter().rev();
-                    let below = below.filter(|line| line.attr.kind == FileKind::Directory);
+                    let below = below.filter(|line| line.kind == FileKind::Directory);
                     waiting.extend(below.map(|line| line.path.clone()));
                 }
             }
-            Ok(())
+            failures.end()
         })
         .await
     }
@@ -125,36 +139,61 @@ impl Ls {
         Ok(Some(client.read_link(path).await?))
     }
 
-    async fn directory(&self, client: &Client, dir: &[u8]) -> Result<Vec<Line>> {
-        let mut lines = Vec::new();
-        let mut entries = client.open_dir(dir, true).await?;
+    async fn directory(
+        &self,
+        context: &Context,
+        client: &Client,
+        dir: &[u8],
+        failures: &mut Failures<'_>,
+        lines: &mut Vec<Line>,
+    ) -> Result<()> {
+        // Who may read a directory and not search it sees its names.
+        let with_attrs = self.long || self.time || self.size || context.json;
+        let mut entries = client.open_dir(dir, with_attrs).await?;
         while let Some(entry) = entries.next().await? {
             if entry.name.starts_with(b".") && !self.all {
                 continue;
             }
             let path = join(dir, &entry.name);
-            let attr = match entry.attr {
-                Some(attr) => attr,
-                None => client.lstat(&path).await?,
+            let about = match with_attrs {
+                true => self.about(client, &path, entry.attr).await,
+                false => Ok((None, None)),
             };
-            let target = self.target(client, &path, &attr).await?;
-            lines.push(Line {
-                name: entry.name,
-                path,
-                attr,
-                target,
-            });
+            match about {
+                Ok((attr, target)) => lines.push(Line {
+                    name: entry.name,
+                    path,
+                    kind: entry.kind,
+                    attr,
+                    target,
+                }),
+                Err(error) => failures.report(&error),
+            }
         }
-        self.sort(&mut lines);
-        Ok(lines)
+        Ok(())
+    }
+
+    /// The attributes of an entry, if they did not come with it, and where it leads.
+    async fn about(
+        &self,
+        client: &Client,
+        path: &[u8],
+        attr: Option<Attr>,
+    ) -> Result<(Option<Attr>, Option<Vec<u8>>)> {
+        let attr = match attr {
+            Some(attr) => attr,
+            None => client.lstat(path).await?,
+        };
+        let target = self.target(client, path, &attr).await?;
+        Ok((Some(attr), target))
     }
 
     /// Entries come in the order of their names; the sorts are stable.
     fn sort(&self, lines: &mut [Line]) {
         if self.size {
-            lines.sort_by_key(|line| std::cmp::Reverse(line.attr.size));
+            lines.sort_by_key(|line| std::cmp::Reverse(line.attr.as_ref().map(|attr| attr.size)));
         } else if self.time {
-            lines.sort_by_key(|line| std::cmp::Reverse(line.attr.mtime));
+            lines.sort_by_key(|line| std::cmp::Reverse(line.attr.as_ref().map(|attr| attr.mtime)));
         }
         if self.reverse {
             lines.reverse();
@@ -171,14 +210,18 @@ impl Ls {
     }
 
     fn show(&self, context: &Context, lines: &[Line], json: &mut JsonList) -> Result<()> {
+        let known = lines
+            .iter()
+            .filter_map(|line| Some((line, line.attr.as_ref()?)));
         if context.json {
-            return lines.iter().try_for_each(|line| {
-                let mut object = attr_json(&line.path, &line.attr);
+            for (line, attr) in known {
+                let mut object = attr_json(&line.path, attr);
                 if let Some(target) = &line.target {
                     put_json(&mut object, "target", target);
                 }
-                json.add(&Value::Object(object))
-            });
+                json.add(&Value::Object(object))?;
+            }
+            return Ok(());
         }
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         if !self.long {
@@ -193,22 +236,15 @@ impl Ls {
             false => attr.size.to_string(),
         };
         let width = |text: fn(&Attr) -> String| {
-            lines
-                .iter()
-                .map(|line| text(&line.attr).len())
-                .max()
-                .unwrap_or(0)
+            let lens = known.clone().map(|(_, attr)| text(attr).len());
+            lens.max().unwrap_or(0)
         };
         let links = width(|attr| attr.links.to_string());
         let uids = width(|attr| attr.uid.to_string());
         let gids = width(|attr| attr.gid.to_string());
-        let sizes = lines
-            .iter()
-            .map(|line| size(&line.attr).len())
-            .max()
-            .unwrap_or(0);
-        for line in lines {
-            let attr = &line.attr;
+        let sizes = known.clone().map(|(_, attr)| size(attr).len());
+        let sizes = sizes.max().unwrap_or(0);
+        for (line, attr) in known {
             write!(
                 out,
                 "{} {:>links$} {:>uids$} {:>gids$} {:>sizes$} {} ",

@@ -34,14 +34,14 @@ pub mod user;
 pub mod xattr;
 
 use crate::context::Context;
-use crate::failure::{Interrupted, Reported, report_one};
+use crate::failure::{Failures, ends_all};
 use crate::path::Remote;
 use anyhow::Result;
 
 /// Does something to each of several paths; one that fails is reported and the others go on.
 ///
 /// # Errors
-/// [`Reported`] if any failed; the one error itself if there was one path only.
+/// [`crate::failure::Reported`] if any failed; the one error itself if there was one path only.
 pub async fn for_each(
     context: &Context,
     paths: &[Remote],
@@ -50,18 +50,13 @@ pub async fn for_each(
     if let [path] = paths {
         return each(path).await;
     }
-    let mut failed = false;
+    let mut failures = Failures::new(context);
     for path in paths {
         match each(path).await {
             Ok(()) => {}
-            Err(error) if error.is::<Interrupted>() || error.is::<std::io::Error>() => {
-                return Err(error);
-            }
-            Err(error) => {
-                report_one(context.command, &error);
-                failed = true;
-            }
+            Err(error) if ends_all(&error) => return Err(error),
+            Err(error) => failures.report(&error),
         }
     }
-    if failed { Err(Reported.into()) } else { Ok(()) }
+    failures.end()
 }

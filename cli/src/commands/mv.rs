@@ -5,8 +5,9 @@ use crate::context::Context;
 use crate::failure::Misuse;
 use crate::path::Remote;
 use crate::target::Target;
-use anyhow::Result;
-use quarry_common::wire::meta::RenameMode;
+use anyhow::{Result, bail};
+use quarry_client::Client;
+use quarry_common::wire::meta::{Expectation, Op, RenameMode, Resolved};
 use std::ffi::OsString;
 
 /// Rename files and directories, or move them into a directory
@@ -59,6 +60,14 @@ impl Mv {
                         ))
                     })?;
                     let new = target.path_of(name);
+                    if mode == RenameMode::Replace
+                        && let Some(op) = removal_of_one(client, path, &new).await?
+                    {
+                        let removed = client.mutate(op).await;
+                        return Ok(removed
+                            .map(drop)
+                            .map_err(|error| error.context(path.shown()))?);
+                    }
                     Ok(client.rename(path.bytes(), new.bytes(), mode).await?)
                 })
                 .await
@@ -67,8 +76,40 @@ impl Mv {
     }
 }
 
+/// What moves one name of a file onto another one: a rename does nothing then, as POSIX has it, and `mv` removes the
+/// first. `None` if they are not names of one file.
+async fn removal_of_one(client: &Client, one: &Remote, other: &Remote) -> Result<Option<Op>> {
+    let there = match client.resolve(other.bytes(), false).await {
+        Ok(there) => there,
+        // The rename says what is wrong, if anything is.
+        Err(_) => return Ok(None),
+    };
+    let here = client.resolve(one.bytes(), false).await?;
+    let inode = |found: &Resolved| found.attr.as_ref().map(|attr| attr.inode);
+    if inode(&here) != inode(&there) {
+        return Ok(None);
+    }
+    if (here.parent.inode, &here.name) == (there.parent.inode, &there.name) {
+        bail!("{} and {} are the same file", one.shown(), other.shown());
+    }
+    let unlink = Op::Unlink {
+        parent: here.parent.inode,
+        name: here.name.clone(),
+    };
+    // Only while the other name is there as well: the file must not go with its last one.
+    let expected = |found: Resolved| Expectation::Dentry {
+        inode: inode(&found),
+        parent: found.parent.inode,
+        name: found.name,
+    };
+    Ok(Some(Op::List {
+        expectations: vec![expected(here), expected(there)],
+        ops: vec![unlink],
+    }))
+}
+
 /// As [`Target::find`], but a directory may be renamed to a name with a slash that is not there.
-async fn find(client: &quarry_client::Client, to: &Remote, from: &[Remote]) -> Result<Target> {
+async fn find(client: &Client, to: &Remote, from: &[Remote]) -> Result<Target> {
     use quarry_common::wire::meta::FileKind;
     if let ([one], true) = (from, to.wants_directory()) {
         let is_directory = client.lstat(one.bytes()).await?.kind == FileKind::Directory;

@@ -2,10 +2,11 @@
 
 use super::for_each;
 use crate::context::Context;
-use crate::failure::Misuse;
+use crate::failure::{Failures, Misuse};
 use crate::path::Remote;
 use crate::target::lstat_if_there;
 use anyhow::{Result, bail};
+use quarry_common::Error;
 use quarry_common::wire::meta::FileKind;
 use std::ffi::OsString;
 
@@ -50,7 +51,10 @@ impl Rm {
                     };
                     match (attr.kind, self.recursive) {
                         (FileKind::Directory, true) => {
-                            client.remove_tree(path.bytes()).await?;
+                            let mut failures = Failures::new(context);
+                            let failed = |error: Error| failures.report(&error.into());
+                            client.remove_tree_with(path.bytes(), failed).await?;
+                            return failures.end();
                         }
                         (FileKind::Directory, false) => bail!(
                             "{}: is a directory: use -r to remove it with all that is in it, or 'quarry rmdir' if it is empty",

@@ -10,6 +10,7 @@ use quarry_common::limits::{CHUNK_LEN_MAX, FILE_LEN_MAX, INLINE_LEN_MAX};
 use quarry_common::token::Receipt;
 use quarry_common::wire::meta::{NewExtent, Source};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Ranges that were ended and are not durable yet: bounded in number, and in bytes so that
@@ -42,6 +43,19 @@ pub enum Written {
     Inline(u64, Vec<u8>),
     /// In a chunk, from the offset in the file on.
     Part(u64, WrittenPart),
+}
+
+impl Written {
+    /// Where it is in the file.
+    pub fn range(&self) -> Range<u64> {
+        match self {
+            Written::Inline(at, bytes) => *at..*at + bytes.len() as u64,
+            Written::Part(base, part) => {
+                let start = base + part.offset;
+                start..start + u64::from(part.receipt.len)
+            }
+        }
+    }
 }
 
 /// What a commit sends. The parts are to be held until it is answered.
@@ -166,6 +180,16 @@ impl Assembler {
             self.done.extend(parts);
         }
         Ok(())
+    }
+
+    /// Waits for the oldest range that was ended. Whether there was one.
+    ///
+    /// # Errors
+    /// Why it could not be made durable.
+    pub async fn settle_oldest(&mut self) -> Result<bool> {
+        let count = self.ended.len();
+        self.settle(count.saturating_sub(1), u64::MAX).await?;
+        Ok(count > 0)
     }
 
     /// Takes what is durable already.

@@ -4,6 +4,7 @@
 //! or when many ranges wait. A read through the same handle sees what it wrote.
 
 use super::assembler::{Assembler, Written};
+use super::kept::Kept;
 use super::publish::REPEATS;
 use super::reader::Reader;
 use super::spans::Spans;
@@ -23,6 +24,10 @@ use std::task::{Context, Poll, ready};
 
 /// Ranges that are durable and not committed: more are committed without waiting for `sync`.
 const UNCOMMITTED_MAX: usize = 128;
+
+/// Bytes that are kept because they are not committed: those of a session that is lost are written again. With more, the
+/// oldest are committed first.
+const KEPT_MAX: u64 = 2 * CHUNK_LEN_MAX as u64;
 
 /// Small writes that follow each other are gathered up to this length.
 pub(super) const GATHER_LEN: usize = 1 << 20;
@@ -111,6 +116,8 @@ pub(super) struct Open {
     assembler: Assembler,
     /// Durable, in the order of the writes, none overlapping another.
     uncommitted: Vec<Written>,
+    /// What was handed on and is not committed.
+    kept: Kept,
     /// What was written since the last sync.
     dirty: Spans,
     /// Small writes that follow each other.
@@ -186,6 +193,7 @@ impl Client {
                 reader: Arc::new(reader),
                 assembler: Assembler::new(self.shared.data.clone()),
                 uncommitted: Vec::new(),
+                kept: Kept::default(),
                 dirty: Spans::default(),
                 gathered: BytesMut::new(),
                 gathered_at: 0,
@@ -264,16 +272,31 @@ impl Open {
         }
         if bytes.len() >= GATHER_LEN / 2 {
             self.flush_gathered().await?;
-            self.assembler.write(offset, bytes).await?;
+            self.hand_on(offset, bytes).await?;
         } else {
             if self.gathered.is_empty() {
                 self.gathered_at = offset;
             }
             self.gathered.extend_from_slice(&bytes);
         }
+        Ok(())
+    }
+
+    /// Hands bytes on to be made durable.
+    async fn hand_on(&mut self, offset: u64, bytes: Bytes) -> Result<()> {
+        self.kept.add(offset, bytes.clone());
+        self.assembler.write(offset, bytes).await?;
         self.uncommitted.extend(self.assembler.take_done());
         if self.uncommitted.len() >= UNCOMMITTED_MAX {
             self.commit_some().await?;
+        }
+        while self.kept.len() > KEPT_MAX {
+            let waited = self.assembler.settle_oldest().await?;
+            self.uncommitted.extend(self.assembler.take_done());
+            self.commit_some().await?;
+            if !waited {
+                break;
+            }
         }
         Ok(())
     }
@@ -283,24 +306,54 @@ impl Open {
             return Ok(());
         }
         let bytes = self.gathered.split().freeze();
-        self.assembler.write(self.gathered_at, bytes).await
+        self.hand_on(self.gathered_at, bytes).await
     }
 
     /// Remembers a failure: bytes that were taken are lost with it.
     pub(super) fn keep<T>(&mut self, result: Result<T>) -> Result<T> {
         result.map_err(|error| {
             let error = error.context(&self.name);
+            self.kept = Kept::default();
             self.failed.get_or_insert(error).clone()
         })
     }
 
     async fn commit_some(&mut self) -> Result<()> {
-        let written = std::mem::take(&mut self.uncommitted);
-        for some in written.chunks(UNCOMMITTED_MAX) {
-            self.client.commit_extents(self.inode, some, None).await?;
+        let mut rest = std::mem::take(&mut self.uncommitted);
+        while !rest.is_empty() {
+            let after = rest.split_off(rest.len().min(UNCOMMITTED_MAX));
+            let mut some = std::mem::replace(&mut rest, after);
+            let mut repeats = 0;
+            loop {
+                match self.client.commit_extents(self.inode, &some, None).await {
+                    // Refused: the session that wrote them was lost, or the members of their groups have changed.
+                    Err(error) if is_outdated(&error) && repeats < REPEATS => {
+                        tracing::info!(name = self.name, %error, "what was not committed is written again");
+                        repeats += 1;
+                        some = self.write_again(&some).await?;
+                    }
+                    committed => {
+                        committed?;
+                        break;
+                    }
+                }
+            }
+            some.iter()
+                .for_each(|written| self.kept.remove(&written.range()));
         }
         self.reader.forget();
         Ok(())
+    }
+
+    /// The same bytes in new chunks.
+    async fn write_again(&self, written: &[Written]) -> Result<Vec<Written>> {
+        let mut assembler = Assembler::new(self.client.shared.data.clone());
+        for range in written.iter().map(Written::range) {
+            for (offset, bytes) in self.kept.range(&range) {
+                assembler.write(offset, bytes).await?;
+            }
+        }
+        assembler.take().await
     }
 
     /// Everything written so far is durable and visible to all.
@@ -343,7 +396,7 @@ impl Open {
         for _ in 0..REPEATS {
             match self.append_once(bytes.clone()).await {
                 // Refused, so nothing was appended: the bytes go into new chunks.
-                Err(error) if matches!(error.code, Code::OldReceipt | Code::BadReceipt) => {
+                Err(error) if is_outdated(&error) => {
                     tracing::info!(name = self.name, %error, "an append is begun again");
                 }
                 other => return other,
@@ -388,6 +441,11 @@ impl Open {
         let attr = self.client.stat_inode(self.inode).await;
         attr.map_err(|error| error.context(&self.name))
     }
+}
+
+/// Whether a commit was refused because of receipts that others would not be.
+fn is_outdated(error: &Error) -> bool {
+    matches!(error.code, Code::OldReceipt | Code::BadReceipt)
 }
 
 impl File {

@@ -5,6 +5,7 @@ pub mod commit;
 pub mod extents;
 pub mod fetch;
 pub mod handle;
+mod kept;
 pub mod locate;
 pub mod publish;
 mod published;

@@ -23,6 +23,9 @@ const UNIT_LEN: u64 = 1 << 20;
 /// on two cores: 1.2 GB/s at 1.4 CPU-s/GB, against 0.8 at 1.9 with 4 MiB in a window of 32.)
 const WINDOW_LEN: u64 = BUFFER_LEN as u64;
 
+/// A piece that is on its way or waits counts as so many bytes at least: a log of short records has as many of them.
+const PIECE_ROOM_LEAST: u64 = 64 << 10;
+
 /// Zeros for holes.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -156,12 +159,19 @@ enum Loaded {
     Data(Vec<Bytes>),
 }
 
+/// A piece that was asked for.
+enum Coming {
+    /// What needs no dataserver.
+    Here(Loaded),
+    Loading(AbortOnDropHandle<Result<Loaded>>),
+}
+
 /// A range of a file, read in sequence with read-ahead. Dropping it stops what is on its way.
 pub struct Sequence {
     reader: Arc<Reader>,
     /// What is not yet asked for.
     rest: Range<u64>,
-    coming: VecDeque<(u64, AbortOnDropHandle<Result<Loaded>>)>,
+    coming: VecDeque<(u64, Coming)>,
     coming_len: u64,
     here: VecDeque<Bytes>,
 }
@@ -187,25 +197,25 @@ impl Sequence {
                 self.rest.end = offset;
                 break;
             };
-            let segment = match segment {
+            let (len, held_len, coming) = match segment {
+                // Of any length it takes no room.
+                Segment::Hole(len) => (len, 0, Coming::Here(Loaded::Zeros(len))),
+                Segment::Inline(bytes) => {
+                    let len = bytes.len() as u64;
+                    (len, len, Coming::Here(Loaded::Data(vec![bytes])))
+                }
                 Segment::Chunk(mut range) => {
                     range.len = u64::from(range.len).min(UNIT_LEN) as u32;
-                    Segment::Chunk(range)
+                    let len = u64::from(range.len);
+                    let load = self.reader.clone().load(offset, Segment::Chunk(range));
+                    let load = AbortOnDropHandle::new(tokio::spawn(load));
+                    (len, len, Coming::Loading(load))
                 }
-                other => other,
             };
-            let len = segment.span();
             self.rest.start += len;
-            // A hole of any length takes no room.
-            let room = if matches!(segment, Segment::Hole(_)) {
-                1
-            } else {
-                len
-            };
+            let room = held_len.max(PIECE_ROOM_LEAST);
             self.coming_len += room;
-            let load = self.reader.clone().load(offset, segment);
-            self.coming
-                .push_back((room, AbortOnDropHandle::new(tokio::spawn(load))));
+            self.coming.push_back((room, coming));
         }
         Ok(())
     }
@@ -220,14 +230,17 @@ impl Sequence {
                 return Ok(Some(Piece::Data(bytes)));
             }
             self.ask_ahead().await?;
-            let Some((room, load)) = self.coming.pop_front() else {
+            let Some((room, coming)) = self.coming.pop_front() else {
                 return Ok(None);
             };
-            let loaded = load
-                .await
-                .map_err(|error| Error::bug("a reader's task failed").with_source(error))?;
+            let loaded = match coming {
+                Coming::Here(loaded) => loaded,
+                Coming::Loading(load) => load
+                    .await
+                    .map_err(|error| Error::bug("a reader's task failed").with_source(error))??,
+            };
             self.coming_len -= room;
-            match loaded? {
+            match loaded {
                 Loaded::Zeros(len) => return Ok(Some(Piece::Zeros(len))),
                 Loaded::Data(pieces) => self.here = pieces.into(),
             }

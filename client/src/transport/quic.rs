@@ -1,5 +1,6 @@
 //! The transport over QUIC, and over the Unix sockets of dataservers on this host.
 
+use super::flow::{Moved, while_flowing};
 use super::{
     DataFrame, FrameSink, FrameSource, Peer, Pending, ReadStream, ReplySource, Transport,
     WriteFrame, WriteStream, unix,
@@ -22,6 +23,9 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+/// The longest that a request may be under way; who asks gives it up before.
+const REQUEST_LONGEST: Duration = Duration::from_secs(3_600);
 
 /// Connections to the servers of one cluster, made when first needed.
 pub struct Quic {
@@ -72,7 +76,8 @@ impl Quic {
             Role::Metaserver => PeerName::metaserver(self.cluster, to.server),
             _ => PeerName::dataserver(self.cluster, to.server),
         };
-        let peer = self.peers.get(&name, resolve(&to.address).await?).await?;
+        let addresses = resolve(&to.address).await?;
+        let peer = first_of(&addresses, |address| self.peers.get(&name, address)).await?;
         self.connected_peers()
             .insert((role, to.server), (to.address.clone(), peer.clone()));
         Ok(peer)
@@ -87,7 +92,7 @@ impl Quic {
     ) -> Result<A> {
         let asked = async {
             let peer = self.peer(role, &to).await?;
-            let asked = peer.requests.call(Bytes::from(request), timeout);
+            let asked = peer.requests.call(Bytes::from(request), REQUEST_LONGEST);
             let answer = match role {
                 Role::Dataserver => peer.while_alive(DataRequest::ping(), asked).await?,
                 // A metaserver that is silent is doubted in its own way.
@@ -96,8 +101,14 @@ impl Quic {
             codec::decode("an answer", &answer)
         };
         // The handshake counts as well.
-        let answer = tokio::time::timeout(timeout, asked).await;
-        answer.unwrap_or_else(|_| {
+        let answer = match role {
+            Role::Dataserver => {
+                let moved = || Moved::of_link(self.moved(&to));
+                while_flowing(timeout, moved, asked).await
+            }
+            _ => tokio::time::timeout(timeout, asked).await.ok(),
+        };
+        answer.unwrap_or_else(|| {
             let text = format!(
                 "{} {} at {} did not answer within {} ms",
                 role.as_str(),
@@ -110,19 +121,41 @@ impl Quic {
     }
 }
 
-/// The address of `host:port`.
-async fn resolve(address: &str) -> Result<SocketAddr> {
+/// What the first of several addresses gives at which there is anything: a name may have addresses of both families, and
+/// a server listens at one of them.
+async fn first_of<T, F: Future<Output = Result<T>>>(
+    addresses: &[SocketAddr],
+    get: impl Fn(SocketAddr) -> F,
+) -> Result<T> {
+    let mut failed = None;
+    for address in addresses {
+        match get(*address).await {
+            Ok(got) => return Ok(got),
+            // The first reason is that of the address that is preferred.
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::bug("a name has no address")))
+}
+
+/// The addresses of `host:port`, at least one, the preferred one first.
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>> {
     if let Ok(address) = address.parse() {
-        return Ok(address);
+        return Ok(vec![address]);
     }
     let unknown = |why: String| {
         let text = format!("{address} is no address that is known here: {why}");
         Error::new(Code::Unreachable, text)
     };
-    let mut found = tokio::net::lookup_host(address)
-        .await
-        .map_err(|error| unknown(error.to_string()))?;
-    found.next().ok_or_else(|| unknown("it has none".into()))
+    let found = tokio::net::lookup_host(address).await;
+    let found = found.map_err(|error| unknown(error.to_string()))?;
+    let found: Vec<SocketAddr> = found.collect();
+    match found.is_empty() {
+        true => Err(unknown("it has none".into())),
+        false => Ok(found),
+    }
 }
 
 impl Transport for Quic {
@@ -147,7 +180,9 @@ impl Transport for Quic {
             let (send, recv) = peer.connection.open(StreamType::WriteChunk).await?;
             let mut writer = BulkWriter::new(send);
             writer.write_message(&header).await?;
+            let moved = writer.moved();
             Ok(WriteStream {
+                moved,
                 sink: Box::new(Sink {
                     writer,
                     sealed: false,
@@ -174,6 +209,7 @@ impl Transport for Quic {
             let reply = reply.ok_or_else(|| Error::malformed("a read ended without a reply"))?;
             Ok(ReadStream {
                 reply,
+                moved: reader.moved(),
                 frames: Box::new(Frames { reader, peer }),
             })
         })
@@ -185,6 +221,11 @@ impl Transport for Quic {
 
     fn connected(&self, to: &Peer) -> bool {
         self.cached(Role::Dataserver, to).is_some()
+    }
+
+    fn moved(&self, to: &Peer) -> u64 {
+        let peer = self.cached(Role::Dataserver, to);
+        peer.map_or(0, |peer| peer.connection.moved())
     }
 }
 
@@ -275,4 +316,31 @@ async fn read_frame(reader: &mut BulkReader) -> Result<Option<DataFrame>> {
         pieces,
         crcs: decode_crcs(&crcs),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_address_of_a_name_is_tried_and_the_first_reason_is_told() {
+        let addresses: Vec<SocketAddr> = ["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"]
+            .map(|address| address.parse().unwrap())
+            .to_vec();
+        let at = |good: usize| {
+            let good = addresses.get(good).copied();
+            move |address| {
+                std::future::ready(match Some(address) == good {
+                    true => Ok(address),
+                    false => Err(Error::new(Code::Unreachable, format!("not at {address}"))),
+                })
+            }
+        };
+        for good in 0..3 {
+            let found = first_of(&addresses, at(good)).await;
+            assert_eq!(found, Ok(addresses[good]));
+        }
+        let none = first_of(&addresses, at(3)).await.unwrap_err();
+        assert_eq!(none.text, "not at [::1]:1");
+    }
 }

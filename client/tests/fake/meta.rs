@@ -19,6 +19,8 @@ pub struct Meta {
     /// The greatest number that each lost session had used.
     pub lost: HashMap<SessionId, RequestNumber>,
     next_chunk: u64,
+    /// Chunk ids and the sessions that were given them.
+    grants: Vec<(SessionId, Range)>,
     /// Mutations that were carried out, by kind of interest.
     pub appends: u32,
     pub closed: u32,
@@ -50,15 +52,15 @@ fn no(code: Code, text: &str) -> Error {
     Error::new(code, text)
 }
 
-fn hands_in_receipts(op: &Op) -> bool {
+fn receipts_of(op: &Op) -> &[Receipt] {
     match op {
         Op::Publish(Publish {
             contents: Contents::Extents { receipts, .. },
             ..
         })
         | Op::CommitExtents { receipts, .. }
-        | Op::Append { receipts, .. } => !receipts.is_empty(),
-        _ => false,
+        | Op::Append { receipts, .. } => receipts,
+        _ => &[],
     }
 }
 
@@ -118,14 +120,21 @@ impl State {
                 } else if self.faults.overloaded > 0 {
                     self.faults.overloaded -= 1;
                     Err(no(Code::Overloaded, "there is too much to do"))
-                } else if self.faults.old_receipts > 0 && hands_in_receipts(&op) {
+                } else if self.faults.old_receipts > 0 && !receipts_of(&op).is_empty() {
                     self.faults.old_receipts -= 1;
                     Err(no(Code::OldReceipt, "the members have changed"))
+                } else if !self.meta.granted(session, receipts_of(&op)) {
+                    Err(no(Code::BadReceipt, "chunks of another session"))
+                } else if self.denies(&op) {
+                    Err(no(Code::AccessDenied, "the directory is not yours"))
                 } else {
                     lose = self.faults.answers_lost > 0;
                     self.faults.answers_lost = self.faults.answers_lost.saturating_sub(1);
                     let known = self.meta.answers.get(&(session, number)).cloned();
                     let done = known.unwrap_or_else(|| self.meta.mutate(op));
+                    if let Ok(OpReply::Range(grant)) = &done {
+                        self.meta.grants.push((session, grant.range));
+                    }
                     self.meta.answers.insert((session, number), done.clone());
                     done.map(MetaReply::Done)
                 }
@@ -147,6 +156,16 @@ impl State {
     }
 }
 
+impl State {
+    fn denies(&self, op: &Op) -> bool {
+        match op {
+            Op::Unlink { name, .. } => self.faults.denied.contains(name),
+            Op::List { ops, .. } => ops.iter().any(|op| self.denies(op)),
+            _ => false,
+        }
+    }
+}
+
 impl Meta {
     /// Changes the owner and the group of everything.
     pub fn give_to(&mut self, uid: Uid, gid: Gid) {
@@ -158,6 +177,17 @@ impl Meta {
     /// Forgets an inode that has no name any more.
     pub fn purge(&mut self, inode: InodeId) {
         self.nodes.remove(&inode);
+    }
+
+    /// Whether a session may commit these chunks.
+    fn granted(&self, session: SessionId, receipts: &[Receipt]) -> bool {
+        let own = |chunk: ChunkId| {
+            self.grants.iter().any(|(of, range)| {
+                let first = range.first.0;
+                *of == session && (first..first + u64::from(range.count)).contains(&chunk.0)
+            })
+        };
+        receipts.iter().all(|receipt| own(receipt.chunk))
     }
 
     fn make(&mut self, parent: InodeId, kind: FileKind, mode: u16) -> Attr {
@@ -302,8 +332,21 @@ impl Meta {
                 OpReply::Attr(node.attr.clone())
             }
             Op::Unlink { parent, name } => {
+                let removed = self.node(parent)?.children.remove(&name);
+                removed.ok_or_else(|| no(Code::NotFound, "no such file"))?;
+                OpReply::Nothing
+            }
+            Op::Rmdir { parent, name } => {
+                let child = self.child(parent, &name)?;
+                let child = child.ok_or_else(|| no(Code::NotFound, "no such directory"))?;
+                if !self.node(child.inode)?.children.is_empty() {
+                    return Err(no(Code::NotEmpty, "it is not empty"));
+                }
                 self.node(parent)?.children.remove(&name);
                 OpReply::Nothing
+            }
+            Op::RemoveTree { .. } => {
+                return Err(no(Code::NotPermitted, "not the superuser"));
             }
             Op::SetAttr { inode, set } => {
                 let node = self.node(inode)?;
@@ -400,6 +443,15 @@ impl Meta {
             return Ok((here.clone(), Vec::new(), Some(here)));
         }
         while let Some(name) = names.next() {
+            if let b"." | b".." = name {
+                if name == b".." {
+                    here = self.node(here.parent)?.attr.clone();
+                }
+                if names.peek().is_none() {
+                    return Ok((here.clone(), name.to_vec(), Some(here)));
+                }
+                continue;
+            }
             let child = self.child(here.inode, name)?;
             if names.peek().is_none() {
                 return Ok((here, name.to_vec(), child));
@@ -420,6 +472,9 @@ impl Meta {
             }
             Read::ResolveParent { path, .. } => {
                 let (parent, name, _) = self.walk(&path)?;
+                if let b"." | b".." = &name[..] {
+                    return Err(no(Code::Invalid, "it does not end in a name"));
+                }
                 let attr = None;
                 ReadReply::Resolved(Resolved { parent, name, attr })
             }
