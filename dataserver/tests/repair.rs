@@ -421,6 +421,7 @@ async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
     let (garbage, lost) = (105, 111);
     for server in [1, 2] {
         for chunk in [garbage, lost] {
+            damage(&cluster, server, chunk);
             cluster
                 .disk(server)
                 .set_aside(POOL, ChunkId(chunk), "test")
@@ -430,6 +431,7 @@ async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
     // One to which nobody refers either, and that only looks as if somebody could give it.
     let rotten = 117;
     damage(&cluster, 2, rotten);
+    damage(&cluster, 1, rotten);
     cluster
         .disk(1)
         .set_aside(POOL, ChunkId(rotten), "test")

@@ -333,7 +333,8 @@ impl RaftNetwork<Types> for Member {
             // openraft takes it for impossible that an entry is lost after it was acknowledged, and ends the process.
             // (Its feature `loosen-follower-log-revert` forgets the acknowledgement without sorting the members anew, and
             // then may count the one that lost it, of five members, for what it never had.) The next leader begins with no
-            // acknowledgements: so this one stops to lead, as if somebody had been elected after it.
+            // acknowledgements: so this one stops to lead, as if the other had asked for its vote. (Which it does not: it
+            // stands for nothing before its log has caught up.)
             (Ok(AppendEntriesResponse::Conflict), _)
                 if self.acknowledged.is_lost(self.node, leader, before) =>
             {
@@ -342,7 +343,9 @@ impl RaftNetwork<Types> for Member {
                     "it has lost a part of its log: another leader is elected, which sends it everything"
                 );
                 let next = leader.leader_id.term.saturating_add(1);
-                Ok(AppendEntriesResponse::HigherVote(Vote::new(next, self.own)))
+                Ok(AppendEntriesResponse::HigherVote(Vote::new(
+                    next, self.node,
+                )))
             }
             (Ok(reply), _) => Ok(reply),
             (Err(error), _) => Err(self.failed(error, RPCTypes::AppendEntries, timeout)),

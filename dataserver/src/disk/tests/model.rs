@@ -8,13 +8,19 @@ use std::collections::BTreeMap;
 /// What must be there: the bytes of each chunk, `None` for a chunk that was set aside.
 type Model = BTreeMap<u64, Option<Bytes>>;
 
-/// What was deleted may be back after a crash, whole, and is deleted again.
+/// What was deleted may be back after a crash, whole or as one that is missing, and is deleted again.
 fn delete_again(disk: &Disk, deleted: &BTreeMap<u64, Bytes>) {
     for (chunk, data) in deleted {
-        if disk.stat(POOL, ChunkId(*chunk)).unwrap().is_some() {
-            same(read(disk, *chunk).unwrap(), data);
-            assert!(disk.delete(POOL, ChunkId(*chunk), || true).unwrap());
+        let found = disk.stat(POOL, ChunkId(*chunk)).unwrap();
+        match found.map(|info| info.state) {
+            None => continue,
+            // Its file is in the trash.
+            Some(ChunkState::SetAside) => {
+                assert_eq!(code(read(disk, *chunk)), Code::ChunkMissing);
+            }
+            Some(_) => same(read(disk, *chunk).unwrap(), data),
         }
+        assert!(disk.delete(POOL, ChunkId(*chunk), || true).unwrap());
     }
 }
 
