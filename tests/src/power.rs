@@ -72,16 +72,21 @@ impl LoopDisk {
 
     /// Drops everything that was not synced. All processes that used it must be dead.
     ///
-    /// Fails if the cut did not take effect: a file that was written just before, and never
-    /// synced, must be gone.
+    /// Fails if the cut did not take effect: the bytes of a file that was written just before, and never
+    /// synced, must be gone. (Its name may stay: the journal may be written at any time.)
     pub fn cut_power(&self) -> Result<()> {
         let witness = self.mount.join("not synced");
-        fs::write(&witness, b"this must be lost")?;
+        let bytes = b"this must be lost";
+        fs::write(&witness, bytes)?;
         self.shut_down()?;
         tool("umount", [&self.mount])?;
         self.mount()?;
-        ensure!(!witness.exists(), "the power cut lost nothing: it was none");
-        Ok(())
+        let is_lost = fs::read(&witness).map_or(true, |found| found != bytes);
+        ensure!(is_lost, "the power cut lost nothing: it was none");
+        match fs::remove_file(&witness) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 }
 
