@@ -6,7 +6,6 @@ use super::same_host::ChunkFile;
 use crate::backoff::Backoff;
 use crate::data::{DataLink, peer_of};
 use crate::health::Doing;
-use crate::transport::flow::{Moved, while_flowing};
 use crate::transport::{Peer, ReadStream};
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
@@ -18,10 +17,9 @@ use quarry_common::wire::data::frame::check_crcs;
 use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, ReadReply, SMALL_READ_LEN_MAX};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// One replica may be silent for so long before a small answer or the next frame is here; longer each round.
+/// One replica may take so long for a small answer or for the next frame; longer each round.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A replica is believed to be bad for good when it was so in this many rounds.
@@ -40,8 +38,8 @@ struct Source {
 enum Answer {
     /// A small read is over with it.
     Whole(Vec<Bytes>),
-    /// Frames follow from that server, from the first byte of a block to the end of one.
-    Frames(Peer, ReadStream, u32, u32),
+    /// Frames follow, from the first byte of a block to the end of one.
+    Frames(ReadStream, u32, u32),
     /// The replica is on this host: its file.
     File(Arc<ChunkFile>),
 }
@@ -53,7 +51,7 @@ impl DataLink {
     /// `Io` with every replica's fault when all are bad, or none could be read within the data
     /// deadline; `BadCapability` when the extents have to be asked for again.
     pub async fn fetch(&self, file: &str, range: &ChunkRange) -> Result<Vec<Bytes>> {
-        let mut deadline = Instant::now() + self.deadline;
+        let deadline = Instant::now() + self.deadline;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
         let mut faults: BTreeMap<DiskId, (u32, Error)> = BTreeMap::new();
         // What one replica delivered before it failed need not be fetched again.
@@ -72,7 +70,6 @@ impl DataLink {
             let patience = PATIENCE * 2u32.pow(round.min(3));
             let mut untried = sources.into_iter();
             let mut failed: Vec<(DiskId, Error)> = Vec::new();
-            let had_len = total(&have);
             while let Some(source) = untried.next() {
                 let answered = self.race(range, &have, source, &mut untried, patience, &mut failed);
                 let Some((disk, answer)) = answered.await else {
@@ -113,10 +110,6 @@ impl DataLink {
                 };
                 !sources.is_empty() && sources.iter().all(bad)
             });
-            // A slow link takes its time, and that is none without progress.
-            if total(&have) > had_len {
-                deadline = Instant::now() + self.deadline;
-            }
             if all_bad || Instant::now() >= deadline {
                 break;
             }
@@ -266,9 +259,8 @@ impl DataLink {
             Answer::Whole(vec![data.slice(skip..skip + len as usize)])
         } else {
             let opening = self.transport.read(&source.peer, request);
-            let moved = || Moved::of_link(self.transport.moved(&source.peer));
-            let opened = while_flowing(patience, moved, opening).await;
-            let stream = opened.unwrap_or_else(|| Err(too_late()))?;
+            let opened = tokio::time::timeout(patience, opening).await;
+            let stream = opened.unwrap_or_else(|_| Err(too_late()))?;
             match stream.reply {
                 ReadReply::Failed(error) => return Err(error),
                 ReadReply::Data {
@@ -277,7 +269,7 @@ impl DataLink {
                     chunk_len,
                 } => {
                     check_bounds(range, (offset, len), (start, end), chunk_len)?;
-                    Answer::Frames(source.peer.clone(), stream, start, end)
+                    Answer::Frames(stream, start, end)
                 }
             }
         };
@@ -294,12 +286,12 @@ impl DataLink {
         answer: Answer,
         patience: Duration,
     ) -> Result<()> {
-        let (peer, mut stream, start, end) = match answer {
+        let (mut stream, start, end) = match answer {
             Answer::Whole(pieces) => {
                 have.extend(pieces);
                 return Ok(());
             }
-            Answer::Frames(peer, stream, start, end) => (peer, stream, start, end),
+            Answer::Frames(stream, start, end) => (stream, start, end),
             Answer::File(file) => {
                 let wanted = (range.offset + total(have), range.offset + range.len);
                 let (pieces, done) = self.same_host.read(file, wanted, patience).await;
@@ -308,15 +300,10 @@ impl DataLink {
             }
         };
         let wanted_end = range.offset + range.len;
-        let arrived = Arc::clone(&stream.moved);
-        let moved = || Moved {
-            stream: arrived.load(Ordering::Relaxed),
-            link: self.transport.moved(&peer),
-        };
         let mut at = start;
         while at < end {
-            let next = while_flowing(patience, moved, stream.frames.next()).await;
-            let Some(frame) = next.unwrap_or_else(|| Err(too_late()))? else {
+            let next = tokio::time::timeout(patience, stream.frames.next()).await;
+            let Some(frame) = next.unwrap_or_else(|_| Err(too_late()))? else {
                 return Err(Error::malformed("a chunk's data ended early"));
             };
             if frame.offset != at || frame.is_empty() || frame.len() > end - at {

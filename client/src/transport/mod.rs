@@ -1,7 +1,6 @@
 //! What the library needs of the network, as a small trait: QUIC in programs ([`quic`]), an
 //! in-memory cluster with faults in tests.
 
-pub mod flow;
 pub mod quic;
 mod unix;
 
@@ -17,8 +16,6 @@ use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
 use std::fs::File;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 /// What a call of the transport returns.
@@ -39,8 +36,7 @@ pub trait Transport: Send + Sync + 'static {
     /// Asks a metaserver.
     fn meta(&self, to: &Peer, request: &MetaRequest, timeout: Duration) -> Pending<'_, MetaAnswer>;
 
-    /// Asks a dataserver; its own refusals come as errors too. The time is over when the link stood still for `timeout`
-    /// ([`flow`]).
+    /// Asks a dataserver; its own refusals come as errors too.
     fn data(&self, to: &Peer, request: &DataRequest, timeout: Duration) -> Pending<'_, DataReply>;
 
     /// Opens a stream that writes a chunk.
@@ -54,9 +50,6 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Whether a dataserver can be asked without a handshake.
     fn connected(&self, to: &Peer) -> bool;
-
-    /// How many bytes have come from a dataserver and gone to it, whatever they were for; 0 while it is not connected.
-    fn moved(&self, to: &Peer) -> u64;
 }
 
 /// Both directions of a stream that writes a chunk.
@@ -65,8 +58,6 @@ pub struct WriteStream {
     pub sink: Box<dyn FrameSink>,
     /// From it.
     pub replies: Box<dyn ReplySource>,
-    /// Bytes that were taken of it so far, those of a frame that is under way included.
-    pub moved: Arc<AtomicU64>,
 }
 
 /// A stream that reads a chunk.
@@ -75,8 +66,6 @@ pub struct ReadStream {
     pub reply: ReadReply,
     /// The frames, if the reply announces some.
     pub frames: Box<dyn FrameSource>,
-    /// Bytes that have arrived so far, those of a frame that is under way included.
-    pub moved: Arc<AtomicU64>,
 }
 
 /// One frame towards the head.

@@ -1,6 +1,5 @@
 //! The transport over QUIC, and over the Unix sockets of dataservers on this host.
 
-use super::flow::{Moved, while_flowing};
 use super::{
     DataFrame, FrameSink, FrameSource, Peer, Pending, ReadStream, ReplySource, Transport,
     WriteFrame, WriteStream, unix,
@@ -23,9 +22,6 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-
-/// The longest that a request may be under way; who asks gives it up before.
-const REQUEST_LONGEST: Duration = Duration::from_secs(3_600);
 
 /// Connections to the servers of one cluster, made when first needed.
 pub struct Quic {
@@ -92,7 +88,7 @@ impl Quic {
     ) -> Result<A> {
         let asked = async {
             let peer = self.peer(role, &to).await?;
-            let asked = peer.requests.call(Bytes::from(request), REQUEST_LONGEST);
+            let asked = peer.requests.call(Bytes::from(request), timeout);
             let answer = match role {
                 Role::Dataserver => peer.while_alive(DataRequest::ping(), asked).await?,
                 // A metaserver that is silent is doubted in its own way.
@@ -101,14 +97,8 @@ impl Quic {
             codec::decode("an answer", &answer)
         };
         // The handshake counts as well.
-        let answer = match role {
-            Role::Dataserver => {
-                let moved = || Moved::of_link(self.moved(&to));
-                while_flowing(timeout, moved, asked).await
-            }
-            _ => tokio::time::timeout(timeout, asked).await.ok(),
-        };
-        answer.unwrap_or_else(|| {
+        let answer = tokio::time::timeout(timeout, asked).await;
+        answer.unwrap_or_else(|_| {
             let text = format!(
                 "{} {} at {} did not answer within {} ms",
                 role.as_str(),
@@ -180,9 +170,7 @@ impl Transport for Quic {
             let (send, recv) = peer.connection.open(StreamType::WriteChunk).await?;
             let mut writer = BulkWriter::new(send);
             writer.write_message(&header).await?;
-            let moved = writer.moved();
             Ok(WriteStream {
-                moved,
                 sink: Box::new(Sink {
                     writer,
                     sealed: false,
@@ -209,7 +197,6 @@ impl Transport for Quic {
             let reply = reply.ok_or_else(|| Error::malformed("a read ended without a reply"))?;
             Ok(ReadStream {
                 reply,
-                moved: reader.moved(),
                 frames: Box::new(Frames { reader, peer }),
             })
         })
@@ -221,11 +208,6 @@ impl Transport for Quic {
 
     fn connected(&self, to: &Peer) -> bool {
         self.cached(Role::Dataserver, to).is_some()
-    }
-
-    fn moved(&self, to: &Peer) -> u64 {
-        let peer = self.cached(Role::Dataserver, to);
-        peer.map_or(0, |peer| peer.connection.moved())
     }
 }
 

@@ -18,9 +18,6 @@ use quarry_common::wire::data::{
 };
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::sync::mpsc;
 
 fn words(members: &[DiskId]) -> Vec<MemberMac> {
@@ -82,16 +79,13 @@ pub fn open_write(fake: &Fake, header: WriteChunk) -> Result<WriteStream> {
             let _gone = replies.send(WriteReply::Failed { disk, error });
         });
     }
-    let moved = Arc::new(AtomicU64::new(0));
     Ok(WriteStream {
-        moved: moved.clone(),
         sink: Box::new(Sink {
             fake: fake.clone(),
             members,
             chunk: header.target.chunk,
             bytes: Vec::new(),
             replies,
-            moved,
         }),
         replies: Box::new(Replies(receiver)),
     })
@@ -103,21 +97,6 @@ struct Sink {
     chunk: ChunkId,
     bytes: Vec<u8>,
     replies: mpsc::UnboundedSender<WriteReply>,
-    moved: Arc<AtomicU64>,
-}
-
-/// Takes the time that so many bytes take.
-async fn flow(fake: &Fake, moved: &AtomicU64, len: u64) {
-    let rate = fake.state().faults.stream_rate;
-    let mut left = len;
-    while let Some(rate) = rate
-        && left > 0
-    {
-        let piece = left.min(16 << 10);
-        tokio::time::sleep(Duration::from_secs_f64(piece as f64 / rate as f64)).await;
-        moved.fetch_add(piece, Ordering::Relaxed);
-        left -= piece;
-    }
 }
 
 impl FrameSink for Sink {
@@ -127,7 +106,6 @@ impl FrameSink for Sink {
                 WriteFrame::Data(frame) => {
                     assert_eq!(frame.offset as usize, self.bytes.len());
                     check_crcs(frame.offset, &frame.pieces, &frame.crcs).unwrap();
-                    flow(&self.fake, &self.moved, u64::from(frame.len())).await;
                     for piece in frame.pieces {
                         self.bytes.extend_from_slice(&piece);
                     }
@@ -172,22 +150,7 @@ impl FrameSink for Sink {
                 sealed,
                 macs,
             };
-            let late = self.fake.state().faults.acks_late;
-            let (fake, replies) = (self.fake.clone(), self.replies.clone());
-            let acknowledging = async move {
-                let due = tokio::time::Instant::now() + late;
-                while tokio::time::Instant::now() < due {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    let mut state = fake.state();
-                    state.link_moved += state.faults.link_rate / 10;
-                }
-                // A writer that has gone hears nothing.
-                let _gone = replies.send(ack);
-            };
-            match late.is_zero() {
-                true => acknowledging.await,
-                false => drop(tokio::spawn(acknowledging)),
-            }
+            self.replies.send(ack).unwrap();
             Ok(())
         })
     }
@@ -335,12 +298,7 @@ pub async fn open_read(fake: Fake, read: ReadChunk) -> Result<ReadStream> {
         Err(error) => {
             return Ok(ReadStream {
                 reply: ReadReply::Failed(error),
-                frames: Box::new(Frames {
-                    fake,
-                    frames: Vec::new(),
-                    moved: Arc::default(),
-                }),
-                moved: Arc::default(),
+                frames: Box::new(Frames(Vec::new())),
             });
         }
     };
@@ -366,39 +324,21 @@ pub async fn open_read(fake: Fake, read: ReadChunk) -> Result<ReadStream> {
         });
     }
     frames.reverse();
-    let moved = Arc::new(AtomicU64::new(0));
     Ok(ReadStream {
-        moved: moved.clone(),
         reply: ReadReply::Data {
             start,
             end,
             chunk_len,
         },
-        frames: Box::new(Frames {
-            fake,
-            frames,
-            moved,
-        }),
+        frames: Box::new(Frames(frames)),
     })
 }
 
-struct Frames {
-    fake: Fake,
-    frames: Vec<DataFrame>,
-    moved: Arc<AtomicU64>,
-}
+struct Frames(Vec<DataFrame>);
 
 impl FrameSource for Frames {
     fn next(&mut self) -> Pending<'_, Option<DataFrame>> {
-        Box::pin(async {
-            let next = self.frames.pop();
-            let len = next.as_ref().map_or(0, |frame| u64::from(frame.len()));
-            let hangs = self.fake.state().faults.reads_hang_after;
-            flow(&self.fake, &self.moved, len.min(hangs.unwrap_or(len))).await;
-            if hangs.is_some() {
-                std::future::pending::<()>().await;
-            }
-            Ok(next)
-        })
+        let next = self.0.pop();
+        Box::pin(async move { Ok(next) })
     }
 }

@@ -5,8 +5,6 @@ use super::connection::{EndCode, refuse};
 use crate::error::{Code, Error, Result};
 use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The longest thing that [`BulkReader::read_small`] reads.
 pub const SMALL_LEN_MAX: usize = 64 << 10;
@@ -21,7 +19,6 @@ pub struct BulkReader {
     recv: RecvStream,
     /// What has arrived and was not asked for yet.
     held: Bytes,
-    moved: Arc<AtomicU64>,
 }
 
 impl BulkReader {
@@ -30,13 +27,7 @@ impl BulkReader {
         BulkReader {
             recv,
             held: Bytes::new(),
-            moved: Arc::default(),
         }
-    }
-
-    /// How many bytes have arrived, also while a longer read is under way.
-    pub fn moved(&self) -> Arc<AtomicU64> {
-        self.moved.clone()
     }
 
     /// Exactly `len` bytes, at most 64 KiB, in one piece: copied only where the wire cut them.
@@ -124,8 +115,6 @@ impl BulkReader {
                 Ok(Some(chunk)) if chunk.bytes.is_empty() => {}
                 Ok(Some(chunk)) => {
                     self.held = chunk.bytes;
-                    self.moved
-                        .fetch_add(self.held.len() as u64, Ordering::Relaxed);
                     return Ok(true);
                 }
                 Ok(None) => return Ok(false),
@@ -155,21 +144,12 @@ fn code_of(malformed: bool) -> EndCode {
 /// Writes one direction of a bulk stream.
 pub struct BulkWriter {
     send: SendStream,
-    moved: Arc<AtomicU64>,
 }
 
 impl BulkWriter {
     /// Writes to where the stream is.
     pub fn new(send: SendStream) -> BulkWriter {
-        BulkWriter {
-            send,
-            moved: Arc::default(),
-        }
-    }
-
-    /// How many bytes the connection has taken, also while a longer write is under way.
-    pub fn moved(&self) -> Arc<AtomicU64> {
-        self.moved.clone()
+        BulkWriter { send }
     }
 
     /// Writes all pieces, in order, without copying them; they are empty afterwards. Waits while the
@@ -178,15 +158,10 @@ impl BulkWriter {
     /// # Errors
     /// `Disconnected`: the peer stopped the stream, or the connection broke.
     pub async fn write_pieces(&mut self, pieces: &mut [Bytes]) -> Result<()> {
-        let mut left = pieces;
-        while !left.is_empty() {
-            let written = self.send.write_chunks(left).await;
-            let written = written.map_err(|error| broke(&error).with_source(error))?;
-            self.moved
-                .fetch_add(written.bytes as u64, Ordering::Relaxed);
-            left = &mut left[written.chunks..];
-        }
-        Ok(())
+        self.send
+            .write_all_chunks(pieces)
+            .await
+            .map_err(|error| broke(&error).with_source(error))
     }
 
     /// Writes one piece; see [`BulkWriter::write_pieces`].

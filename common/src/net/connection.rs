@@ -208,12 +208,6 @@ impl Connection {
             .close(EndCode::Done.into(), reason.as_bytes());
     }
 
-    /// Bytes that came and went, also those that were sent again.
-    pub fn moved(&self) -> u64 {
-        let stats = self.inner.quic.stats();
-        stats.udp_rx.bytes + stats.udp_tx.bytes
-    }
-
     /// For measurements: round-trip time, losses, the size of datagrams.
     pub fn stats(&self) -> quinn::ConnectionStats {
         self.inner.quic.stats()

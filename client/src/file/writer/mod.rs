@@ -11,8 +11,7 @@ use crate::backoff::Backoff;
 use crate::data::{DataLink, Target};
 use crate::health::Doing;
 use crate::session::ranges::OpenChunk;
-use crate::transport::flow::{LOOKS, Moved, Silence, while_flowing};
-use crate::transport::{Peer, WriteStream};
+use crate::transport::WriteStream;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::error::{Code, Error, Kind, Result};
@@ -20,13 +19,12 @@ use quarry_common::ids::DiskId;
 use quarry_common::limits::{FRAME_LEN_MAX, STREAM_SILENCE_MAX};
 use quarry_common::token::{Receipt, receipt};
 use quarry_common::wire::data::{DataReply, DataRequest, WriteChunk, WriteReply};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// A stream of which nothing moves for so long, and which acknowledges nothing, is given up. Longer than
+/// A stream that neither takes nor acknowledges anything for so long is given up. Longer than
 /// a dataserver needs for a flush of everything in flight on a slow disk.
 const STALL: Duration = Duration::from_secs(10);
 
@@ -270,12 +268,11 @@ impl Runner {
             capacity,
         };
         let opening = self.link.transport.write(&target.head, header);
-        let moved = || Moved::of_link(self.link.transport.moved(&target.head));
-        let opened = while_flowing(STALL, moved, opening).await;
-        let stream = opened.unwrap_or_else(|| Err(stalled("could not be opened")));
+        let opened = tokio::time::timeout(STALL, opening).await;
+        let stream = opened.unwrap_or_else(|_| Err(stalled("could not be opened")));
         let stream = stream.map_err(|error| Failure::of(Some(target.disk), error))?;
         self.shared.core().handle_opened();
-        let sent = self.transfer(stream, &target.head).await;
+        let sent = self.transfer(stream).await;
         match sent {
             Ok(part) => {
                 self.link.handle_written(&target);
@@ -298,24 +295,18 @@ impl Runner {
     }
 
     /// Sends frames and takes acknowledgements until the seal's.
-    async fn transfer(&self, stream: WriteStream, head: &Peer) -> Result<Part, Failure> {
+    async fn transfer(&self, stream: WriteStream) -> Result<Part, Failure> {
         let WriteStream {
             mut sink,
             mut replies,
-            moved: taken,
         } = stream;
-        let link = || self.link.transport.moved(head);
-        let moved = || Moved {
-            stream: taken.load(Ordering::Relaxed),
-            link: link(),
-        };
         let sending = async {
             loop {
                 let frame = self.shared.core().next_frame();
                 match frame {
                     Some(frame) => {
-                        let sent = while_flowing(STALL, moved, sink.send(frame)).await;
-                        sent.unwrap_or_else(|| Err(stalled("takes no more data")))?;
+                        let sent = tokio::time::timeout(STALL, sink.send(frame)).await;
+                        sent.unwrap_or_else(|_| Err(stalled("takes no more data")))?;
                     }
                     None => self.shared.fed.notified().await,
                 }
@@ -334,46 +325,19 @@ impl Runner {
                 }
             };
             loop {
-                // What was taken may still be on its way to the head: the bytes of the link tell.
-                let flowing = || Moved::of_link(link());
-                let mut silence: Option<Silence> = None;
-                let mut idle_looked_at = tokio::time::Instant::now();
-                let next = replies.next();
-                tokio::pin!(next);
-                let reply = loop {
-                    let looked_at = tokio::time::Instant::now();
-                    tokio::select! {
-                        biased;
-                        reply = &mut next => break reply,
-                        () = tokio::time::sleep(STALL / LOOKS) => {}
-                    }
-                    if self.shared.core().awaits_reply() {
-                        let after = looked_at.elapsed();
-                        let over = match &mut silence {
-                            None => {
-                                silence = Some(Silence::new(STALL, flowing()));
-                                false
-                            }
-                            Some(silence) => silence.handle_look(flowing(), after),
-                        };
-                        if over {
-                            return Err(stalled("acknowledges nothing").into());
+                let awaited = self.shared.core().awaits_reply();
+                // Without anything to answer silence is fine: the caller may be slow.
+                let reply = match tokio::time::timeout(STALL, replies.next()).await {
+                    Ok(Ok(reply)) => reply,
+                    Ok(Err(error)) => return Err(failed(None, error, idle)),
+                    Err(_) if !awaited => {
+                        let sent = self.shared.core().idle_after();
+                        if idle.map(|(sent, _)| sent) != sent {
+                            idle = sent.map(|sent| (sent, tokio::time::Instant::now()));
                         }
                         continue;
                     }
-                    // Without anything to answer silence is fine: the caller may be slow.
-                    silence = None;
-                    if idle_looked_at.elapsed() >= STALL {
-                        idle_looked_at = tokio::time::Instant::now();
-                        let sent = self.shared.core().idle_after();
-                        if idle.map(|(sent, _)| sent) != sent {
-                            idle = sent.map(|sent| (sent, idle_looked_at));
-                        }
-                    }
-                };
-                let reply = match reply {
-                    Ok(reply) => reply,
-                    Err(error) => return Err(failed(None, error, idle)),
+                    Err(_) => return Err(stalled("acknowledges nothing").into()),
                 };
                 match reply {
                     WriteReply::Ack {
