@@ -349,7 +349,13 @@ impl Open {
     async fn write_again(&self, written: &[Written]) -> Result<Vec<Written>> {
         let mut assembler = Assembler::new(self.client.shared.data.clone());
         for range in written.iter().map(Written::range) {
-            for (offset, bytes) in self.kept.range(&range) {
+            let pieces = self.kept.range(&range);
+            let len: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+            if len as u64 != range.end - range.start {
+                let text = format!("{}: bytes that are not committed were not kept", self.name);
+                return Err(Error::bug(text));
+            }
+            for (offset, bytes) in pieces {
                 assembler.write(offset, bytes).await?;
             }
         }
