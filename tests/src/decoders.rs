@@ -11,8 +11,8 @@ use quarry_client::ClientFile;
 use quarry_common::codec;
 use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_VALID};
 use quarry_common::ids::{
-    ChunkId, ClusterId, DiskId, FileOffset, InodeId, KeyNumber, PgId, PoolId, RequestNumber,
-    ServerId, SessionId, Slot, Version,
+    ChunkId, ClusterId, DiskId, FileOffset, InodeId, KeyNumber, PgId, PoolId, ServerId, SessionId,
+    Slot, Version,
 };
 use quarry_common::limits::BLOCK_LEN;
 use quarry_common::wire::data::frame::{HEAD_LEN, Head, decode_crcs};
@@ -99,7 +99,7 @@ pub fn all() -> Result<Vec<Decoder>> {
         record::<records::NumberRecord>("NumberRecord"),
         record::<records::OrphanRecord>("OrphanRecord"),
         record::<data_records::SessionRecord>("SessionRecord"),
-        record::<data_records::AnswerRecord>("AnswerRecord"),
+        record::<data_records::AnswersRecord>("AnswersRecord"),
         record::<data_records::RangeRecord>("RangeRecord"),
         record::<data_records::Present>("Present"),
         record::<data_records::LostSessionRecord>("LostSessionRecord"),
@@ -239,7 +239,7 @@ fn state_keys() -> Decoder {
     let (inode, parent, slot) = (InodeId(0x1_0000_0011), InodeId(0x12), Slot(0x102));
     let (pool, chunk, pg) = (PoolId(0x103), ChunkId(9), PgId(6));
     let (offset, at) = (FileOffset(70_000), Version(0x1_0000_0008));
-    let (id, number) = (SessionId(0x1_0000_0005), RequestNumber(3));
+    let id = SessionId(0x1_0000_0005);
     let session = |part| (format!("{id:?} {part:?}"), keys::session(id, part));
     let secret = |part| (format!("{part:?}"), keys::secret(part));
     let map = |part| (format!("{part:?}"), keys::map(part));
@@ -265,7 +265,7 @@ fn state_keys() -> Decoder {
         ),
         session(SessionKey::Record),
         session(SessionKey::Range(pool, chunk)),
-        session(SessionKey::Answer(number)),
+        session(SessionKey::Answers),
         session(SessionKey::Unnamed(inode)),
         session(SessionKey::OpenChunk(pool, chunk)),
         ("user anna".into(), keys::user("anna")),

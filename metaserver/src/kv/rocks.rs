@@ -210,9 +210,8 @@ fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> 
                 let half = DELETIONS_WINDOW / 2;
                 options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, half, 0.5);
             }
-            if matches!(name, Family::Dentries | Family::Sessions | Family::Chunks) {
-                // Most lookups of new names, answers and chunks find nothing: they need not search what is
-                // in memory. A filter is made with every memtable, 1.3 MiB of it, so not for all families.
+            if matches!(name, Family::Dentries | Family::Chunks) {
+                // Most lookups of new names and chunks find nothing: they need not search what is in memory. A filter is made with every memtable, 1.3 MiB of it, so not for all families.
                 options.set_memtable_prefix_bloom_ratio(0.02);
                 options.set_memtable_whole_key_filtering(true);
             }
@@ -233,7 +232,7 @@ fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> 
 }
 
 /// Whether entries come and go in order, so that those who look for the first ones pass what was deleted: orphans and what
-/// is trimmed, answers of sessions, removed trees, chunks that are doomed.
+/// is trimmed, what sessions hold, removed trees, chunks that are doomed.
 fn is_queue(family: Family) -> bool {
     matches!(
         family,

@@ -101,6 +101,8 @@ fn run(txn: &mut Txn<'_>, action: Action) -> Result<Bytes> {
             mutate(txn, request, &caller, &op, confirmed)
         }
         action => {
+            // Those that end sessions look at their answers.
+            session::settle(txn);
             let result = whole(txn, |txn| act(txn, action))?;
             Ok(encode_answer(&result))
         }

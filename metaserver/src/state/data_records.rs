@@ -6,6 +6,7 @@ use quarry_common::map::{Row, Topology};
 use quarry_common::token::Key;
 use quarry_common::wire::meta::User;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// `sessions`: an open session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,25 +17,41 @@ pub struct SessionRecord {
     pub certificate: [u8; 32],
     /// When it was opened.
     pub opened: Version,
-    /// It has the answers to all numbers below.
-    pub answered_below: RequestNumber,
 }
 
 impl Record for SessionRecord {
     const WHAT: &'static str = "a session";
+    const VERSION: u8 = 2;
 }
 
-/// `sessions`: the answer to a request, kept until the session has it for certain.
+/// `sessions`: the answers to the requests of a session, each kept until the session has it for certain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnswerRecord {
+pub struct AnswersRecord {
+    /// The session has the answers to all numbers below.
+    pub below: RequestNumber,
+    /// The answers from there on.
+    pub answers: BTreeMap<RequestNumber, KeptAnswer>,
+}
+
+impl AnswersRecord {
+    /// The greatest number of a request that was applied, as far as is known: all below `below` may have been.
+    pub fn last(&self) -> RequestNumber {
+        let below = RequestNumber(self.below.0.saturating_sub(1));
+        self.answers.keys().next_back().copied().unwrap_or(below)
+    }
+}
+
+impl Record for AnswersRecord {
+    const WHAT: &'static str = "the answers of a session";
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptAnswer {
     /// XXH3-64 of the encoded operation: the same number with another body is refused.
     pub body_hash: u64,
     /// The encoded answer.
     pub answer: Vec<u8>,
-}
-
-impl Record for AnswerRecord {
-    const WHAT: &'static str = "the answer to a request";
 }
 
 /// `sessions`: a range of chunk ids that a session may write and commit.
@@ -143,19 +160,23 @@ mod tests {
             user: "ann".into(),
             certificate: [7; 32],
             opened: Version(300),
-            answered_below: RequestNumber(2),
         };
-        // version, user, certificate, opened, answered below
+        // version, user, certificate, opened
         assert_eq!(
             hex(&session),
-            format!("01{}{}fb2c0102", "03616e6e", "07".repeat(32))
+            format!("02{}{}fb2c01", "03616e6e", "07".repeat(32))
         );
+        let answer = KeptAnswer {
+            body_hash: 1,
+            answer: vec![9],
+        };
         assert_eq!(
-            hex(&AnswerRecord {
-                body_hash: 1,
-                answer: vec![9]
+            hex(&AnswersRecord {
+                below: RequestNumber(5),
+                answers: [(RequestNumber(6), answer)].into()
             }),
-            "01010109"
+            // version, below, count, number, hash, answer
+            "01050106010109"
         );
         assert_eq!(
             hex(&RangeRecord {

@@ -4,8 +4,8 @@
 //! returns `Malformed` for a key that its builder did not make: damage, or a newer program.
 
 use quarry_common::ids::{
-    ChunkId, DiskId, FileOffset, InodeId, KeyNumber, PgId, PoolId, RequestNumber, ServerId,
-    SessionId, Slot, Version,
+    ChunkId, DiskId, FileOffset, InodeId, KeyNumber, PgId, PoolId, ServerId, SessionId, Slot,
+    Version,
 };
 use quarry_common::map::hash_of;
 use quarry_common::{Error, Result};
@@ -187,8 +187,8 @@ pub enum SessionKey {
     Record,
     /// A range of chunk ids, by pool and first id.
     Range(PoolId, ChunkId),
-    /// The answer to a request.
-    Answer(RequestNumber),
+    /// The answers to its requests.
+    Answers,
     /// An inode without a name that it holds.
     Unnamed(InodeId),
     /// A chunk below the mark that is still to be committed.
@@ -197,9 +197,10 @@ pub enum SessionKey {
 
 const SESSION_RECORD: u8 = 0;
 const SESSION_RANGE: u8 = 1;
-const SESSION_ANSWER: u8 = 2;
 const SESSION_UNNAMED: u8 = 3;
 const SESSION_OPEN_CHUNK: u8 = 4;
+// 2 was the answer to one request.
+const SESSION_ANSWERS: u8 = 5;
 
 /// `sessions`: something of a session. The record comes first, then everything else by kind.
 pub fn session(session: SessionId, part: SessionKey) -> Vec<u8> {
@@ -212,7 +213,7 @@ pub fn session(session: SessionId, part: SessionKey) -> Vec<u8> {
             &pool.0.to_be_bytes(),
             &first.0.to_be_bytes(),
         ]),
-        SessionKey::Answer(number) => join(&[&id, &[SESSION_ANSWER], &number.0.to_be_bytes()]),
+        SessionKey::Answers => join(&[&id, &[SESSION_ANSWERS]]),
         SessionKey::Unnamed(inode) => join(&[&id, &[SESSION_UNNAMED], &inode.0.to_be_bytes()]),
         SessionKey::OpenChunk(pool, chunk) => join(&[
             &id,
@@ -228,12 +229,12 @@ pub fn session_prefix(session: SessionId) -> Vec<u8> {
     session.0.to_be_bytes().to_vec()
 }
 
-/// The prefix of all ranges, answers, ... of a session: of the kind of `example`.
+/// The prefix of all ranges, unnamed inodes, ... of a session: of the kind of `example`.
 pub fn session_part_prefix(session: SessionId, example: SessionKey) -> Vec<u8> {
     let tag = match example {
         SessionKey::Record => SESSION_RECORD,
         SessionKey::Range(..) => SESSION_RANGE,
-        SessionKey::Answer(_) => SESSION_ANSWER,
+        SessionKey::Answers => SESSION_ANSWERS,
         SessionKey::Unnamed(_) => SESSION_UNNAMED,
         SessionKey::OpenChunk(..) => SESSION_OPEN_CHUNK,
     };
@@ -247,7 +248,7 @@ pub fn parse_session(key: &[u8]) -> Result<(SessionId, SessionKey)> {
     let part = match parser.byte()? {
         SESSION_RECORD => SessionKey::Record,
         SESSION_RANGE => SessionKey::Range(PoolId(parser.u16()?), ChunkId(parser.u64()?)),
-        SESSION_ANSWER => SessionKey::Answer(RequestNumber(parser.u64()?)),
+        SESSION_ANSWERS => SessionKey::Answers,
         SESSION_UNNAMED => SessionKey::Unnamed(InodeId(parser.u64()?)),
         SESSION_OPEN_CHUNK => SessionKey::OpenChunk(PoolId(parser.u16()?), ChunkId(parser.u64()?)),
         _ => return Err(parser.wrong()),
@@ -514,7 +515,7 @@ mod tests {
         for part in [
             SessionKey::Record,
             SessionKey::Range(place.0, place.1),
-            SessionKey::Answer(RequestNumber(8)),
+            SessionKey::Answers,
             SessionKey::Unnamed(i),
             SessionKey::OpenChunk(place.0, place.1),
         ] {

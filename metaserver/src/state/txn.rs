@@ -6,6 +6,7 @@ use super::keys::{self, SystemKey};
 use super::records::{
     AtimeRecord, DentryRecord, ExtentRecord, Flags, InodeRecord, NumberRecord, OrphanRecord, Record,
 };
+use super::session::{self, Kept};
 use super::stop::{OpResult, Stop};
 use super::text::quoted;
 use super::usage::UsageChanges;
@@ -48,6 +49,8 @@ pub struct Txn<'a> {
     looks: Looks,
     /// Depths of directories that were needed, as they are after the changes so far: see [`super::depth`].
     pub(super) depths: BTreeMap<InodeId, usize>,
+    /// The answers of the sessions whose requests this entry has: see [`super::session`].
+    pub(super) answers: BTreeMap<SessionId, Kept>,
     /// The topology as it is after the changes so far, once it was needed: see [`super::map_state`].
     pub(super) topology: Option<Arc<Topology>>,
 }
@@ -95,6 +98,7 @@ impl<'a> Txn<'a> {
             usage: UsageChanges::default(),
             looks: Looks::OF_A_COMMAND,
             depths: BTreeMap::new(),
+            answers: BTreeMap::new(),
             topology: None,
         }
     }
@@ -143,8 +147,9 @@ impl<'a> Txn<'a> {
         self.topology = None;
     }
 
-    /// Everything that was written, with the sums of usage settled.
+    /// Everything that was written, with the sums of usage and the answers settled.
     pub fn into_batch(mut self) -> OpResult<Batch> {
+        session::settle(&mut self);
         let usage = std::mem::take(&mut self.usage);
         usage.settle(&mut self)?;
         Ok(self.state.into_batch())

@@ -5,10 +5,10 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 
-pub use once::{Admission, admit, record};
+pub use once::{Admission, Kept, admit, record, settle};
 pub use ranges::{OpenRanges, RANGES_MAX, add_range, check_own, mark};
 
-use super::data_records::{LostSessionRecord, Present, SessionRecord};
+use super::data_records::{AnswersRecord, LostSessionRecord, Present, SessionRecord};
 use super::keys::{self, SessionKey, SystemKey};
 use super::records::Record;
 use super::stop::{OpResult, Stop};
@@ -16,6 +16,7 @@ use super::txn::{Txn, load};
 use crate::kv::{Family, KvRead, after_prefix};
 use quarry_common::ids::{Epoch, InodeId, RequestNumber, SessionId};
 use quarry_common::{Code, Error, Result};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Inodes without a name that one session may hold: more uploads than one client has at a time.
@@ -72,12 +73,20 @@ pub fn open(txn: &mut Txn<'_>, user: String, certificate: [u8; 32]) -> OpResult<
         user,
         certificate,
         opened,
-        answered_below: RequestNumber(1),
     };
     txn.put(
         Family::Sessions,
         keys::session(session, SessionKey::Record),
         &record,
+    );
+    let answers = AnswersRecord {
+        below: RequestNumber(1),
+        answers: BTreeMap::new(),
+    };
+    txn.put(
+        Family::Sessions,
+        keys::session(session, SessionKey::Answers),
+        &answers,
     );
     Ok(session)
 }
@@ -109,7 +118,8 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, lost: bool) -> OpResult<()> {
         )
         .and(visited)
         .map_err(Stop::Broken)?;
-    let mut last = find_last(txn, session)?;
+    let key = keys::session(session, SessionKey::Answers);
+    let answers: Option<AnswersRecord> = txn.get(Family::Sessions, &key)?;
     for part in all {
         match part {
             SessionKey::Unnamed(inode) => {
@@ -117,23 +127,18 @@ pub fn end(txn: &mut Txn<'_>, session: SessionId, lost: bool) -> OpResult<()> {
                 txn.make_orphan(inode, &mut record);
                 txn.put_inode(inode, &mut record);
             }
-            SessionKey::Answer(number) => last = last.max(number),
-            SessionKey::Record | SessionKey::Range(..) | SessionKey::OpenChunk(..) => {}
+            SessionKey::Record
+            | SessionKey::Answers
+            | SessionKey::Range(..)
+            | SessionKey::OpenChunk(..) => {}
         }
         txn.delete(Family::Sessions, keys::session(session, part));
     }
     if lost {
+        let last = answers.map_or(RequestNumber(0), |answers| answers.last());
         remember_lost(txn, session, last)?;
     }
     Ok(())
-}
-
-/// The greatest number below which the session has all answers: all of them may have been applied.
-fn find_last(txn: &Txn<'_>, session: SessionId) -> OpResult<RequestNumber> {
-    let record = find(txn.state(), session).map_err(Stop::Broken)?;
-    Ok(RequestNumber(record.map_or(0, |record| {
-        record.answered_below.0.saturating_sub(1)
-    })))
 }
 
 fn remember_lost(txn: &mut Txn<'_>, session: SessionId, last: RequestNumber) -> OpResult<()> {

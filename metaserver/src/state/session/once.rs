@@ -1,8 +1,11 @@
 //! Each request exactly once: its answer is kept until the session has it for certain.
+//!
+//! The answers of a session are one record, written once an entry however many of its requests are in it. (A key for each
+//! answer, and another write to take it away, were three of the five writes of a file that is made.)
 
 use super::gone;
 use crate::kv::Family;
-use crate::state::data_records::AnswerRecord;
+use crate::state::data_records::{AnswersRecord, KeptAnswer};
 use crate::state::keys::{self, SessionKey};
 use crate::state::stop::{OpResult, Stop};
 use crate::state::txn::Txn;
@@ -10,10 +13,10 @@ use bytes::Bytes;
 use quarry_common::ids::{RequestNumber, SessionId};
 use quarry_common::limits::OPEN_REQUESTS_MAX;
 use quarry_common::{Code, Error};
-use std::ops::ControlFlow;
 
-/// So many numbers are removed without a look at which of them have answers.
-const FORGOTTEN_BLINDLY_MAX: u64 = 64;
+/// Bytes of answers that a session may have waiting before only its oldest request is run: the record is written with
+/// each entry.
+pub const KEPT_LEN_MAX: usize = 256 << 10;
 
 /// Whether a request is to be run.
 #[derive(Debug)]
@@ -26,11 +29,65 @@ pub enum Admission {
     Refused(Error),
 }
 
+/// The answers of a session while an entry is applied.
+pub struct Kept {
+    record: AnswersRecord,
+    /// Bytes in the answers.
+    len: usize,
+    changed: bool,
+}
+
+impl Kept {
+    fn new(record: AnswersRecord) -> Kept {
+        let len = record.answers.values().map(|kept| kept.answer.len()).sum();
+        Kept {
+            record,
+            len,
+            changed: false,
+        }
+    }
+
+    fn forget_below(&mut self, below: RequestNumber) {
+        if below <= self.record.below {
+            return;
+        }
+        self.record.below = below;
+        self.changed = true;
+        while let Some(first) = self.record.answers.first_entry()
+            && *first.key() < below
+        {
+            self.len -= first.remove().answer.len();
+        }
+    }
+}
+
+/// The answers of an open session.
+fn kept<'a>(txn: &'a mut Txn<'_>, session: SessionId) -> OpResult<Option<&'a mut Kept>> {
+    if !txn.answers.contains_key(&session) {
+        let key = keys::session(session, SessionKey::Answers);
+        let Some(record) = txn.get(Family::Sessions, &key)? else {
+            return Ok(None);
+        };
+        txn.answers.insert(session, Kept::new(record));
+    }
+    Ok(txn.answers.get_mut(&session))
+}
+
+/// Writes the answers that have changed, for whoever reads them otherwise than through a request.
+pub fn settle(txn: &mut Txn<'_>) {
+    for (session, kept) in std::mem::take(&mut txn.answers) {
+        if kept.changed {
+            let key = keys::session(session, SessionKey::Answers);
+            txn.put(Family::Sessions, key, &kept.record);
+        }
+    }
+}
+
 /// Looks a request up in its session and forgets the answers below `answered_below`.
 ///
 /// Refused are: requests of a session that is not open (`SessionLost`, `UnknownOutcome`), a number
 /// used before with another body or whose answer the session said it has (`NumberReused`), and more
-/// open numbers than allowed (`Overloaded`: take up some answers first).
+/// open numbers, or more bytes of answers, than allowed (`Overloaded`: take up some answers first).
 pub fn admit(
     txn: &mut Txn<'_>,
     session: SessionId,
@@ -38,7 +95,7 @@ pub fn admit(
     answered_below: RequestNumber,
     body_hash: u64,
 ) -> OpResult<Admission> {
-    let Some(mut record) = super::find(txn.state(), session).map_err(Stop::Broken)? else {
+    let Some(kept) = kept(txn, session)? else {
         return Ok(Admission::Refused(gone(txn, session, number)?));
     };
     let refuse = |code, text: String| Ok(Admission::Refused(Error::new(code, text)));
@@ -48,79 +105,44 @@ pub fn admit(
         );
         return refuse(Code::Malformed, text);
     }
-    if number < record.answered_below {
+    if number < kept.record.below {
         let text = format!(
             "request {number} of session {session} was answered, and the session said it has the answers below {}",
-            record.answered_below
+            kept.record.below
         );
         return refuse(Code::NumberReused, text);
     }
-    if number.0 - record.answered_below.max(answered_below).0 >= OPEN_REQUESTS_MAX {
+    if number.0 - kept.record.below.max(answered_below).0 >= OPEN_REQUESTS_MAX {
         let text = format!(
             "session {session} has {OPEN_REQUESTS_MAX} requests open: wait for answers before sending request {number}"
         );
         return refuse(Code::Overloaded, text);
     }
-    if answered_below > record.answered_below {
-        forget(txn, session, record.answered_below..answered_below)?;
-        record.answered_below = answered_below;
-        txn.put(
-            Family::Sessions,
-            keys::session(session, SessionKey::Record),
-            &record,
-        );
-    }
-    let answer: Option<AnswerRecord> = txn.get(
-        Family::Sessions,
-        &keys::session(session, SessionKey::Answer(number)),
-    )?;
-    match answer {
-        None => Ok(Admission::New),
-        Some(answer) if answer.body_hash == body_hash => {
-            Ok(Admission::Answered(answer.answer.into()))
+    kept.forget_below(answered_below);
+    match kept.record.answers.get(&number) {
+        Some(found) if found.body_hash == body_hash => {
+            return Ok(Admission::Answered(found.answer.clone().into()));
         }
-        Some(_) => refuse(
-            Code::NumberReused,
-            format!(
+        Some(_) => {
+            let text = format!(
                 "request {number} of session {session} was another operation before: every operation needs a new number"
-            ),
-        ),
-    }
-}
-
-/// Removes the answers to a range of numbers. It begins where the last call ended: a scan over
-/// what was deleted before would visit every tombstone again (measured: 0.8 ms an operation
-/// after ten thousand).
-fn forget(
-    txn: &mut Txn<'_>,
-    session: SessionId,
-    numbers: std::ops::Range<RequestNumber>,
-) -> OpResult<()> {
-    // Usually a few, all of them answered: to remove them costs less than to look for them.
-    if numbers.end.0 - numbers.start.0 <= FORGOTTEN_BLINDLY_MAX {
-        for number in (numbers.start.0..numbers.end.0).map(RequestNumber) {
-            txn.delete(
-                Family::Sessions,
-                keys::session(session, SessionKey::Answer(number)),
             );
+            return refuse(Code::NumberReused, text);
         }
-        return Ok(());
+        None => {}
     }
-    let from = keys::session(session, SessionKey::Answer(numbers.start));
-    let to = keys::session(session, SessionKey::Answer(numbers.end));
-    let mut old = Vec::new();
-    txn.state()
-        .scan(Family::Sessions, &from, Some(&to), &mut |key, _| {
-            old.push(key.to_vec());
-            ControlFlow::Continue(())
-        })
-        .map_err(Stop::Broken)?;
-    old.into_iter()
-        .for_each(|key| txn.delete(Family::Sessions, key));
-    Ok(())
+    // The oldest is always run, so that the session can go on.
+    if kept.len >= KEPT_LEN_MAX && number > kept.record.below {
+        let text = format!(
+            "session {session} has {} bytes of answers that it did not say it has: wait for them before sending request {number}",
+            kept.len
+        );
+        return refuse(Code::Overloaded, text);
+    }
+    Ok(Admission::New)
 }
 
-/// Keeps the answer to a request.
+/// Keeps the answer to a request that was admitted.
 pub fn record(
     txn: &mut Txn<'_>,
     session: SessionId,
@@ -128,14 +150,16 @@ pub fn record(
     body_hash: u64,
     answer: &Bytes,
 ) -> OpResult<()> {
-    let record = AnswerRecord {
+    let Some(kept) = kept(txn, session)? else {
+        let text = format!("request {number} ended its own session {session}");
+        return Err(Stop::Broken(Error::bug(text)));
+    };
+    let answer = KeptAnswer {
         body_hash,
         answer: answer.to_vec(),
     };
-    txn.put(
-        Family::Sessions,
-        keys::session(session, SessionKey::Answer(number)),
-        &record,
-    );
+    kept.len += answer.answer.len();
+    kept.record.answers.insert(number, answer);
+    kept.changed = true;
     Ok(())
 }

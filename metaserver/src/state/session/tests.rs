@@ -1,10 +1,11 @@
 //! What sessions promise.
 
+use super::once::KEPT_LEN_MAX;
 use super::{LOST_MAX, RANGES_MAX};
 use crate::kv::Family;
 use crate::state::command::{Action, Answer, Reply};
 use crate::state::consistency::faults;
-use crate::state::data_records::AnswerRecord;
+use crate::state::data_records::AnswersRecord;
 use crate::state::data_testing::{POOL, commit};
 use crate::state::keys::{self, SessionKey};
 use crate::state::records::Record;
@@ -39,6 +40,13 @@ fn open(world: &mut World) -> SessionId {
         Reply::Session(session) => session,
         other => panic!("{other:?}"),
     }
+}
+
+fn answers(world: &World, session: SessionId) -> AnswersRecord {
+    let key = keys::session(session, SessionKey::Answers);
+    let stored = world.dump().into_iter();
+    let mut stored = stored.filter(|(family, at, _)| *family == Family::Sessions && *at == key);
+    AnswersRecord::from_bytes(&stored.next().unwrap().2).unwrap()
 }
 
 fn mkdir(name: &str) -> Op {
@@ -87,13 +95,11 @@ fn a_request_is_bound_to_the_hash_that_it_always_had() {
     let world = &mut World::in_memory();
     let session = open(world);
     world.act(request(session, 3, 1, mkdir("d"))).unwrap();
-    let key = keys::session(session, SessionKey::Answer(RequestNumber(3)));
-    let stored = world.dump().into_iter();
-    let mut stored = stored.filter(|(family, at, _)| *family == Family::Sessions && *at == key);
-    let record = AnswerRecord::from_bytes(&stored.next().unwrap().2).unwrap();
+    let kept = answers(world, session);
     // Mkdir, parent, name, mode.
     let encoded = [1, 1, 1, b'd', 251, 0xed, 1];
-    assert_eq!(record.body_hash, xxhash_rust::xxh3::xxh3_64(&encoded));
+    let kept = &kept.answers[&RequestNumber(3)];
+    assert_eq!(kept.body_hash, xxhash_rust::xxh3::xxh3_64(&encoded));
 }
 
 #[test]
@@ -179,22 +185,64 @@ fn a_session_has_1024_open_numbers_and_no_more_answers_are_kept() {
         Code::Overloaded
     );
     world.act(request(session, 1_025, 2, mkdir("b"))).unwrap();
-    let answers = |world: &World| {
-        world
-            .dump()
-            .iter()
-            .filter(|(family, key, _)| {
-                *family == Family::Sessions
-                    && key.starts_with(&session.0.to_be_bytes())
-                    && key[8] == 2
-            })
-            .count()
-    };
-    assert_eq!(answers(world), 2);
+    assert_eq!(answers(world, session).answers.len(), 2);
     world
         .act(request(session, 1_030, 1_030, mkdir("c")))
         .unwrap();
-    assert_eq!(answers(world), 1);
+    let kept = answers(world, session);
+    assert_eq!((kept.below, kept.answers.len()), (RequestNumber(1_030), 1));
+}
+
+#[test]
+fn answers_that_nobody_takes_up_stop_all_but_the_oldest_request() {
+    let world = &mut World::in_memory();
+    let session = open(world);
+    let listed = |number, below| {
+        let names = (0..200).map(|at| mkdir(&format!("{number}-{at}")));
+        let list = Op::List {
+            expectations: Vec::new(),
+            ops: names.collect(),
+        };
+        request(session, number, below, list)
+    };
+    // A request is open whose answer is late, and the others get theirs.
+    let mut number = 2;
+    let refused = loop {
+        match world.act(listed(number, 1)) {
+            Ok(_) => number += 1,
+            refused => break code(refused),
+        }
+    };
+    assert_eq!(refused, Code::Overloaded);
+    let kept = answers(world, session);
+    let len: usize = kept.answers.values().map(|kept| kept.answer.len()).sum();
+    let last = kept.answers.values().next_back().unwrap().answer.len();
+    assert!((KEPT_LEN_MAX..KEPT_LEN_MAX + last).contains(&len), "{len}");
+    // What was answered is still answered, and the oldest is run.
+    assert!(world.act(listed(number - 1, 1)).is_ok());
+    world.act(request(session, 1, 1, mkdir("a"))).unwrap();
+    // It was not recorded: it happens when there is room.
+    assert!(world.act(listed(number, number)).is_ok());
+}
+
+#[test]
+fn requests_of_an_entry_that_ends_their_session_are_remembered() {
+    on_both(|world| {
+        let session = open(world);
+        let end = Action::EndSession {
+            session,
+            lost: true,
+        };
+        let made = request(session, 7, 2, mkdir("a"));
+        let answered = world.apply(vec![made.clone(), end, made]);
+        assert!(answered[0].is_ok());
+        assert_eq!(code(answered[2].clone()), Code::UnknownOutcome);
+        let left = world.dump().into_iter();
+        let left = left.filter(|(family, key, _)| {
+            *family == Family::Sessions && key.starts_with(&session.0.to_be_bytes())
+        });
+        assert_eq!(left.count(), 0);
+    });
 }
 
 #[test]
