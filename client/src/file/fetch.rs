@@ -6,6 +6,7 @@ use super::same_host::ChunkFile;
 use crate::backoff::Backoff;
 use crate::data::{DataLink, peer_of};
 use crate::health::Doing;
+use crate::transport::patience::in_time;
 use crate::transport::{Peer, ReadStream};
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
@@ -19,7 +20,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// One replica may take so long for a small answer or for the next frame; longer each round.
+/// One replica may take so long for a small answer or for the next frame, which may take longer over a slow link
+/// ([`in_time`]); longer each round.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A replica is believed to be bad for good when it was so in this many rounds.
@@ -38,8 +40,8 @@ struct Source {
 enum Answer {
     /// A small read is over with it.
     Whole(Vec<Bytes>),
-    /// Frames follow, from the first byte of a block to the end of one.
-    Frames(ReadStream, u32, u32),
+    /// Frames follow from that server, from the first byte of a block to the end of one.
+    Frames(Peer, ReadStream, u32, u32),
     /// The replica is on this host: its file.
     File(Arc<ChunkFile>),
 }
@@ -269,7 +271,7 @@ impl DataLink {
                     chunk_len,
                 } => {
                     check_bounds(range, (offset, len), (start, end), chunk_len)?;
-                    Answer::Frames(stream, start, end)
+                    Answer::Frames(source.peer.clone(), stream, start, end)
                 }
             }
         };
@@ -286,12 +288,12 @@ impl DataLink {
         answer: Answer,
         patience: Duration,
     ) -> Result<()> {
-        let (mut stream, start, end) = match answer {
+        let (peer, mut stream, start, end) = match answer {
             Answer::Whole(pieces) => {
                 have.extend(pieces);
                 return Ok(());
             }
-            Answer::Frames(stream, start, end) => (stream, start, end),
+            Answer::Frames(peer, stream, start, end) => (peer, stream, start, end),
             Answer::File(file) => {
                 let wanted = (range.offset + total(have), range.offset + range.len);
                 let (pieces, done) = self.same_host.read(file, wanted, patience).await;
@@ -300,10 +302,11 @@ impl DataLink {
             }
         };
         let wanted_end = range.offset + range.len;
+        let moved = || self.transport.moved(&peer);
         let mut at = start;
         while at < end {
-            let next = tokio::time::timeout(patience, stream.frames.next()).await;
-            let Some(frame) = next.unwrap_or_else(|_| Err(too_late()))? else {
+            let next = in_time(patience, moved, stream.frames.next()).await;
+            let Some(frame) = next.unwrap_or_else(|| Err(too_late()))? else {
                 return Err(Error::malformed("a chunk's data ended early"));
             };
             if frame.offset != at || frame.is_empty() || frame.len() > end - at {

@@ -1,6 +1,7 @@
 //! What the library needs of the network, as a small trait: QUIC in programs ([`quic`]), an
 //! in-memory cluster with faults in tests.
 
+pub mod patience;
 pub mod quic;
 mod unix;
 
@@ -50,6 +51,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Whether a dataserver can be asked without a handshake.
     fn connected(&self, to: &Peer) -> bool;
+
+    /// How many bytes came and went over the link to a dataserver, also those that were sent again.
+    fn moved(&self, to: &Peer) -> u64;
 }
 
 /// Both directions of a stream that writes a chunk.

@@ -209,6 +209,14 @@ impl Transport for Quic {
     fn connected(&self, to: &Peer) -> bool {
         self.cached(Role::Dataserver, to).is_some()
     }
+
+    fn moved(&self, to: &Peer) -> u64 {
+        let peer = self.cached(Role::Dataserver, to);
+        peer.map_or(0, |peer| {
+            let stats = peer.connection.stats();
+            stats.udp_rx.bytes + stats.udp_tx.bytes
+        })
+    }
 }
 
 struct Sink {

@@ -18,6 +18,7 @@ use quarry_common::wire::data::{
 };
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 fn words(members: &[DiskId]) -> Vec<MemberMac> {
@@ -99,6 +100,20 @@ struct Sink {
     replies: mpsc::UnboundedSender<WriteReply>,
 }
 
+/// Takes the time that so many bytes of a stream take.
+async fn flow(fake: &Fake, len: u64) {
+    let rate = fake.state().faults.stream_rate;
+    let mut left = len;
+    while let Some(rate) = rate
+        && left > 0
+    {
+        let piece = left.min(16 << 10);
+        tokio::time::sleep(Duration::from_secs_f64(piece as f64 / rate as f64)).await;
+        fake.state().link_moved += piece;
+        left -= piece;
+    }
+}
+
 impl FrameSink for Sink {
     fn send(&mut self, frame: WriteFrame) -> Pending<'_, ()> {
         Box::pin(async move {
@@ -106,6 +121,7 @@ impl FrameSink for Sink {
                 WriteFrame::Data(frame) => {
                     assert_eq!(frame.offset as usize, self.bytes.len());
                     check_crcs(frame.offset, &frame.pieces, &frame.crcs).unwrap();
+                    flow(&self.fake, u64::from(frame.len())).await;
                     for piece in frame.pieces {
                         self.bytes.extend_from_slice(&piece);
                     }
@@ -150,7 +166,22 @@ impl FrameSink for Sink {
                 sealed,
                 macs,
             };
-            self.replies.send(ack).unwrap();
+            let late = self.fake.state().faults.acks_late;
+            let (fake, replies) = (self.fake.clone(), self.replies.clone());
+            let acknowledging = async move {
+                let due = tokio::time::Instant::now() + late;
+                while tokio::time::Instant::now() < due {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    let mut state = fake.state();
+                    state.link_moved += state.faults.link_rate / 10;
+                }
+                // A writer that has gone hears nothing.
+                let _gone = replies.send(ack);
+            };
+            match late.is_zero() {
+                true => acknowledging.await,
+                false => drop(tokio::spawn(acknowledging)),
+            }
             Ok(())
         })
     }
@@ -298,7 +329,10 @@ pub async fn open_read(fake: Fake, read: ReadChunk) -> Result<ReadStream> {
         Err(error) => {
             return Ok(ReadStream {
                 reply: ReadReply::Failed(error),
-                frames: Box::new(Frames(Vec::new())),
+                frames: Box::new(Frames {
+                    fake,
+                    frames: Vec::new(),
+                }),
             });
         }
     };
@@ -330,15 +364,26 @@ pub async fn open_read(fake: Fake, read: ReadChunk) -> Result<ReadStream> {
             end,
             chunk_len,
         },
-        frames: Box::new(Frames(frames)),
+        frames: Box::new(Frames { fake, frames }),
     })
 }
 
-struct Frames(Vec<DataFrame>);
+struct Frames {
+    fake: Fake,
+    frames: Vec<DataFrame>,
+}
 
 impl FrameSource for Frames {
     fn next(&mut self) -> Pending<'_, Option<DataFrame>> {
-        let next = self.0.pop();
-        Box::pin(async move { Ok(next) })
+        Box::pin(async {
+            let next = self.frames.pop();
+            let len = next.as_ref().map_or(0, |frame| u64::from(frame.len()));
+            let hangs = self.fake.state().faults.reads_hang_after;
+            flow(&self.fake, len.min(hangs.unwrap_or(len))).await;
+            if hangs.is_some() {
+                std::future::pending::<()>().await;
+            }
+            Ok(next)
+        })
     }
 }

@@ -66,6 +66,14 @@ pub struct Faults {
     pub bad_files: BTreeSet<DiskId>,
     /// The files of these disks are cut short.
     pub short_files: BTreeSet<DiskId>,
+    /// So many bytes a second go through each stream.
+    pub stream_rate: Option<u64>,
+    /// An acknowledgement comes so long after it was asked for.
+    pub acks_late: Duration,
+    /// So many bytes a second go over the links meanwhile.
+    pub link_rate: u64,
+    /// After so many bytes a read gets no more.
+    pub reads_hang_after: Option<u64>,
     /// No file is handed out for a ticket.
     pub no_files: bool,
     /// No dataserver is reached.
@@ -84,6 +92,8 @@ pub struct State {
     pub small_writes: u32,
     /// Reads over the network, by disk.
     pub reads: BTreeMap<DiskId, u32>,
+    /// Bytes that went over each link.
+    pub link_moved: u64,
     /// Tickets for files, in the order in which they were asked for; a secret is a number in it.
     pub tickets: Vec<(DiskId, ChunkId)>,
     /// Bad copies that readers told of.
@@ -242,5 +252,9 @@ impl Transport for Fake {
 
     fn connected(&self, _: &Peer) -> bool {
         true
+    }
+
+    fn moved(&self, _: &Peer) -> u64 {
+        self.state().link_moved
     }
 }

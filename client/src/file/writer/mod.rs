@@ -11,7 +11,8 @@ use crate::backoff::Backoff;
 use crate::data::{DataLink, Target};
 use crate::health::Doing;
 use crate::session::ranges::OpenChunk;
-use crate::transport::WriteStream;
+use crate::transport::patience::in_time;
+use crate::transport::{Peer, WriteStream};
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::error::{Code, Error, Kind, Result};
@@ -24,9 +25,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// A stream that neither takes nor acknowledges anything for so long is given up. Longer than
-/// a dataserver needs for a flush of everything in flight on a slow disk.
+/// A stream that neither takes nor acknowledges anything for so long is given up, over a slow link later ([`in_time`]).
+/// Longer than a dataserver needs for a flush of everything in flight on a slow disk.
 const STALL: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether there is something to acknowledge by now.
+const IDLE_LOOK: Duration = Duration::from_secs(1);
 
 /// One small write may take so long.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -272,7 +276,7 @@ impl Runner {
         let stream = opened.unwrap_or_else(|_| Err(stalled("could not be opened")));
         let stream = stream.map_err(|error| Failure::of(Some(target.disk), error))?;
         self.shared.core().handle_opened();
-        let sent = self.transfer(stream).await;
+        let sent = self.transfer(stream, &target.head).await;
         match sent {
             Ok(part) => {
                 self.link.handle_written(&target);
@@ -295,18 +299,19 @@ impl Runner {
     }
 
     /// Sends frames and takes acknowledgements until the seal's.
-    async fn transfer(&self, stream: WriteStream) -> Result<Part, Failure> {
+    async fn transfer(&self, stream: WriteStream, head: &Peer) -> Result<Part, Failure> {
         let WriteStream {
             mut sink,
             mut replies,
         } = stream;
+        let moved = || self.link.transport.moved(head);
         let sending = async {
             loop {
                 let frame = self.shared.core().next_frame();
                 match frame {
                     Some(frame) => {
-                        let sent = tokio::time::timeout(STALL, sink.send(frame)).await;
-                        sent.unwrap_or_else(|_| Err(stalled("takes no more data")))?;
+                        let sent = in_time(STALL, moved, sink.send(frame)).await;
+                        sent.unwrap_or_else(|| Err(stalled("takes no more data")))?;
                     }
                     None => self.shared.fed.notified().await,
                 }
@@ -326,18 +331,23 @@ impl Runner {
             };
             loop {
                 let awaited = self.shared.core().awaits_reply();
-                // Without anything to answer silence is fine: the caller may be slow.
-                let reply = match tokio::time::timeout(STALL, replies.next()).await {
-                    Ok(Ok(reply)) => reply,
-                    Ok(Err(error)) => return Err(failed(None, error, idle)),
-                    Err(_) if !awaited => {
+                let next = replies.next();
+                let reply = match awaited {
+                    true => in_time(STALL, moved, next).await,
+                    false => tokio::time::timeout(IDLE_LOOK, next).await.ok(),
+                };
+                let reply = match reply {
+                    Some(Ok(reply)) => reply,
+                    Some(Err(error)) => return Err(failed(None, error, idle)),
+                    // Without anything to answer silence is fine: the caller may be slow.
+                    None if !awaited => {
                         let sent = self.shared.core().idle_after();
                         if idle.map(|(sent, _)| sent) != sent {
                             idle = sent.map(|sent| (sent, tokio::time::Instant::now()));
                         }
                         continue;
                     }
-                    Err(_) => return Err(stalled("acknowledges nothing").into()),
+                    None => return Err(stalled("acknowledges nothing").into()),
                 };
                 match reply {
                     WriteReply::Ack {
