@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Loses a disk of a development cluster for good and measures how fast its data is rebuilt on the others, once while
-# nobody else asks for anything and once while files are written and read. By hand: it needs 4.5 times the room of the
-# disk (what is deleted stays in the trash), and minutes.
+# nobody else asks for anything and once while files are written and read. By hand: it needs 5.5 times the room of the
+# disk, and minutes.
 #
 #   scripts/rebuild.sh [GIB] [DIR]   # GIB: what the disk holds when it is lost (default: 10)
 #                                    # DIR: where the cluster goes (default: /var/tmp)
@@ -35,11 +35,12 @@ for i in $(seq "$files"); do "$quarry" put "$scratch/file" "/file-$i"; done
 state() { "$quarry" status --json | jq -r "$1"; }
 is_clean='.pools[0] | .clean == .pg_count'
 
-# Kills a dataserver, waits until its disk is out and everything is clean, and prints what that took.
+# Kills a dataserver and removes its disk, waits until that is out and everything is clean, and prints what it took.
 lose() {
   local copied t0 t1
   copied=$(state .copied_bytes)
-  "$quarry" dev kill "$1" --dir "$home" >/dev/null
+  "$quarry" dev kill "data-$1" --dir "$home" >/dev/null
+  rm -r "$home/dataserver-$1/disk-1"
   until [ "$("$quarry" disk list --json | jq -r '[.[] | select(.state | test("out"))] | length')" = "$2" ]; do sleep 0.2; done
   t0=$(date +%s.%N)
   until [ "$(state "$is_clean")" = true ]; do sleep 0.5; done
@@ -50,7 +51,7 @@ lose() {
 }
 
 "$quarry" bench write --json > "$scratch/before.json" || true
-lose data-5 1 "alone"
+lose 5 1 "alone"
 echo "while clients write and read:"
 # One after the other, before the loss and as long as the rebuild takes.
 head -c 256M "$scratch/file" > "$scratch/load"
@@ -60,7 +61,7 @@ head -c 256M "$scratch/file" > "$scratch/load"
   done ) & load=$!
 sleep 10
 echo "  data-4 is lost"
-lose data-4 2 "with clients"
+lose 4 2 "with clients"
 kill "$load" || true
 wait "$load" 2>/dev/null || true
 echo "the machine: $(jq -c . "$scratch/before.json")"
