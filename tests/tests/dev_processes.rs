@@ -5,9 +5,11 @@ use anyhow::{Context, Result, ensure};
 use quarry_tests::cluster::Dev;
 use quarry_tests::compare::assert_same;
 use quarry_tests::generator::{Scale, make};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -273,12 +275,41 @@ fn paused_servers_and_those_that_wait_stop_at_once() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn ctrl_c_stops_a_cluster_as_stop_does() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let dir = scratch.path().join("cluster");
+    for kind in [&["--processes"][..], &[]] {
+        let mut command = std::process::Command::new(quarry_tests::run::quarry());
+        command.args(["dev", "--dataservers", "1"]).args(kind);
+        command
+            .arg("--dir")
+            .arg(&dir)
+            .env("XDG_CONFIG_HOME", scratch.path());
+        // A terminal sends it to all processes of its foreground.
+        command.process_group(0).stderr(Stdio::piped());
+        let process = quarry_tests::cluster::start_and_wait(&mut command)?;
+        let group = Pid::from_raw(i32::try_from(process.id())?).context("a group")?;
+        let begun = Instant::now();
+        rustix::process::kill_process_group(group, Signal::INT)?;
+        let output = process.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {said}", output.status);
+        ensure!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+        ensure!(
+            !["was killed", "by itself", "stopped with", "ERROR"]
+                .iter()
+                .any(|word| said.contains(word)),
+            "{said}"
+        );
+        ensure!(processes_of(&dir)?.is_empty(), "{:?}", processes_of(&dir)?);
+    }
+    Ok(())
+}
+
 fn kill_9(pid: u64) -> Result<()> {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("a process")?;
-    Ok(rustix::process::kill_process(
-        pid,
-        rustix::process::Signal::KILL,
-    )?)
+    let pid = Pid::from_raw(i32::try_from(pid)?).context("a process")?;
+    Ok(rustix::process::kill_process(pid, Signal::KILL)?)
 }
 
 /// A detached cluster; stopped when dropped.
