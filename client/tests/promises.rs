@@ -372,6 +372,29 @@ async fn a_log_of_short_records_is_read_without_a_task_for_each() {
 }
 
 #[tokio::test]
+async fn few_of_many_short_records_are_asked_for_at_a_time() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let options = OpenOptions {
+        write: true,
+        create: true,
+        ..OpenOptions::default()
+    };
+    let mut file = client.open(b"/log", options).await.unwrap();
+    for _ in 0..300 {
+        file.append(content(1_000).into()).await.unwrap();
+    }
+    let long = Duration::from_secs(1);
+    fake.state().faults.slow = (1..=3).map(|disk| (DiskId(disk), long)).collect();
+    let mut all = Vec::new();
+    let reading = client.read_to(b"/log", &mut all, None, None);
+    let read = tokio::time::timeout(Duration::from_millis(200), reading);
+    read.await.unwrap_err();
+    let asked: u32 = fake.state().reads.values().sum();
+    assert!((1..=130).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
 async fn directories_are_made_along_any_spelling_of_a_path() {
     let client = Fake::new(3).client().await;
     for path in ["/", "//", "/.."] {
@@ -402,6 +425,10 @@ async fn what_a_lost_session_had_not_committed_is_written_again() {
         let part = content(MIB + part)[part..].to_vec();
         file.write_at(offset, part.into()).await.unwrap();
     }
+    // Else the session is lost before anything is written with it.
+    while fake.state().chunks.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let streams = fake.state().write_streams;
     fake.state().faults.sessions_lost = true;
     file.write_at(3 * MIB as u64, content(100).into())
@@ -415,6 +442,40 @@ async fn what_a_lost_session_had_not_committed_is_written_again() {
     assert!(read[..MIB] == content(MIB + 1)[1..]);
     assert!(read[MIB..2 * MIB] == content(MIB + 2)[2..]);
     assert!(read[3 * MIB..] == content(100));
+}
+
+#[tokio::test]
+async fn what_was_committed_is_not_kept_to_be_written_again() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    file.write_at(MIB as u64, content(MIB).into())
+        .await
+        .unwrap();
+    file.sync().await.unwrap();
+    file.set_len(0).await.unwrap();
+    let bytes = content(2 * MIB + 1)[1..].to_vec();
+    file.write_at(0, bytes.clone().into()).await.unwrap();
+    fake.state().faults.sessions_lost = true;
+    file.close().await.unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_file_whose_receipts_never_count_is_not_written_for_ever() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
+    file.write_at(0, content(MIB).into()).await.unwrap();
+    fake.state().faults.old_receipts = u32::MAX;
+    let synced = tokio::time::timeout(Duration::from_secs(20), file.sync());
+    let error = synced.await.expect("it ends").unwrap_err();
+    assert_eq!(error.code, Code::OldReceipt, "{error}");
+    assert!(fake.state().write_streams < 20);
+    // And says so to whoever comes later.
+    fake.state().faults.old_receipts = 0;
+    let error = file.close().await.unwrap_err();
+    assert_eq!(error.code, Code::OldReceipt, "{error}");
 }
 
 #[tokio::test]
@@ -460,6 +521,75 @@ async fn what_can_not_be_removed_of_a_tree_stays_and_the_rest_goes() {
     fake.state().faults.denied.clear();
     assert_eq!(client.remove_tree(b"/top").await.unwrap(), 4);
     assert!(client.stat(b"/top").await.is_err());
+}
+
+#[tokio::test]
+async fn a_directory_that_can_not_be_listed_stays_and_the_rest_goes() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    for dir in ["/top", "/top/closed", "/top/open"] {
+        client.mkdir(dir.as_bytes(), 0o755).await.unwrap();
+        let path = format!("{dir}/file");
+        client.create(path.as_bytes(), 0o644, true).await.unwrap();
+    }
+    let closed = client.stat(b"/top/closed").await.unwrap().inode;
+    fake.state().faults.closed = [closed].into();
+    let mut failed = Vec::new();
+    let removed = client.remove_tree_with(b"/top", |error| failed.push(error));
+    assert_eq!(removed.await.unwrap(), 3);
+    // Not that it is not empty, and nothing of what it is in.
+    let [error] = &failed[..] else {
+        panic!("{failed:?}");
+    };
+    assert_eq!(error.code, Code::AccessDenied, "{error}");
+    assert!(error.text.starts_with("/top/closed: "), "{error}");
+    client.stat(b"/top/closed/file").await.unwrap();
+}
+
+/// Two metaservers, of which the first one, that leads, has fallen silent.
+async fn silent_leader() -> (Fake, Client) {
+    let fake = Fake::new(3);
+    let second = (ServerId(2), "meta-2".into());
+    fake.state().map.topology.metaservers.extend([second]);
+    let client = fake.client().await;
+    client.stat(b"/").await.unwrap();
+    let mut state = fake.state();
+    state.faults.silent = [ServerId(1)].into();
+    state.asked.clear();
+    drop(state);
+    (fake, client)
+}
+
+#[tokio::test]
+async fn a_leader_that_is_silent_is_left_soon_for_the_one_that_leads_now() {
+    let (_fake, client) = silent_leader().await;
+    let begun = Instant::now();
+    client.stat(b"/").await.unwrap();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn one_of_many_who_wait_asks_who_leads() {
+    let (fake, client) = silent_leader().await;
+    fake.state().faults.followers = [ServerId(2)].into();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let client = client.clone();
+        waiting.spawn(async move { client.stat(b"/").await.map(drop) });
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let asked = fake.state().asked.clone();
+    let of = |server| asked.get(&ServerId(server)).copied().unwrap_or(0);
+    assert!((100..110).contains(&of(1)), "{asked:?}");
+    assert!((1..30).contains(&of(2)), "{asked:?}");
+    // All of them hear of it.
+    fake.state().faults.followers.clear();
+    let begun = Instant::now();
+    while let Some(answered) = waiting.join_next().await {
+        answered.unwrap().unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]

@@ -10,15 +10,17 @@ use quarry_client::{
 };
 use quarry_common::Code;
 use quarry_common::ids::{
-    FileOffset, Gid, InodeId, RequestNumber, SessionId, ShardId, Uid, Version,
+    DiskId, FileOffset, Gid, InodeId, RequestNumber, SessionId, ShardId, Uid, Version,
 };
+use quarry_common::limits::BLOCK_LEN;
 use quarry_common::wire::meta::{
-    Attr, Contents, MetaBody, MetaRequest, NewExtent, Op, Publish, Source, XattrMode,
+    Attr, Contents, MetaBody, MetaReply, MetaRequest, NewExtent, Op, Publish, Read, ReadReply,
+    Source, View, XattrMode,
 };
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{getegid, geteuid};
 use std::fs::Permissions;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -98,6 +100,18 @@ async fn a_link_is_written_through_and_a_pipe_or_a_device_gets_the_bytes() {
 }
 
 #[tokio::test]
+async fn a_device_that_is_full_says_nothing_of_the_cluster() {
+    let client = Fake::new(3).client().await;
+    publish(&client, b"/file", &[1; 100_000]).await;
+    let transfer = transfer(TreeOptions::default());
+    let full = get_file(&client, b"/file", Path::new("/dev/full"), &transfer);
+    let error = full.await.unwrap_err();
+    assert_eq!(error.code, Code::Io, "{error}");
+    assert!(error.text.contains("/dev/full"), "{error}");
+    assert_eq!(transfer.given_up(), None);
+}
+
+#[tokio::test]
 async fn within_a_tree_odd_things_stay_and_are_not_followed() {
     let client = Fake::new(3).client().await;
     client.mkdir(b"/tree", 0o755).await.unwrap();
@@ -147,6 +161,26 @@ async fn a_second_name_is_not_linked_to_what_its_first_name_left_as_it_was() {
     assert_eq!(std::fs::read(at("b")).unwrap(), b"new");
     let inode = |name: &str| at(name).metadata().unwrap().ino();
     assert_eq!(inode("b"), inode("c"));
+}
+
+#[tokio::test]
+async fn a_second_name_takes_the_place_of_nothing_odd() {
+    let client = Fake::new(3).client().await;
+    client.mkdir(b"/tree", 0o755).await.unwrap();
+    publish(&client, b"/tree/a", b"new").await;
+    for name in ["b", "c"] {
+        let name = format!("/tree/{name}");
+        client.link(b"/tree/a", name.as_bytes()).await.unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    symlink("elsewhere", at("b")).unwrap();
+    std::fs::write(at("c"), "old").unwrap();
+    let report = fetch_tree(&client, b"/tree", folder.path()).await;
+    assert_eq!(failed(&report), [("/tree/b".into(), Code::Exists)]);
+    assert!(at("b").is_symlink());
+    let inode = |name: &str| at(name).metadata().unwrap().ino();
+    assert_eq!(inode("a"), inode("c"));
 }
 
 #[tokio::test]
@@ -236,26 +270,73 @@ async fn put_without_answer(
     meanwhile: impl FnOnce(&mut fake::State),
 ) -> quarry_common::Result<Attr> {
     let client = fake.client().await;
-    // It has chunk ids, so that the next mutation is the publishing.
-    publish(&client, b"/before", &[1; 1_000]).await;
-    let session = SessionId(fake.state().meta.sessions);
     let folder = tempfile::tempdir().unwrap();
     let local = folder.path().join("file");
     std::fs::write(&local, bytes).unwrap();
-    fake.state().faults.answers_lost = 1;
+    fake.state().faults.ends_session = Some(|op| matches!(op, Op::Publish(_)));
     let putting = tokio::spawn(async move {
         let transfer = transfer(TreeOptions::default());
         put_file(&client, &local, b"/file", &transfer).await
     });
-    while fake.state().faults.answers_lost > 0 {
+    while fake.state().faults.ends_session.is_some() {
         tokio::task::yield_now().await;
     }
-    {
-        let mut state = fake.state();
-        state.meta.lost.insert(session, RequestNumber(u64::MAX));
-        meanwhile(&mut state);
-    }
+    meanwhile(&mut fake.state());
     putting.await.unwrap()
+}
+
+/// A file of more extents than one command takes: a block of data, a hole, and so on.
+fn many_extents(path: &Path) {
+    let file = std::fs::File::create(path).unwrap();
+    for at in 0..300 {
+        let bytes = vec![at as u8 | 1; BLOCK_LEN];
+        let offset = at * 2 * BLOCK_LEN as u64;
+        file.write_all_at(&bytes, offset).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_long_file_that_nobody_sees_yet_is_put_again_when_its_session_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    many_extents(&at("file"));
+    let moments: [fn(&Op) -> bool; 3] = [
+        |op| matches!(op, Op::CreateUnnamed { .. }),
+        |op| matches!(op, Op::CommitExtents { size: None, .. }),
+        |op| matches!(op, Op::CommitExtents { size: Some(_), .. }),
+    ];
+    for moment in moments {
+        let fake = Fake::new(3);
+        let client = fake.client().await;
+        fake.state().faults.ends_session = Some(moment);
+        let transfer = transfer(TreeOptions::default());
+        put_file(&client, &at("file"), b"/file", &transfer)
+            .await
+            .unwrap();
+        assert!(fake.state().faults.ends_session.is_none());
+        fetch(&client, b"/file", &at("back")).await.unwrap();
+        let read = |name| std::fs::read(at(name)).unwrap();
+        assert!(read("back") == read("file"));
+    }
+}
+
+/// What has a name in the root.
+fn look_up(state: &mut fake::State, name: &[u8]) -> Attr {
+    let read = Read::Lookup {
+        view: View::Live,
+        parent: InodeId::ROOT,
+        name: name.to_vec(),
+    };
+    let request = MetaRequest {
+        shard: ShardId::FIRST,
+        seen: Version(0),
+        act_as: None,
+        body: MetaBody::Read(read),
+    };
+    match state.answer(request).unwrap().result.unwrap() {
+        MetaReply::Read(ReadReply::Attr(attr)) => attr,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// What another client does.
@@ -285,7 +366,7 @@ async fn a_put_that_lost_its_answer_is_done_if_its_file_is_there() {
         };
         let attr = put_without_answer(&fake, &bytes, |_| {}).await.unwrap();
         assert_eq!(attr.size, len as u64);
-        let written = 1 + u32::from(len > 256);
+        let written = u32::from(len > 256);
         assert_eq!(streams(&fake), written, "nothing was uploaded twice");
     }
 }
@@ -340,6 +421,42 @@ async fn a_put_that_lost_its_answer_replaces_nothing_that_came_after_it() {
         assert!(error.text.contains("store it again"), "{error}");
         let gone = fake.client().await.stat(b"/file").await.unwrap_err();
         assert_eq!(gone.code, Code::NotFound);
+    }
+}
+
+/// No chunk says of a short file whose it is.
+#[tokio::test]
+async fn a_short_file_is_what_was_put_only_if_all_of_it_is_the_same() {
+    let bytes = [7; 100];
+    for (other_bytes, other_mode) in [(true, false), (false, true)] {
+        let fake = Fake::new(3);
+        let replace = |state: &mut fake::State| {
+            let found = look_up(state, b"file");
+            let mut content = bytes.to_vec();
+            content[99] ^= u8::from(other_bytes);
+            let theirs = Publish {
+                parent: InodeId::ROOT,
+                name: b"file".to_vec(),
+                mode: found.mode ^ u16::from(other_mode),
+                mtime: Some(found.mtime),
+                replace: true,
+                xattrs: Vec::new(),
+                contents: Contents::Extents {
+                    size: 100,
+                    extents: vec![NewExtent {
+                        offset: FileOffset(0),
+                        len: 100,
+                        source: Source::Inline(content),
+                    }],
+                    receipts: Vec::new(),
+                },
+            };
+            change(state, Op::Publish(theirs));
+        };
+        let put = put_without_answer(&fake, &bytes, replace);
+        let error = put.await.unwrap_err();
+        assert_eq!(error.code, Code::UnknownOutcome, "{error}");
+        assert!(error.text.contains("another file"), "{error}");
     }
 }
 
@@ -398,6 +515,24 @@ async fn extended_attributes_come_along() {
         let mode = |name: &str| at(name).metadata().unwrap().mode();
         assert_eq!(mode(from), mode(to), "{to}");
     }
+}
+
+#[tokio::test]
+async fn attributes_that_mean_something_only_here_are_not_stored() {
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    std::fs::write(&local, "x").unwrap();
+    xattr::set(&local, "user.colour", b"blue").unwrap();
+    if let Err(error) = xattr::set(&local, "trusted.mine", b"x") {
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    }
+    let transfer = transfer(TreeOptions::default());
+    put_file(&client, &local, b"/file", &transfer)
+        .await
+        .unwrap();
+    let names = client.list_xattr(b"/file").await.unwrap();
+    assert_eq!(names, [b"user.colour"]);
 }
 
 #[tokio::test]
@@ -475,7 +610,7 @@ async fn a_tree_is_given_up_when_nobody_answers_any_more() {
     let from = folder.path().join("from");
     std::fs::create_dir(&from).unwrap();
     for number in 0..100 {
-        let dir = from.join(format!("{}", number / 20));
+        let dir = from.join(format!("{}", number / 5));
         std::fs::create_dir_all(&dir).unwrap();
         std::fs::write(dir.join(format!("{number}")), [1; 100]).unwrap();
     }
@@ -487,9 +622,9 @@ async fn a_tree_is_given_up_when_nobody_answers_any_more() {
     let begun = Instant::now();
     let report = put_tree(&client, &from, b"/tree", &transfer).await.unwrap();
     assert_eq!(report.files, 0);
-    // As many as there are jobs, those under way by then, and that the rest was not tried.
+    // Those of the directories that are asked for together, and that the rest was not tried.
     let count = report.failed.len();
-    assert!((5..=5 + 8 + 6).contains(&count), "{report:?}");
+    assert!((5..=20 + 6).contains(&count), "{report:?}");
     assert_eq!(heard.lock().unwrap().len(), count, "each was told");
     let (path, last) = report.failed.last().unwrap();
     assert_eq!((path, last.code), (&from, Code::Unreachable));
@@ -553,6 +688,141 @@ async fn a_file_that_was_replaced_since_its_directory_was_listed_is_fetched_as_i
     let report = fetching.await.unwrap();
     assert_eq!((failed(&report), report.files), (vec![], 2));
     assert_eq!(std::fs::read(folder.path().join("b")).unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn two_names_of_one_file_that_were_both_replaced_since_are_two_files() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/tree", 0o755).await.unwrap();
+    for name in ["0", "a"] {
+        publish(&client, format!("/tree/{name}").as_bytes(), &[1; 100_000]).await;
+    }
+    client.link(b"/tree/a", b"/tree/b").await.unwrap();
+    // With one file at a time, both names are looked at while `0` can not be read yet.
+    fake.state().faults.cut = true;
+    let folder = tempfile::tempdir().unwrap();
+    let (to, getting) = (folder.path().to_path_buf(), client.clone());
+    let fetching = tokio::spawn(async move {
+        let transfer = transfer(TreeOptions {
+            jobs: 1,
+            ..TreeOptions::default()
+        });
+        get_tree(&getting, b"/tree", &to, &transfer).await.unwrap()
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let old = client.stat(b"/tree/a").await.unwrap().inode;
+    for name in ["a", "b"] {
+        publish(&client, format!("/tree/{name}").as_bytes(), name.as_bytes()).await;
+    }
+    fake.state().meta.purge(old);
+    fake.state().faults.cut = false;
+    let report = fetching.await.unwrap();
+    assert_eq!((failed(&report), report.files), (vec![], 3));
+    for name in ["a", "b"] {
+        let found = std::fs::read(folder.path().join(name)).unwrap();
+        assert_eq!(found, name.as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn files_that_nobody_would_answer_for_are_not_begun_with() {
+    let fake = Fake::new(3);
+    let (client, transfer, heard) = impatient(&fake, 4).await;
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..50 {
+        std::fs::write(folder.path().join(format!("{number}")), "x").unwrap();
+    }
+    let is_silent = |op: &Op| matches!(op, Op::Publish(_)).then_some(Code::Unreachable);
+    fake.state().faults.refuses = Some(Box::new(is_silent));
+    let report = put_tree(&client, folder.path(), b"/tree", &transfer).await;
+    let report = report.unwrap();
+    // As many as there are jobs, those under way by then, and that the rest was not tried.
+    assert!((5..=5 + 8).contains(&report.failed.len()), "{report:?}");
+    assert_eq!(heard.lock().unwrap().len(), report.failed.len());
+    let last = &report.failed.last().unwrap().1;
+    assert!(last.text.contains("the rest was not tried"), "{last}");
+}
+
+#[tokio::test]
+async fn who_is_silent_now_and_then_is_not_given_up() {
+    let fake = Fake::new(3);
+    let (client, transfer, _) = impatient(&fake, 2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    std::fs::write(&local, "x").unwrap();
+    for is_silent in [true, false, true, false] {
+        fake.state().faults.meta_cut = is_silent;
+        let put = put_file(&client, &local, b"/file", &transfer).await;
+        assert_eq!(put.is_err(), is_silent);
+        assert_eq!(transfer.given_up(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_tree_is_given_up_when_the_cluster_is_full_and_what_is_there_gets_its_mode() {
+    let fake = Fake::new(3);
+    let (client, transfer, heard) = impatient(&fake, 2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    for number in 0..50 {
+        std::fs::write(from.join(format!("{number}")), [1; 1_000]).unwrap();
+    }
+    std::fs::set_permissions(&from, Permissions::from_mode(0o555)).unwrap();
+    fake.state().faults.full = (1..=3).map(DiskId).collect();
+    let report = put_tree(&client, &from, b"/tree", &transfer).await.unwrap();
+    assert!(report.failed.len() < 10, "{report:?}");
+    assert_eq!(heard.lock().unwrap().len(), report.failed.len());
+    let (path, last) = report.failed.last().unwrap();
+    assert_eq!((path, last.code), (&from, Code::ClusterFull));
+    assert!(last.text.contains("the rest was not tried"), "{last}");
+    assert_eq!(client.stat(b"/tree").await.unwrap().mode, 0o555);
+}
+
+/// Each question to nobody takes its time.
+#[tokio::test]
+async fn nobody_is_asked_once_for_each_directory_or_name_who_does_not_answer() {
+    const COUNT: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let [directories, deep, names] = ["dirs", "deep", "names"].map(|at| folder.path().join(at));
+    for number in 0..COUNT {
+        std::fs::create_dir_all(directories.join(format!("{number}"))).unwrap();
+        std::fs::create_dir_all(deep.join(format!("{number}/below"))).unwrap();
+    }
+    std::fs::create_dir(&names).unwrap();
+    std::fs::write(names.join("0"), "x").unwrap();
+    for number in 1..COUNT {
+        std::fs::hard_link(names.join("0"), names.join(format!("{number}"))).unwrap();
+    }
+    type Silence = fn(&Op) -> bool;
+    let silences: [(&Path, Silence); 4] = [
+        (&directories, |op| matches!(op, Op::Mkdir { .. })),
+        (
+            &deep,
+            |op| matches!(op, Op::Mkdir { name, .. } if name == b"below"),
+        ),
+        (&directories, |op| matches!(op, Op::SetAttr { .. })),
+        (&names, |op| matches!(op, Op::Link { .. })),
+    ];
+    for (from, is_silent) in silences {
+        let fake = Fake::new(3);
+        let (client, transfer, heard) = impatient(&fake, 4).await;
+        client.mkdir(b"/tree", 0o755).await.unwrap();
+        fake.state().faults.refuses = Some(Box::new(move |op| {
+            let any = match op {
+                Op::List { ops, .. } => ops.iter().any(is_silent),
+                op => is_silent(op),
+            };
+            any.then_some(Code::Overloaded)
+        }));
+        let begun = Instant::now();
+        let report = put_tree(&client, from, b"/tree", &transfer).await.unwrap();
+        let took = begun.elapsed();
+        assert!(!report.failed.is_empty());
+        assert_eq!(heard.lock().unwrap().len(), report.failed.len());
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    }
 }
 
 #[tokio::test]

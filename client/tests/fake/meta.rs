@@ -87,6 +87,9 @@ impl State {
                 }
                 Ok(MetaReply::Map(update))
             }
+            MetaBody::Read(Read::List { dir, .. }) if self.faults.closed.contains(&dir) => {
+                Err(no(Code::AccessDenied, "the directory is not yours"))
+            }
             MetaBody::Read(read) => self.meta.read(read).map(MetaReply::Read),
             MetaBody::RenewSession(renewal) => {
                 self.meta.announced = renewal.open;
@@ -127,8 +130,16 @@ impl State {
                     Err(no(Code::BadReceipt, "chunks of another session"))
                 } else if self.denies(&op) {
                     Err(no(Code::AccessDenied, "the directory is not yours"))
+                } else if let Some(code) = self.refuses(&op) {
+                    Err(no(code, "such things are refused"))
+                } else if let Some(code) = self.remove_first(&op) {
+                    Err(no(code, "somebody else has removed it"))
                 } else {
                     lose = self.faults.answers_lost > 0;
+                    if self.faults.ends_session.take_if(|is| is(&op)).is_some() {
+                        self.meta.lost.insert(session, number);
+                        lose = true;
+                    }
                     self.faults.answers_lost = self.faults.answers_lost.saturating_sub(1);
                     let known = self.meta.answers.get(&(session, number)).cloned();
                     let done = known.unwrap_or_else(|| self.meta.mutate(op));
@@ -157,11 +168,34 @@ impl State {
 }
 
 impl State {
+    fn refuses(&self, op: &Op) -> Option<Code> {
+        self.faults.refuses.as_ref()?(op)
+    }
+
     fn denies(&self, op: &Op) -> bool {
         match op {
             Op::Unlink { name, .. } => self.faults.denied.contains(name),
             Op::List { ops, .. } => ops.iter().any(|op| self.denies(op)),
             _ => false,
+        }
+    }
+
+    /// Removes what an operation is about to remove, if somebody else is to be faster; nothing of a list.
+    fn remove_first(&mut self, op: &Op) -> Option<Code> {
+        let code = |name: &Vec<u8>| self.faults.removed_first.get(name).copied();
+        match op {
+            Op::Unlink { parent, name } | Op::Rmdir { parent, name } => {
+                let code = code(name)?;
+                if let Some(parent) = self.meta.nodes.get_mut(parent) {
+                    parent.children.remove(name);
+                }
+                Some(code)
+            }
+            Op::List { ops, .. } => ops.iter().find_map(|op| match op {
+                Op::Unlink { name, .. } => code(name),
+                _ => None,
+            }),
+            _ => None,
         }
     }
 }
@@ -499,8 +533,8 @@ impl Meta {
                         });
                     }
                 }
-                let more = entries.len() > 2;
-                entries.truncate(2);
+                let more = entries.len() > 3;
+                entries.truncate(3);
                 ReadReply::Page(Page { entries, more })
             }
             Read::ListXattr { inode, .. } => {

@@ -9,19 +9,23 @@ use quarry_client::transport::{Peer, Pending, ReadStream, Transport, WriteStream
 use quarry_client::{Client, ClientFile, MetaAddress, Options};
 use quarry_common::Error;
 use quarry_common::error::Code;
-use quarry_common::ids::{ChunkId, ClusterId, DiskId, Epoch, OpenNumber, PgId, PoolId, ServerId};
+use quarry_common::ids::{
+    ChunkId, ClusterId, DiskId, Epoch, InodeId, OpenNumber, PgId, PoolId, ServerId,
+};
 use quarry_common::map::{
     ClusterMap, Disk, DiskState, FailureDomain, Member, MemberState, Pool, Redundancy, Row, Server,
 };
 use quarry_common::wire::data::ticket::FileTicket;
 use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, WriteChunk};
-use quarry_common::wire::meta::{MetaAnswer, MetaRequest};
+use quarry_common::wire::meta::{MetaAnswer, MetaRequest, Op, not_leader};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 pub const POOL: PoolId = PoolId(1);
+
+pub type Refuses = Box<dyn Fn(&Op) -> Option<Code> + Send>;
 
 /// What goes wrong.
 #[derive(Default)]
@@ -42,8 +46,20 @@ pub struct Faults {
     pub old_receipts: u32,
     /// Files of these names can not be removed.
     pub denied: BTreeSet<Vec<u8>>,
+    /// Mutations for which there is a code here are refused with it.
+    pub refuses: Option<Refuses>,
+    /// What has one of these names is gone just before it is removed, which is refused with that code.
+    pub removed_first: BTreeMap<Vec<u8>, Code>,
+    /// These directories can not be listed.
+    pub closed: BTreeSet<InodeId>,
     /// Every session is unknown from now on.
     pub sessions_lost: bool,
+    /// The next mutation that is one of these is carried out, and its session ends with the answer, which is lost.
+    pub ends_session: Option<fn(&Op) -> bool>,
+    /// These metaservers do not answer.
+    pub silent: BTreeSet<ServerId>,
+    /// These metaservers do not lead, and know nobody who does.
+    pub followers: BTreeSet<ServerId>,
     /// A pipeline with this disk fails after so many bytes.
     pub fails_after: BTreeMap<DiskId, u64>,
     /// A pipeline with this head breaks after so many bytes, without a word.
@@ -96,6 +112,8 @@ pub struct State {
     pub link_moved: u64,
     /// Tickets for files, in the order in which they were asked for; a secret is a number in it.
     pub tickets: Vec<(DiskId, ChunkId)>,
+    /// What each metaserver was asked.
+    pub asked: BTreeMap<ServerId, u32>,
     /// Bad copies that readers told of.
     pub reported: BTreeSet<(DiskId, ChunkId)>,
 }
@@ -211,10 +229,19 @@ fn unreachable() -> Error {
 }
 
 impl Transport for Fake {
-    fn meta(&self, to: &Peer, request: &MetaRequest, _: Duration) -> Pending<'_, MetaAnswer> {
+    fn meta(&self, to: &Peer, request: &MetaRequest, wait: Duration) -> Pending<'_, MetaAnswer> {
         let mut state = self.state();
+        *state.asked.entry(to.server).or_default() += 1;
+        if state.faults.silent.contains(&to.server) {
+            return Box::pin(async move {
+                tokio::time::sleep(wait).await;
+                Err(Error::new(Code::Disconnected, "it did not answer"))
+            });
+        }
         let answer = if state.faults.meta_refused.contains(&to.server) {
             Err(refused())
+        } else if state.faults.followers.contains(&to.server) {
+            Err(not_leader(None))
         } else if state.faults.meta_cut {
             Err(unreachable())
         } else {
