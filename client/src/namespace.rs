@@ -49,6 +49,11 @@ fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), Kind::Posix(_))
 }
 
+/// Whether what was to be removed, or the directory that it was in, is there no more: somebody else did it.
+fn is_gone(error: &Error) -> bool {
+    matches!(error.code, Code::NotFound | Code::Stale)
+}
+
 fn path_of(dir: &[u8], name: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if dir.ends_with(b"/") { b"" } else { b"/" };
     [dir, slash, name].concat()
@@ -483,8 +488,7 @@ impl Client {
             };
             match self.mutate(rmdir).await {
                 Ok(_) => removed += 1,
-                // Somebody else did it.
-                Err(error) if error.code == Code::NotFound => {}
+                Err(error) if is_gone(&error) => {}
                 Err(error) if is_refusal(&error) => {
                     kept.insert(dir.parent);
                     let error = dir.unlisted.unwrap_or(error);
@@ -521,7 +525,7 @@ impl Client {
         for name in &names {
             match self.mutate(unlink(name)).await {
                 Ok(_) => removed += 1,
-                Err(error) if error.code == Code::NotFound => {}
+                Err(error) if is_gone(&error) => {}
                 Err(error) if is_refusal(&error) => {
                     all = false;
                     failed(error.context(shown(&path_of(path, name))));

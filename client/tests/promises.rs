@@ -546,6 +546,31 @@ async fn a_directory_that_can_not_be_listed_stays_and_the_rest_goes() {
     client.stat(b"/top/closed/file").await.unwrap();
 }
 
+#[tokio::test]
+async fn what_somebody_else_removes_at_the_same_time_is_no_failure() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    for dir in ["/top", "/top/a", "/top/b"] {
+        client.mkdir(dir.as_bytes(), 0o755).await.unwrap();
+        for name in ["one", "two", "three"] {
+            let path = format!("{dir}/{name}");
+            client.create(path.as_bytes(), 0o644, true).await.unwrap();
+        }
+    }
+    // The directory that something was in may be gone as well.
+    let removed_first = [
+        ("one", Code::NotFound),
+        ("two", Code::Stale),
+        ("a", Code::NotFound),
+        ("b", Code::Stale),
+    ];
+    let removed_first = removed_first.map(|(name, code)| (name.into(), code));
+    fake.state().faults.removed_first = removed_first.into();
+    // A name in each, and the top.
+    assert_eq!(client.remove_tree(b"/top").await.unwrap(), 3 + 1);
+    assert!(client.stat(b"/top").await.is_err());
+}
+
 /// Two metaservers, of which the first one, that leads, has fallen silent.
 async fn silent_leader() -> (Fake, Client) {
     let fake = Fake::new(3);
