@@ -518,6 +518,24 @@ async fn extended_attributes_come_along() {
 }
 
 #[tokio::test]
+async fn an_attribute_that_can_not_be_kept_here_is_named() {
+    let client = Fake::new(3).client().await;
+    publish(&client, b"/file", b"x").await;
+    // Longer than Linux has them.
+    let name = format!("user.{}", "long".repeat(100));
+    let mode = XattrMode::Set;
+    client
+        .set_xattr(b"/file", name.as_bytes(), b"x", mode)
+        .await
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    let error = fetch(&client, b"/file", &local).await.unwrap_err();
+    assert!(error.text.contains(&name), "{error}");
+    assert!(!local.exists());
+}
+
+#[tokio::test]
 async fn attributes_that_mean_something_only_here_are_not_stored() {
     let client = Fake::new(3).client().await;
     let folder = tempfile::tempdir().unwrap();

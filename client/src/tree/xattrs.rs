@@ -1,6 +1,7 @@
 //! Extended attributes of local files and directories: those of the `user.` kind. Others mean something only
 //! to the machine that they are on.
 
+use crate::text::escaped;
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -36,12 +37,15 @@ pub fn read(file: &File) -> io::Result<Xattrs> {
 /// Sets those of an open file or directory; false where the file system takes none.
 ///
 /// # Errors
-/// As fsetxattr(2).
+/// As fsetxattr(2), naming the attribute.
 pub fn write(file: &File, xattrs: &Xattrs) -> io::Result<bool> {
     for (name, value) in xattrs {
         match file.set_xattr(OsStr::from_bytes(name), value) {
             Err(error) if is_unsupported(&error) => return Ok(false),
-            set => set?,
+            set => set.map_err(|error| {
+                let text = format!("extended attribute {}: {error}", escaped(name));
+                io::Error::new(error.kind(), text)
+            })?,
         }
     }
     Ok(true)
