@@ -389,6 +389,14 @@ impl Index {
         spoiled.unwrap();
     }
 
+    /// Puts something where the chunks of a folder end that is none of them.
+    #[cfg(test)]
+    pub fn spoil_folder(&self, folder: u8) {
+        let at = [FILE, folder, 0xff];
+        let spoiled = self.db.put_opt(at, b"x", &self.write_options);
+        spoiled.unwrap();
+    }
+
     /// Stores entries of chunks that have none.
     #[cfg(test)]
     pub fn put(&self, entries: &[(ChunkName, Entry)]) -> Result<()> {

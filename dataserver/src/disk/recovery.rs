@@ -92,12 +92,12 @@ impl Recovery<'_> {
                     index_rebuilt: true,
                     ..Report::default()
                 };
-                if self.rooms.index.exists() {
-                    self.trash.put(&self.rooms.index)?;
-                }
-                // The new one will know nothing of them.
+                // First: the new one will know nothing of them.
                 for name in missing.drain(..) {
                     self.aside.put(name, "its file is gone", self.health)?;
+                }
+                if self.rooms.index.exists() {
+                    self.trash.put(&self.rooms.index)?;
                 }
                 Index::clear_mark(&self.rooms.index)?;
                 fs::create_dir_all(&self.rooms.index)

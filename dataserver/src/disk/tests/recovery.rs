@@ -168,6 +168,26 @@ async fn a_chunk_whose_file_is_gone_is_a_bad_copy_until_it_is_replaced_or_delete
     assert_eq!((missing(&disk), state(&disk, 2)), (vec![], None));
 }
 
+/// Nothing else knows of them.
+#[tokio::test]
+async fn chunks_whose_files_are_gone_are_bad_copies_also_when_the_index_is_built_anew() {
+    let dir = filled().await;
+    let disk = open(&dir);
+    disk.0.shared.index.spoil_folder(0xff);
+    disk.stop().unwrap();
+    drop(disk);
+    fs::remove_file(chunk_path(&dir, 1)).unwrap();
+    for is_first in [true, false] {
+        let disk = open(&dir);
+        assert_eq!(disk.report().index_rebuilt, is_first);
+        let bad: Vec<_> = disk.bad_copies().iter().map(|name| name.chunk.0).collect();
+        assert_eq!(bad, [1]);
+        let found = disk.stat(POOL, ChunkId(1)).unwrap().unwrap();
+        assert_eq!(found.state, ChunkState::SetAside);
+        same(read(&disk, 2).unwrap(), bytes(2, 1 << 20));
+    }
+}
+
 #[tokio::test]
 async fn a_crash_at_any_moment_keeps_what_was_acknowledged() {
     let dir = formatted();
