@@ -357,6 +357,10 @@ mod tests {
         let directories = Directories::open(&config, CLUSTER).unwrap();
         assert!(!directories.has_copies());
         assert_eq!(served(directories), [1, 2]);
+        let identity = config.disks[0].path.join("identity");
+        fs::copy(identity, config.disks[1].path.join("identity")).unwrap();
+        let directories = Directories::open(&config, CLUSTER).unwrap();
+        assert!(directories.has_copies());
     }
 
     #[test]

@@ -155,6 +155,22 @@ async fn a_disk_that_the_metaservers_refuse_is_left_out_and_the_others_serve() {
     server.stop().await.unwrap();
 }
 
+/// Which one is the copy only an operator can say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_copies_of_a_disk_are_refused_together() {
+    let cluster = Cluster::bare().await;
+    let mut config = cluster.config(1);
+    config.disks.push(DiskConfig {
+        path: cluster.dir.path().join("second"),
+    });
+    let start = || Dataserver::start(config.clone(), cluster.identity_of(1));
+    start().await.unwrap().stop().await.unwrap();
+    let [original, copy] = [0, 1].map(|at| config.disks[at].path.join("identity"));
+    std::fs::copy(original, copy).unwrap();
+    let text = assert_code(start().await.map(drop), Code::Configuration);
+    assert!(text.contains("a copy"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_directory_is_refused_and_left_alone() {
     let cluster = Cluster::bare().await;

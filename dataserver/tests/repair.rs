@@ -461,6 +461,30 @@ async fn what_nobody_can_give_keeps_no_group_from_being_clean() {
     assert_eq!([1, 2, 3].map(count), [1, 1, 1]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_copy_that_nobody_can_replace_is_good_again_when_its_disk_reads_it() {
+    let mut cluster = Cluster::bare().await;
+    for server in 1..=2 {
+        cluster.start_server(server).await;
+    }
+    cluster.place(&[1, 2]).await;
+    let client = cluster.client("anna");
+    let data = Bytes::from(pattern(7, 300_000));
+    client.write(ChunkId(7), &data).await.unwrap();
+    refer(&cluster, &Written::from([(7, data.clone())]));
+    for server in [1, 2] {
+        damage(&cluster, server, 7);
+        let disk = cluster.disk(server);
+        disk.set_aside(POOL, ChunkId(7), "test").unwrap();
+    }
+    let lost = |server| cluster.servers[&server].node().reports()[0].lost;
+    until(|| [1, 2].map(lost) == [1, 1]).await;
+    // The other one gets it from there.
+    damage(&cluster, 1, 7);
+    until(|| has_whole(cluster.disk(1), 7, &data) && has_whole(cluster.disk(2), 7, &data)).await;
+    until(|| [1, 2].map(lost) == [0, 0]).await;
+}
+
 /// The metaserver's word for word: a present member confirms what former ones wrote.
 async fn confirm(cluster: &Cluster, disk: u32, wanted: Durable) -> quarry_common::Result<Receipt> {
     let name = PeerName::metaserver(CLUSTER, ServerId(1));

@@ -242,6 +242,10 @@ fn answer(state: &State, server: ServerId, body: MetaBody) -> Result<MetaReply> 
                 let text = format!("disk {disk} was rolled back to an older copy");
                 return Err(Error::new(Code::Configuration, text));
             }
+            let ids = registration.disks.iter().filter_map(|disk| disk.disk);
+            if ids.clone().collect::<BTreeSet<_>>().len() < ids.count() {
+                return Err(Error::new(Code::Configuration, "one of them is a copy"));
+            }
             let disks = register(&mut map, server, &registration);
             state.registrations.lock().unwrap().push(registration);
             Ok(MetaReply::Registered(Registered {

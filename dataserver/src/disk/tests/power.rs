@@ -79,6 +79,44 @@ async fn a_power_cut_loses_nothing_that_was_acknowledged() {
     run(&format!("umount {mount}"));
 }
 
+/// Nothing else gives such a disk room again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_gives_back_the_room_of_small_chunks_that_are_all_deleted() {
+    let place = tempfile::tempdir().unwrap();
+    let mount = place.path().join("mount");
+    fs::create_dir(&mount).unwrap();
+    let shown = mount.display();
+    run(&format!("mount -t tmpfs -o size=64m tmpfs {shown}"));
+    let root = mount.join("disk");
+    Disk::format(&root, IDENTITY).unwrap();
+    let options = DiskOptions {
+        direct_io: false,
+        free_percent: 5,
+    };
+    let disk = Disk::open(&root, CLUSTER, options).unwrap();
+    for chunk in 0..50 {
+        write_small(&disk, chunk, &bytes(chunk, 20_000))
+            .await
+            .unwrap();
+    }
+    disk.stop().unwrap();
+    drop(disk);
+    let disk = Disk::open(&root, CLUSTER, options).unwrap();
+    for chunk in 0..50 {
+        assert!(disk.delete(POOL, ChunkId(chunk), || true).unwrap());
+    }
+    let mut filling = fs::File::create(mount.join("filling")).unwrap();
+    while std::io::Write::write_all(&mut filling, &[1; 4096]).is_ok() {}
+    // The index needs a little, less than compaction leaves free.
+    let len = filling.metadata().unwrap().len();
+    filling.set_len(len - 200_000).unwrap();
+    let compacting = disk.clone();
+    let compacted = tokio::task::spawn_blocking(move || compacting.compact());
+    assert!(compacted.await.unwrap().unwrap().is_some());
+    drop((disk, filling));
+    run(&format!("umount {shown}"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_keeps_its_index_and_serves_when_there_is_room_again() {
     let place = tempfile::tempdir().unwrap();

@@ -846,6 +846,7 @@ async fn a_bad_copy_is_reconsidered_and_its_mark_goes_if_all_of_it_is_good() {
     let disk = open(&dir);
     assert!(!reconsider(&disk, 1) && disk.is_missing(POOL, ChunkId(1)));
     fs::rename(&kept, chunk_path(&dir, 1)).unwrap();
+    assert_eq!(code(disk.read(POOL, ChunkId(1), 0, 1)), Code::ChunkMissing);
     assert!(reconsider(&disk, 1) && !disk.is_missing(POOL, ChunkId(1)));
     same(read(&disk, 1).unwrap(), bytes(1, 200_000));
 }
