@@ -343,7 +343,8 @@ impl Copying<'_> {
         waiting: &mut Vec<(Vec<u8>, Attr, Vec<u8>)>,
     ) -> Result<()> {
         let mut entries = self.client.open_dir(from, true).await?;
-        while let Some(entry) = entries.next().await? {
+        let listed = |error: quarry_common::Error| error.context(escaped(from));
+        while let Some(entry) = entries.next().await.map_err(listed)? {
             let (old, new) = (join(from, &entry.name), join(to, &entry.name));
             let found = match entry.attr {
                 Some(attr) => Ok(attr),

@@ -3,7 +3,7 @@
 use super::for_each;
 use crate::context::Context;
 use crate::failure::Failures;
-use crate::path::{Remote, join, put_json};
+use crate::path::{Remote, escaped, join, put_json};
 use crate::size::{human, kind_word, local, mode_text, rfc3339};
 use anyhow::Result;
 use quarry_client::Client;
@@ -150,7 +150,8 @@ impl Ls {
         // Who may read a directory and not search it sees its names.
         let with_attrs = self.long || self.time || self.size || context.json;
         let mut entries = client.open_dir(dir, with_attrs).await?;
-        while let Some(entry) = entries.next().await? {
+        let listed = |error: quarry_common::Error| error.context(escaped(dir));
+        while let Some(entry) = entries.next().await.map_err(listed)? {
             if entry.name.starts_with(b".") && !self.all {
                 continue;
             }
