@@ -48,9 +48,10 @@ fn commands_do_what_their_namesakes_do() -> Result<()> {
     let disk = LoopDisk::new(scratch.path(), "disk", 8 << 30)?;
     let dev = Dev::start(&disk.path().join("cluster"), 1)?;
     directories_and_lists(&dev)?;
-    contents(&dev)?;
+    contents(&dev, scratch.path())?;
     links_and_copies(&dev)?;
     trees(&dev, scratch.path())?;
+    what_is_allowed(&dev, scratch.path())?;
     attributes(&dev)?;
     removals(&dev)?;
     odd_names(&dev)?;
@@ -93,7 +94,7 @@ fn directories_and_lists(dev: &Dev) -> Result<()> {
     Ok(())
 }
 
-fn contents(dev: &Dev) -> Result<()> {
+fn contents(dev: &Dev, scratch: &Path) -> Result<()> {
     with_input(dev.quarry(["put", "-", "/file"]), b"one\n")?;
     with_input(dev.quarry(["append", "/file"]), b"two\n")?;
     ensure!(said(dev, &["cat", "/file", "/file"])? == "one\ntwo\none\ntwo\n");
@@ -106,12 +107,32 @@ fn contents(dev: &Dev) -> Result<()> {
     ensure!(stat[0]["size"] == 5 && stat[0]["links"] == 1, "{stat}");
     let refused = dev.refused(["append", "/file", "/"])?;
     ensure!(!refused.contains("standard input"), "{refused}");
+    // There is room for one piece of three.
+    with_input(dev.quarry(["put", "-", "/long"]), b"")?;
+    let len = i64::MAX as u64 - (20 << 20);
+    dev.ok(["truncate", "-s", &len.to_string(), "/long"])?;
+    let longer = scratch.join("longer");
+    fs::write(&longer, vec![b'x'; 40 << 20])?;
+    let refused = dev.refused([
+        OsStr::new("append"),
+        OsStr::new("/long"),
+        longer.as_os_str(),
+    ])?;
+    ensure!(
+        refused.contains("after 16777216 bytes were appended"),
+        "{refused}"
+    );
+    dev.ok(["rm", "/long"])?;
     let refused = dev.refused(["put", "/", "/tree"])?;
     ensure!(refused.contains("use -r"), "{refused}");
     ensure!(
         dev.refused(["put", "-n", "/etc/passwd", "/file"])?
             .contains("/file")
     );
+    let mut put = dev.quarry(["put", "--json", "-n", "-", "/file"]);
+    let output = put.stdin(Stdio::null()).output()?;
+    let figures: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(figures["files"] == 0 && figures["failed"] == 1, "{figures}");
     ensure!(said(dev, &["cat", "/file"])? == "one\0\0");
     Ok(())
 }
@@ -276,6 +297,69 @@ fn trees(dev: &Dev, scratch: &Path) -> Result<()> {
     dev.ok(["get", "/contents/two", two.to_str().context("utf-8")?])?;
     ensure!(two.is_symlink() && fs::read_to_string(to.join("contents/elsewhere"))? == "two");
     dev.ok(["rm", "-r", "/contents"])?;
+    Ok(())
+}
+
+/// Who may not do everything does the rest, and hears of each thing that was not done.
+fn what_is_allowed(dev: &Dev, scratch: &Path) -> Result<()> {
+    let client_file = scratch.join("bob.toml");
+    let add = ["user", "add", "bob", "--uid", "1234", "--out"].map(OsStr::new);
+    dev.ok(add.into_iter().chain([client_file.as_os_str()]))?;
+    let as_bob = |args: &[&str]| {
+        let mut command = dev.quarry(args);
+        command.env("QUARRY_CLUSTER", &client_file);
+        command
+    };
+    let told = |args: &[&str]| -> Result<(String, String)> {
+        let output = as_bob(args).output()?;
+        ensure!(output.status.code() == Some(1), "{args:?}: {output:?}");
+        Ok((
+            String::from_utf8(output.stdout)?,
+            String::from_utf8(output.stderr)?,
+        ))
+    };
+    dev.ok(["mkdir", "-m", "777", "/mixed"])?;
+    quarry_tests::run::ok(&mut as_bob(&["mkdir", "-p", "/mixed/bobs/a"]))?;
+    for path in ["/mixed/bobs/a/file", "/mixed/bobs/c"] {
+        with_input(as_bob(&["put", "-", path]), b"bob's")?;
+    }
+    with_input(dev.quarry(["put", "-", "/mixed/bobs/b"]), b"secret")?;
+    dev.ok(["chmod", "600", "/mixed/bobs/b"])?;
+    for (dir, mode) in [("closed", "700"), ("names", "744")] {
+        let dir = format!("/mixed/bobs/{dir}");
+        dev.ok(["mkdir", "-m", mode, &dir])?;
+        with_input(dev.quarry(["put", "-", &format!("{dir}/inner")]), b"")?;
+    }
+
+    let (listed, failed) = told(&["ls", "-R", "/mixed/bobs"])?;
+    ensure!(
+        listed.contains("/mixed/bobs/a:\nfile\n") && listed.contains("/mixed/bobs/names:\ninner\n"),
+        "{listed}"
+    );
+    ensure!(
+        failed.contains("/mixed/bobs/closed") && failed.lines().count() == 1,
+        "{failed}"
+    );
+    let (_, failed) = told(&["chmod", "-R", "go-r", "/mixed/bobs"])?;
+    ensure!(failed.contains("/mixed/bobs/closed"), "{failed}");
+    for path in ["/mixed/bobs/a/file", "/mixed/bobs/c"] {
+        let stat = json(dev, &["stat", "--json", path])?;
+        ensure!(stat[0]["mode"] == "0600", "{stat}");
+    }
+    let (_, failed) = told(&["cp", "-r", "/mixed/bobs", "/mixed/copy"])?;
+    for path in ["/mixed/bobs/b", "/mixed/bobs/closed"] {
+        ensure!(failed.contains(path), "{failed}");
+    }
+    for path in ["/mixed/copy/a/file", "/mixed/copy/c"] {
+        ensure!(said(dev, &["cat", path])? == "bob's", "{path}");
+    }
+    let (_, failed) = told(&["rm", "-r", "/mixed/bobs"])?;
+    for path in ["/mixed/bobs/closed: ", "/mixed/bobs/names/inner: "] {
+        ensure!(failed.contains(path), "{failed}");
+    }
+    ensure!(failed.lines().count() == 2, "{failed}");
+    ensure!(said(dev, &["ls", "/mixed/bobs"])? == "closed\nnames\n");
+    dev.ok(["rm", "-r", "/mixed"])?;
     Ok(())
 }
 
