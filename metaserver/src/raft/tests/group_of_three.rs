@@ -349,6 +349,41 @@ async fn a_founder_that_is_restarted_before_the_others_come_still_founds_the_gro
     group.stop().await;
 }
 
+/// It was restarted when it led and had not agreed with others on anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_that_is_restarted_while_its_log_is_new_leads_and_succeeds_others_later() {
+    let mut group = Group::of_three(|options| options).await;
+    let founder = group.leader().await;
+    assert_eq!(propose(&group.raft(founder), "x").await, 1);
+    for id in group.followers(founder) {
+        group.wait_for(id, "x", 1).await;
+    }
+    let others = group.followers(founder);
+    for id in &others {
+        group.kill(*id).await;
+    }
+    group.kill(founder).await;
+    std::fs::write(group.dir(founder).join("new"), b"").unwrap();
+    group.restart(founder).await;
+    for id in &others {
+        group.restart(*id).await;
+    }
+    assert_eq!(group.leader().await, founder);
+    assert!(!group.raft(founder).fitness.is_new());
+
+    group.wires.cut_off(founder);
+    let next = group.leader_of(&others).await;
+    assert_eq!(propose(&group.raft(next), "x").await, 2);
+    group.wires.mend(founder);
+    group.wait_for(founder, "x", 2).await;
+    for id in &others {
+        group.raft(*id).succession.allow(false);
+    }
+    group.wires.cut_off(next);
+    assert_eq!(group.leader_of(&group.followers(next)).await, founder);
+    group.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_one_with_the_longer_log_succeeds() {
     let mut group = Group::of_three(|options| options).await;
