@@ -366,7 +366,10 @@ mod tests {
         known.heard_at = Instant::now().checked_sub(LATER);
         assert!(!would_vote(&mut known, None), "it was not gone");
 
-        assert!(!would_vote(&mut silent_for(SOON), Some(LEADER)));
+        let mut known = silent_for(SOON);
+        assert!(!would_vote(&mut known, Some(LEADER)));
+        known.heard_at = Instant::now().checked_sub(LATER);
+        assert!(!would_vote(&mut known, None), "it ran when that was said");
         // The word was about another leader.
         assert!(!would_vote(&mut silent_for(LATER), Some(OTHER)));
         let mut known = silent_for(LATER);
