@@ -189,6 +189,8 @@ impl Raft {
         let inner = Inner::new(id, Arc::new(config), members, log, machine.clone())
             .await
             .map_err(failed)?;
+        // Until it has done something openraft says of itself that it has seen no term: others would take that for an answer.
+        inner.with_raft_state(|_| ()).await.map_err(failed)?;
         if machine.membership()?.membership().voter_ids().eq([id]) {
             // Nobody else can lead: there is no need to wait for a timeout.
             inner.trigger().elect().await.map_err(failed)?;
