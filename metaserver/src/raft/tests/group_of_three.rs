@@ -821,6 +821,7 @@ async fn a_member_does_not_vote_what_was_agreed_with_it_away(left: Left) {
         group.restart(witness).await;
     }
     group.wires.cut_off(lagging);
+    group.leader_of(&[leader]).await;
     // Agreed on by the leader and the witness.
     assert_eq!(propose(&group.raft(leader), "x").await, 1);
     group.kill(witness).await;
