@@ -194,6 +194,29 @@ async fn a_dead_dataserver_is_replaced_soon_after_it_was_reported_and_a_live_one
     cluster.stop().await;
 }
 
+/// Each leader counts on from what was noted for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_down_goes_out_though_the_leader_is_another_one_by_then() {
+    const OUT_AFTER: u64 = 8;
+    let (cluster, mut all) = cluster(4, OUT_AFTER).await;
+    let gone = all[0].disk;
+    let is_out = move |map: &ClusterMap| map.topology.disks[&gone].state == DiskState::Out;
+    all[0].hush();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    all[0].link.ask(MetaBody::Goodbye).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(OUT_AFTER - 2)).await;
+    assert!(!is_out(&cluster.map().await));
+    for one in &mut all {
+        one.hush();
+    }
+    let cluster = cluster.restart().await;
+    all[1..].iter_mut().for_each(Dataserver::beat);
+    let went = cluster.until("out", is_out).await;
+    // It finds out by itself that the disk is down, which takes 5 s, and knows of most of the time before.
+    assert!(went < Duration::from_secs(5 + OUT_AFTER - 2), "{went:?}");
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_goes_out_comes_back_and_its_group_is_clean_after_each_report() {
     let (cluster, all) = cluster(4, 1).await;

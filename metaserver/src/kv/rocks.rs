@@ -572,3 +572,55 @@ pub(crate) fn rocks_error(name: &str, doing: &str, error: rocksdb::Error) -> Err
     };
     Error::new(code, format!("{name} {doing}: {error}")).with_source(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ops::ControlFlow;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn what_came_and_went_in_a_queue_is_not_passed_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let rocks = Rocks::open(&dir.path().join("state"), RocksOptions::default()).unwrap();
+        let key = |number: u32| number.to_be_bytes().to_vec();
+        let write = |change: &dyn Fn(&mut Batch)| {
+            let mut batch = Batch::new();
+            change(&mut batch);
+            rocks.write(&batch).unwrap();
+        };
+        let first = || {
+            let mut first = None;
+            let mut visit = |key: &[u8], _: &[u8]| {
+                first = Some(key.to_vec());
+                ControlFlow::Break(())
+            };
+            rocks.scan(Family::System, &[], None, &mut visit).unwrap();
+            first
+        };
+        let count = 3 * DELETED_MAX;
+        // So that what is deleted is not only in memory.
+        write(&|batch| (0..count).for_each(|number| batch.put(Family::System, key(number), "x")));
+        rocks.flush().unwrap();
+        write(&|batch| (0..count).for_each(|number| batch.delete(Family::System, key(number))));
+        let of = |property: &str| {
+            let current = rocks.current();
+            let family = current.db.cf_handle(Family::System.name()).unwrap();
+            let found = current.db.property_int_value_cf(family, property);
+            found.unwrap().unwrap()
+        };
+        let begun = Instant::now();
+        // What is in memory is written out once it was passed, and what is on disk goes.
+        while of("rocksdb.num-deletes-active-mem-table") > u64::from(DELETED_MAX)
+            || of("rocksdb.total-sst-files-size") > 10_000
+        {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it stays");
+            assert_eq!(first(), None);
+            write(&|batch| {
+                batch.put(Family::System, key(count), "x");
+                batch.delete(Family::System, key(count));
+            });
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

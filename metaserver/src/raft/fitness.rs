@@ -66,17 +66,16 @@ impl Fitness {
         if !self.is_new() || !request.is_all_agreed() {
             return Ok(false);
         }
-        self.handle_fit()?;
-        Ok(true)
+        self.handle_fit()
     }
 
-    /// This metaserver leads, so its log has all that was agreed on.
+    /// This metaserver leads, so its log has all that was agreed on. True if it was new until now.
     ///
     /// # Errors
     /// The mark can not be removed.
-    pub(super) fn handle_fit(&self) -> Result<()> {
+    pub(super) fn handle_fit(&self) -> Result<bool> {
         if !self.is_new() {
-            return Ok(());
+            return Ok(false);
         }
         let path = self.dir.join(NEW);
         match std::fs::remove_file(&path) {
@@ -87,7 +86,7 @@ impl Fitness {
         }
         sync_directory(&self.dir).map_err(|error| failed(&self.dir, "can not be synced", error))?;
         self.is_new.store(false, Ordering::Release);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -189,24 +189,14 @@ impl Raft {
         let inner = Inner::new(id, Arc::new(config), members, log, machine.clone())
             .await
             .map_err(failed)?;
+        // Until it has done something openraft says of itself that it has seen no term: others would take that for an answer.
+        inner.with_raft_state(|_| ()).await.map_err(failed)?;
         if machine.membership()?.membership().voter_ids().eq([id]) {
             // Nobody else can lead: there is no need to wait for a timeout.
             inner.trigger().elect().await.map_err(failed)?;
         }
         let stopped = CancellationToken::new();
         let (leads, leading) = watch::channel(None);
-        tokio::spawn(
-            Watch {
-                inner: inner.clone(),
-                growth: Arc::clone(&growth),
-                fitness: Arc::clone(&fitness),
-                end_at_start,
-                leads,
-                fatal: options.fatal,
-                stopped: stopped.clone(),
-            }
-            .run(),
-        );
         // A new log is no reason to ask for votes either. But who begins a group may be restarted before the others were
         // there: its log then names the members, and only those whose log is as short vote for it.
         let may_stand = !fitness.is_new() || end_at_start.is_some_and(|last| last.index == 0);
@@ -220,6 +210,19 @@ impl Raft {
             known: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&succession).run(stopped.clone()));
+        tokio::spawn(
+            Watch {
+                inner: inner.clone(),
+                growth: Arc::clone(&growth),
+                fitness: Arc::clone(&fitness),
+                succession: Arc::clone(&succession),
+                end_at_start,
+                leads,
+                fatal: options.fatal,
+                stopped: stopped.clone(),
+            }
+            .run(),
+        );
         let proposals = Arc::new(Proposals {
             inner: inner.clone(),
             leading: leading.clone(),
@@ -406,6 +409,7 @@ struct Watch {
     inner: Inner,
     growth: Arc<Growth>,
     fitness: Arc<Fitness>,
+    succession: Arc<Succession>,
     end_at_start: Option<LogId>,
     leads: watch::Sender<Option<u64>>,
     fatal: Fatal,
@@ -437,9 +441,15 @@ impl Watch {
                         }
                         Ok(()) | Err(_) => break,
                     }
-                    if term.is_some() && let Err(error) = self.fitness.handle_fit() {
-                        (self.fatal)(&error);
-                        break;
+                    if term.is_some() {
+                        match self.fitness.handle_fit() {
+                            Ok(true) => self.succession.allow(true),
+                            Ok(false) => {}
+                            Err(error) => {
+                                (self.fatal)(&error);
+                                break;
+                            }
+                        }
                     }
                     self.leads.send_if_modified(|leads| std::mem::replace(leads, term) != term);
                 }

@@ -300,11 +300,17 @@ mod tests {
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
-    struct Nothing;
+    const KEY: &[u8] = b"key";
 
-    impl Apply for Nothing {
-        fn apply(&self, _: &dyn KvRead, _: &[u8]) -> Result<(Batch, Bytes)> {
-            Ok((Batch::new(), Bytes::new()))
+    /// Keeps each entry, and answers with the one before it.
+    struct Keeping;
+
+    impl Apply for Keeping {
+        fn apply(&self, state: &dyn KvRead, entry: &[u8]) -> Result<(Batch, Bytes)> {
+            let before = state.get(Family::Inodes, KEY)?;
+            let mut batch = Batch::new();
+            batch.put(Family::Inodes, KEY, Bytes::copy_from_slice(entry));
+            Ok((batch, before.unwrap_or_default()))
         }
 
         fn reset(&self) {}
@@ -313,7 +319,7 @@ mod tests {
     fn machine(dir: &std::path::Path) -> Machine {
         Machine::open(
             Arc::new(Memory::new()),
-            Arc::new(Nothing),
+            Arc::new(Keeping),
             Snapshots::open(dir).unwrap(),
             Arc::default(),
             Arc::new(Growth::new(1 << 20)),
@@ -328,6 +334,52 @@ mod tests {
             log_id: LogId::new(CommittedLeaderId::new(1, 1), index),
             payload: EntryPayload::Blank,
         }
+    }
+
+    fn entry(index: u64, payload: &'static str) -> LogEntry {
+        LogEntry {
+            payload: EntryPayload::Normal(payload.into()),
+            ..blank(index)
+        }
+    }
+
+    #[test]
+    fn entries_after_a_snapshot_read_what_it_brought() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [ahead, behind] = [&dirs[0], &dirs[1]].map(|dir| machine(dir.path()));
+        ahead.shared.apply(entry(4, "of the snapshot")).unwrap();
+        let sent = ahead.shared.build().unwrap();
+        behind.shared.apply(entry(0, "old")).unwrap();
+        let installed = behind.shared.install(&sent.meta, &sent.snapshot);
+        installed.unwrap();
+        let before = behind.shared.apply(entry(5, "next")).unwrap();
+        assert_eq!(before, "of the snapshot");
+        assert_eq!(behind.shared.apply(blank(6)).unwrap(), "");
+        assert_eq!(behind.shared.apply(entry(7, "last")).unwrap(), "next");
+    }
+
+    #[test]
+    fn a_snapshot_that_was_received_is_the_state_before_another_one_is_built() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [ahead, behind] = [&dirs[0], &dirs[1]].map(|dir| machine(dir.path()));
+        ahead.shared.apply(entry(4, "x")).unwrap();
+        let sent = ahead.shared.build().unwrap();
+        let snapshots = &behind.shared.snapshots;
+        std::thread::scope(|scope| {
+            let install = |_: &SnapshotCopy| {
+                let (built, is_built) = channel();
+                scope.spawn(move || {
+                    snapshots.make(|_| Ok(SnapshotMeta::default())).unwrap();
+                    // Nobody waits for it any more if all is well.
+                    built.send(()).ok();
+                });
+                let early = is_built.recv_timeout(Duration::from_millis(300));
+                assert!(early.is_err(), "one was built of the state before");
+                Ok(())
+            };
+            let adopted = snapshots.adopt(&sent.meta, &sent.snapshot, install);
+            adopted.unwrap();
+        });
     }
 
     #[test]

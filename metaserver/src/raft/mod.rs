@@ -7,7 +7,7 @@
 //!
 //! Members reach each other through `network` and are heard by `hearing`; `transfer` carries snapshots, `members` changes
 //! who belongs to the group, `fitness` keeps a log that may have forgotten something from voting and `belief` from following
-//! a leader of the past, `succession` asks for votes where there is no need to wait.
+//! a leader of the past, `succession` decides when to ask for votes.
 
 mod apply;
 mod barrier;

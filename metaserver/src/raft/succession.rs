@@ -75,6 +75,43 @@ pub(super) struct Known {
 }
 
 impl Known {
+    /// A leader has spoken.
+    fn handle_heard(&mut self) {
+        self.heard += 1;
+        self.heard_at = Some(Instant::now());
+        self.gone = None;
+        self.is_urged = false;
+    }
+
+    /// The machine of a leader says that it does not run. It was asked when leaders had spoken so often.
+    fn handle_refused(&mut self, leader: NodeId, heard: u64) {
+        if self.heard == heard {
+            tracing::info!(%leader, "its machine says that it does not run");
+            self.gone = Some(leader);
+        }
+    }
+
+    /// Whether to vote for one whose log ends there while ours ends here, and who knows that somebody is gone. `leader` is
+    /// the one that we follow.
+    fn would_vote(
+        &mut self,
+        (theirs, ours): (Option<LogId>, Option<LogId>),
+        gone: Option<NodeId>,
+        leader: Option<NodeId>,
+    ) -> bool {
+        if gone.is_some() && gone == leader && self.silence() > Some(LOOKED_FOR_AFTER) {
+            self.gone = gone;
+        }
+        if !self.is_leader_given_up() {
+            return false;
+        }
+        if theirs < ours {
+            self.is_urged = true;
+            return false;
+        }
+        !self.is_electing()
+    }
+
     /// Since the leader spoke last; `None` if none ever has.
     fn silence(&self) -> Option<Duration> {
         self.heard_at.map(|at| at.elapsed())
@@ -108,11 +145,7 @@ struct Place {
 impl Succession {
     /// A leader has spoken.
     pub(super) fn handle_heard(&self) {
-        let mut known = self.known();
-        known.heard += 1;
-        known.heard_at = Some(Instant::now());
-        known.gone = None;
-        known.is_urged = false;
+        self.known().handle_heard();
     }
 
     /// A vote was given.
@@ -137,18 +170,7 @@ impl Succession {
             return false;
         }
         let ours = self.end.get();
-        let mut known = self.known();
-        if gone.is_some() && gone == leader && known.silence() > Some(LOOKED_FOR_AFTER) {
-            known.gone = gone;
-        }
-        if !known.is_leader_given_up() {
-            return false;
-        }
-        if theirs < ours {
-            known.is_urged = true;
-            return false;
-        }
-        !known.is_electing()
+        self.known().would_vote((theirs, ours), gone, leader)
     }
 
     /// Waits for the end of openraft's lease, if the leader is known to be gone: it would vote for nobody until then.
@@ -216,11 +238,7 @@ impl Succession {
         let Ok(Some(_)) = timeout(REFUSED_WITHIN, refused).await else {
             return;
         };
-        let mut known = self.known();
-        if known.heard == heard {
-            tracing::info!(%leader, "its machine says that it does not run");
-            known.gone = Some(leader);
-        }
+        self.known().handle_refused(leader, heard);
     }
 
     /// `None` if it is no question for this metaserver whether another one is to lead.
@@ -298,4 +316,98 @@ impl Succession {
 
 async fn resolve(address: &str) -> Option<SocketAddr> {
     tokio::net::lookup_host(address).await.ok()?.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::CommittedLeaderId;
+
+    const LEADER: NodeId = 1;
+    const OTHER: NodeId = 2;
+
+    fn end(index: u64) -> Option<LogId> {
+        Some(LogId::new(CommittedLeaderId::new(1, LEADER), index))
+    }
+
+    /// A leader was heard so long ago.
+    fn silent_for(silence: Duration) -> Known {
+        let mut known = Known::default();
+        known.handle_heard();
+        known.heard_at = Instant::now().checked_sub(silence);
+        known
+    }
+
+    fn would_vote(known: &mut Known, gone: Option<NodeId>) -> bool {
+        known.would_vote((end(5), end(5)), gone, Some(LEADER))
+    }
+
+    const SOON: Duration = LOOKED_FOR_AFTER.saturating_sub(Duration::from_millis(100));
+    const LATER: Duration = LOOKED_FOR_AFTER.saturating_add(Duration::from_millis(10));
+    const SILENT: Duration = LEASE.saturating_add(Duration::from_millis(1));
+
+    #[test]
+    fn nobody_votes_against_a_leader_that_was_just_heard() {
+        assert!(
+            would_vote(&mut Known::default(), None),
+            "none was ever heard"
+        );
+        assert!(!would_vote(&mut silent_for(Duration::ZERO), None));
+        assert!(!would_vote(&mut silent_for(LATER), None));
+        assert!(would_vote(&mut silent_for(SILENT), None));
+    }
+
+    #[test]
+    fn a_leader_that_is_gone_is_given_up_sooner_on_anybodys_word() {
+        let mut known = silent_for(LATER);
+        assert!(would_vote(&mut known, Some(LEADER)));
+        assert!(would_vote(&mut known, None), "it is known from then on");
+        known.handle_heard();
+        known.heard_at = Instant::now().checked_sub(LATER);
+        assert!(!would_vote(&mut known, None), "it was not gone");
+
+        let mut known = silent_for(SOON);
+        assert!(!would_vote(&mut known, Some(LEADER)));
+        known.heard_at = Instant::now().checked_sub(LATER);
+        assert!(!would_vote(&mut known, None), "it ran when that was said");
+        // The word was about another leader.
+        assert!(!would_vote(&mut silent_for(LATER), Some(OTHER)));
+        let mut known = silent_for(LATER);
+        assert!(!known.would_vote((end(5), end(5)), None, None));
+    }
+
+    #[test]
+    fn what_a_machine_said_of_a_leader_that_was_heard_since_is_old() {
+        let mut known = silent_for(LATER);
+        let heard = known.heard;
+        known.handle_refused(LEADER, heard);
+        assert!(would_vote(&mut known, None));
+        known.handle_heard();
+        known.handle_refused(LEADER, heard);
+        known.heard_at = Instant::now().checked_sub(LATER);
+        assert!(!would_vote(&mut known, None));
+    }
+
+    #[test]
+    fn who_has_the_longer_log_stands_itself() {
+        let mut known = silent_for(SILENT);
+        assert!(!known.would_vote((end(4), end(5)), None, Some(LEADER)));
+        assert!(known.is_urged, "it need not wait for its turn");
+        assert!(known.would_vote((end(6), end(5)), None, Some(LEADER)));
+        assert!(!known.would_vote((None, end(5)), None, Some(LEADER)));
+        known.handle_heard();
+        assert!(!known.is_urged);
+        // No reason to stand while there is a leader.
+        assert!(!known.would_vote((end(4), end(5)), None, Some(LEADER)));
+        assert!(!known.is_urged);
+    }
+
+    #[test]
+    fn while_an_election_runs_nobody_begins_another_one() {
+        let mut known = silent_for(SILENT);
+        known.election_at = Some(Instant::now());
+        assert!(!would_vote(&mut known, None));
+        known.election_at = Instant::now().checked_sub(ELECTION_WAIT);
+        assert!(would_vote(&mut known, None));
+    }
 }

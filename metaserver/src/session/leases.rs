@@ -106,7 +106,7 @@ impl Leases {
         };
         lease.renewed_at = now;
         let others = self.open - lease.open.len();
-        if others + open.len() > OPEN_INODES_IN_ALL_MAX && open.len() > lease.open.len() {
+        if others + open.len() > OPEN_INODES_IN_ALL_MAX {
             let text = format!(
                 "{OPEN_INODES_IN_ALL_MAX} files are open in the cluster: what is opened now may go when its last name is removed; \
                  close some"

@@ -45,7 +45,7 @@ fn measure(txn: &Txn<'_>, directory: InodeId) -> OpResult<usize> {
 mod tests {
     use super::*;
     use crate::state::consistency::faults;
-    use crate::state::testing::{World, refusal, root};
+    use crate::state::testing::{World, publish, refusal, root};
     use quarry_common::ids::FileOffset;
     use quarry_common::wire::meta::{NewExtent, Op, RenameMode, SetAttr, Source};
 
@@ -85,6 +85,10 @@ mod tests {
             .unwrap();
         let refused = world.create(&root(), deepest, "g", 0o644);
         assert_eq!(refusal(refused), Code::NameTooLong);
+        for name in ["f", "g"] {
+            let put = publish(deepest, name.as_bytes(), b"y");
+            assert_eq!(refusal(world.op(&root(), put)), Code::NameTooLong);
+        }
         let write = Op::CommitExtents {
             inode: file.inode,
             extents: vec![NewExtent {
@@ -173,6 +177,17 @@ mod tests {
         };
         let refused = world.op(&root(), list(vec![file.clone(), make(deepest)]));
         assert_eq!(refusal(refused), Code::NameTooLong);
+        // It is as deep as before if that is taken back, for what comes with it in one entry of the log.
+        let vain = Op::Unlink {
+            parent: ROOT,
+            name: b"not there".to_vec(),
+        };
+        let taken_back = list(vec![up.clone(), file.clone(), vain]);
+        let actions = [taken_back, make(deepest)].map(|op| world.mutation(&root(), op));
+        let answers = world.apply(actions.into());
+        let codes = answers.into_iter().map(|answer| answer.unwrap_err().code);
+        let codes: Vec<Code> = codes.collect();
+        assert_eq!(codes, [Code::NotFound, Code::NameTooLong]);
         world
             .op(&root(), list(vec![file, up, make(deepest)]))
             .unwrap();

@@ -36,6 +36,7 @@ pub struct Cluster {
     pub dir: tempfile::TempDir,
     pub authority: Authority,
     pub metaserver: Metaserver,
+    config: MetaserverConfig,
     pub address: SocketAddr,
     pub client: Link,
     pub session: SessionId,
@@ -103,10 +104,14 @@ impl Cluster {
         let name = PeerName::metaserver(CLUSTER, ServerId(1));
         let identity = issue(&authority, &name, SERVER_VALID);
         let copy = Authority::from_pem(&authority.to_pem()).unwrap();
-        let metaserver = Metaserver::start(config, identity, copy, Some(seed))
+        let metaserver = Metaserver::start(config.clone(), identity, copy, Some(seed))
             .await
             .unwrap();
         let address = metaserver.local_addr().unwrap();
+        let config = MetaserverConfig {
+            listen: address,
+            ..config
+        };
         let user = PeerName::user(CLUSTER, "ann").unwrap();
         let endpoint = Endpoint::client(issue(&authority, &user, USER_VALID)).unwrap();
         let peers = Peers::new(endpoint);
@@ -114,6 +119,7 @@ impl Cluster {
             dir,
             authority,
             metaserver,
+            config,
             address,
             client: Link { peers, address },
             session: SessionId(0),
@@ -208,6 +214,25 @@ impl Cluster {
             assert!(began.elapsed() < Duration::from_secs(20), "{what}: {map:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// The same metaserver again, at the same address.
+    pub async fn restart(self) -> Cluster {
+        self.metaserver.stop().await.unwrap();
+        let name = PeerName::metaserver(CLUSTER, ServerId(1));
+        let identity = issue(&self.authority, &name, SERVER_VALID);
+        let began = Instant::now();
+        // Requests that were under way may hold its port for a moment.
+        let metaserver = loop {
+            let copy = Authority::from_pem(&self.authority.to_pem()).unwrap();
+            let (config, identity) = (self.config.clone(), Arc::clone(&identity));
+            match Metaserver::start(config, identity, copy, None).await {
+                Ok(metaserver) => break metaserver,
+                Err(error) => assert!(began.elapsed() < WAIT, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        Cluster { metaserver, ..self }
     }
 
     pub async fn stop(self) {

@@ -209,10 +209,13 @@ pub enum MetaReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checksum::Crc;
     use crate::codec;
     use crate::error::Code;
     use crate::ids::FileOffset;
-    use crate::limits::{EXTENTS_PER_COMMAND_MAX, LIST_OPS_MAX};
+    use crate::ids::{ChunkId, PoolId};
+    use crate::limits::{EXTENTS_PER_COMMAND_MAX, LIST_OPS_MAX, XATTRS_MAX};
+    use crate::token::Receipt;
 
     fn request(op: Op) -> Vec<u8> {
         codec::encode(&MetaRequest {
@@ -283,32 +286,87 @@ mod tests {
             len: 1,
             source: Source::Hole,
         };
-        let write = |count| Op::CommitExtents {
+        let receipt = Receipt {
+            pool: PoolId(1),
+            chunk: ChunkId(1),
+            epoch: Epoch(1),
+            len: 1,
+            crc: Crc(1),
+            macs: Vec::new(),
+        };
+        let expectation = Expectation::Inode {
             inode: InodeId::ROOT,
-            extents: vec![extent.clone(); count],
-            receipts: Vec::new(),
+            modified_at: Version(1),
+        };
+        let extents = |count| vec![extent.clone(); count];
+        let receipts = |count| vec![receipt.clone(); count];
+        let commit = |extents, receipts| Op::CommitExtents {
+            inode: InodeId::ROOT,
+            extents,
+            receipts,
             size: None,
             mtime: None,
         };
-        for (what, some, more) in [
-            (
-                "operations",
-                list(vec![op.clone(); LIST_OPS_MAX]),
-                list(vec![op; LIST_OPS_MAX + 1]),
-            ),
-            (
-                "extents",
-                write(EXTENTS_PER_COMMAND_MAX),
-                write(EXTENTS_PER_COMMAND_MAX + 1),
-            ),
-        ] {
-            let some = codec::decode::<MetaRequest>("a request", &request(some));
+        let append = |extents, receipts| Op::Append {
+            inode: InodeId::ROOT,
+            extents,
+            receipts,
+            len: 1,
+        };
+        let publish = |xattrs, extents, receipts| {
+            Op::Publish(Publish {
+                parent: InodeId::ROOT,
+                name: Vec::new(),
+                mode: 0,
+                mtime: None,
+                replace: true,
+                xattrs: vec![(Vec::new(), Vec::new()); xattrs],
+                contents: Contents::Extents {
+                    size: 1,
+                    extents,
+                    receipts,
+                },
+            })
+        };
+        let lists: [(&str, usize, &dyn Fn(usize) -> Op); 9] = [
+            ("operations", LIST_OPS_MAX, &|count| {
+                list(vec![op.clone(); count])
+            }),
+            ("expectations", LIST_OPS_MAX, &|count| Op::List {
+                expectations: vec![expectation.clone(); count],
+                ops: Vec::new(),
+            }),
+            ("extents", EXTENTS_PER_COMMAND_MAX, &|count| {
+                commit(extents(count), Vec::new())
+            }),
+            ("receipts", EXTENTS_PER_COMMAND_MAX, &|count| {
+                commit(Vec::new(), receipts(count))
+            }),
+            ("extents to append", EXTENTS_PER_COMMAND_MAX, &|count| {
+                append(extents(count), Vec::new())
+            }),
+            ("receipts to append", EXTENTS_PER_COMMAND_MAX, &|count| {
+                append(Vec::new(), receipts(count))
+            }),
+            ("attributes", XATTRS_MAX, &|count| {
+                publish(count, Vec::new(), Vec::new())
+            }),
+            ("extents to publish", EXTENTS_PER_COMMAND_MAX, &|count| {
+                publish(0, extents(count), Vec::new())
+            }),
+            ("receipts to publish", EXTENTS_PER_COMMAND_MAX, &|count| {
+                publish(0, Vec::new(), receipts(count))
+            }),
+        ];
+        for (what, most, of) in lists {
+            let some = codec::decode::<MetaRequest>("a request", &request(of(most)));
             assert!(some.is_ok(), "{what}");
             // What came before this bound stands in logs.
+            let more = of(most + 1);
             let stored = codec::encode(&more);
             assert!(codec::decode::<Op>("a command", &stored).is_ok(), "{what}");
             let text = refused(&request(more));
-            assert!(text.contains("at most 1000"), "{what}: {text}");
+            assert!(text.contains(&format!("at most {most}")), "{what}: {text}");
         }
     }
 }

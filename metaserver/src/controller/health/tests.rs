@@ -208,7 +208,6 @@ fn who_is_down_for_long_goes_out_and_comes_back_in_when_it_is_up() {
     assert_eq!(leader.states(), [(DiskId(2), DiskState::In)]);
 }
 
-/// Who is out, of ten servers, when these are silent for ever.
 /// What a controller does beside: it notes what is to be noted in the state, of which the next leader reads it.
 fn note(leader: &mut Leader, state: &mut BTreeMap<DiskId, Duration>) -> usize {
     let notes = leader.health.notes(&leader.map, leader.now);
@@ -254,6 +253,12 @@ fn who_is_heard_again_begins_anew() {
         note(&mut leader, &mut state);
     }
     assert!(state[&DiskId(1)] > secs(400), "{state:?}");
+    // One that is out is down for as long as it likes.
+    let mut out = leader.map.clone();
+    out.topology.disks.get_mut(&DiskId(1)).unwrap().state = DiskState::Out;
+    let later = leader.now + OUT_AFTER;
+    assert_ne!(leader.health.notes(&leader.map, later), []);
+    assert_eq!(leader.health.notes(&out, later), []);
     // A leader that has not heard of it knows no better.
     leader.health.reset(state.clone(), leader.now);
     assert_eq!(note(&mut leader, &mut state), 0);
@@ -267,6 +272,7 @@ fn who_is_heard_again_begins_anew() {
     }
 }
 
+/// Who is out, of ten servers, when these are silent for ever.
 fn out(racks: u32, silent: &[u32]) -> Vec<u32> {
     let mut leader = Leader::new(10);
     for (id, server) in &mut leader.map.topology.servers {

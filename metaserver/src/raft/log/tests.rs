@@ -4,6 +4,7 @@ use super::*;
 use bytes::Bytes;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::{CommittedLeaderId, EntryPayload};
+use rocksdb::statistics::Ticker;
 use std::fs;
 use std::path::PathBuf;
 
@@ -221,6 +222,61 @@ async fn a_record_cut_short_by_a_crash_is_dropped_since_it_was_never_acknowledge
     let wal = fs::OpenOptions::new().write(true).open(wal(&cut)).unwrap();
     wal.set_len(wal.metadata().unwrap().len() - 9).unwrap();
     assert_eq!(open(&cut).unwrap().last(), Some(id(4)));
+}
+
+/// What a power cut takes is what was not synced.
+#[tokio::test]
+async fn a_vote_is_synced_before_it_is_given_and_its_echo_with_the_next_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.enable_statistics();
+    let db = DB::open_cf(&options, dir.path(), [ENTRIES, META]).unwrap();
+    let db = Arc::new(db);
+    let fatal: Fatal = Arc::new(|error| panic!("{error:?}"));
+    let mut log = LogStore {
+        shared: Arc::new(Shared {
+            writer: Writer::start(Arc::clone(&db), "the Raft log".to_owned(), fatal).unwrap(),
+            db,
+            name: "the Raft log".to_owned(),
+            ends: Mutex::default(),
+            given: Mutex::default(),
+            tail: Mutex::default(),
+            flushed: Arc::default(),
+            growth: Arc::new(Growth::new(u64::MAX)),
+            _open: tokio::sync::mpsc::channel(1).0,
+        }),
+    };
+    let mut before = 0;
+    let mut syncs = || {
+        let now = options.get_ticker_count(Ticker::WalFileSynced);
+        now - std::mem::replace(&mut before, now)
+    };
+    for (vote, expected) in [
+        (Vote::new(3, 1), 1),
+        (Vote::new_committed(3, 1), 0),
+        // Another one's, in the same term.
+        (Vote::new(3, 2), 1),
+        (Vote::new(4, 2), 1),
+        (Vote::new_committed(5, 1), 1),
+    ] {
+        log.save_vote(&vote).await.unwrap();
+        assert_eq!(syncs(), expected, "{vote}");
+        assert_eq!(log.read_vote().await.unwrap(), Some(vote));
+    }
+    log.save_vote(&Vote::new(6, 1)).await.unwrap();
+    syncs();
+    append(&mut log, 0..1).await;
+    assert_eq!(syncs(), 1);
+    // Those who wait share a sync, whoever comes first.
+    let job = |durability| {
+        let change = put_meta(VOTE, &Vote::new_committed(6, 1));
+        log.shared.writer.write(vec![change], durability)
+    };
+    let (one, other) = tokio::join!(job(Durability::WithTheNext), job(Durability::Now));
+    one.and(other).unwrap();
+    assert_eq!(syncs(), 1);
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ impl Writer {
         })
     }
 
-    /// Returns when the changes are on disk; changes of earlier calls are there before.
+    /// Returns when the changes are as durable as they are to be; changes of earlier calls are so before.
     pub(super) async fn write(&self, changes: Vec<Change>, durability: Durability) -> Result<()> {
         let gone = || Error::new(Code::Stopping, "the Raft log is closed");
         let (done, written) = oneshot::channel();

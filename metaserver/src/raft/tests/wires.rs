@@ -19,6 +19,8 @@ struct State {
     cut_off: HashSet<ServerId>,
     /// Who hears nobody and is heard.
     deaf: HashSet<ServerId>,
+    /// Who do not hear each other.
+    apart: HashSet<(ServerId, ServerId)>,
     /// Ends the relay to a member.
     relays: HashMap<ServerId, CancellationToken>,
 }
@@ -32,7 +34,10 @@ impl State {
     fn passes(&self, from: Option<ServerId>, to: Option<ServerId>) -> bool {
         let is_cut_off = |id: Option<ServerId>| id.is_some_and(|id| self.cut_off.contains(&id));
         let is_deaf = to.is_some_and(|id| self.deaf.contains(&id));
-        !is_cut_off(from) && !is_cut_off(to) && !is_deaf
+        let are_apart = from.zip(to).is_some_and(|(from, to)| {
+            self.apart.contains(&(from, to)) || self.apart.contains(&(to, from))
+        });
+        !is_cut_off(from) && !is_cut_off(to) && !is_deaf && !are_apart
     }
 }
 
@@ -70,8 +75,15 @@ impl Wires {
         self.0.lock().unwrap().deaf.insert(id);
     }
 
+    pub(super) fn part(&self, one: ServerId, other: ServerId) {
+        self.0.lock().unwrap().apart.insert((one, other));
+    }
+
     pub(super) fn mend(&self, id: ServerId) {
         let mut state = self.0.lock().unwrap();
+        state
+            .apart
+            .retain(|(one, other)| *one != id && *other != id);
         state.cut_off.remove(&id);
         state.deaf.remove(&id);
     }

@@ -285,6 +285,15 @@ mod tests {
         let (visited, reply) = visits(&mut world, list(1_000));
         assert_eq!(reply.unwrap_err().code, Code::TooBig);
         assert!(visited < 70_000, "{visited} were visited");
+        // So much each, of the commands of an entry.
+        let both = [b"b", b"c"].map(|name| Op::List {
+            expectations: vec![expectation.clone(); 6],
+            ops: vec![mkdir(ROOT, name)],
+        });
+        let actions = both.map(|op| world.mutation(&root(), op));
+        for answer in world.apply(actions.into()) {
+            answer.unwrap();
+        }
 
         // What was cut off is not seen, and is looked at all the same until it is removed.
         let cut = |size| Op::SetAttr {
@@ -315,6 +324,20 @@ mod tests {
         let (visited, reply) = visits(&mut world, list(1_000));
         assert_eq!(reply.unwrap_err().code, Code::TooBig);
         assert!(visited < 70_000, "{visited} were visited");
+
+        // A truncation begins a new version, and no new command.
+        let cut = Op::SetAttr {
+            inode: of_many(&mut world, "other", 10),
+            set: SetAttr {
+                size: Some(0),
+                ..SetAttr::default()
+            },
+        };
+        let mut ops = vec![clone; 8];
+        ops.insert(4, cut);
+        let expectations = vec![];
+        let (_, reply) = visits(&mut world, Op::List { expectations, ops });
+        assert_eq!(reply.unwrap_err().code, Code::TooBig);
     }
 
     #[test]
