@@ -328,7 +328,8 @@ mod tests {
                 },
             })
         };
-        let lists: [(&str, usize, &dyn Fn(usize) -> Op); 9] = [
+        type Of<'a> = &'a dyn Fn(usize) -> Op;
+        let lists: [(&str, usize, Of<'_>); 9] = [
             ("operations", LIST_OPS_MAX, &|count| {
                 list(vec![op.clone(); count])
             }),

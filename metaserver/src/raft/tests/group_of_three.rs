@@ -821,9 +821,18 @@ async fn a_member_does_not_vote_what_was_agreed_with_it_away(left: Left) {
         group.restart(witness).await;
     }
     group.wires.cut_off(lagging);
-    group.leader_of(&[leader]).await;
-    // Agreed on by the leader and the witness.
-    assert_eq!(propose(&group.raft(leader), "x").await, 1);
+    // Agreed on by the leader and the witness, once they have found each other again.
+    let begun = Instant::now();
+    let mut names = (0..).map(|number| format!("x{number}"));
+    let agreed = loop {
+        let name = names.next().unwrap();
+        let raft = group.raft(leader);
+        match raft.propose(Bytes::from(name.clone())).await {
+            Ok(_) => break name,
+            Err(error) => assert!(begun.elapsed() < LONG, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     group.kill(witness).await;
     group.kill(leader).await;
     std::fs::remove_dir_all(group.dir(witness)).unwrap();
@@ -839,12 +848,12 @@ async fn a_member_does_not_vote_what_was_agreed_with_it_away(left: Left) {
     assert_eq!(after, term, "it asked for votes though it was to get none");
     group.restart(leader).await;
     let leader = group.leader().await;
-    assert_eq!(propose(&group.raft(leader), "x").await, 2);
-    group.wait_for(witness, "x", 2).await;
+    assert_eq!(propose(&group.raft(leader), &agreed).await, 2);
+    group.wait_for(witness, &agreed, 2).await;
     // It has caught up and counts again.
     let gone = if leader == lagging { witness } else { lagging };
     group.kill(gone).await;
-    assert_eq!(propose(&group.raft(group.leader().await), "x").await, 3);
+    assert_eq!(propose(&group.raft(group.leader().await), &agreed).await, 3);
     group.stop().await;
 }
 
