@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 /// So long is waited at most, however slow the link is.
-pub const SLOW_MAX: Duration = Duration::from_secs(60);
+const SLOW_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes that may be before what is awaited: the frames of so many streams. When more have gone by, it had its turn.
 const AHEAD_LEN_MAX: u64 = 32 << 20;

@@ -211,7 +211,8 @@ fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> 
                 options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, half, 0.5);
             }
             if matches!(name, Family::Dentries | Family::Chunks) {
-                // Most lookups of new names and chunks find nothing: they need not search what is in memory. A filter is made with every memtable, 1.3 MiB of it, so not for all families.
+                // Most lookups of new names and chunks find nothing: they need not search what is in memory. A filter is
+                // made with every memtable, 1.3 MiB of it, so not for all families.
                 options.set_memtable_prefix_bloom_ratio(0.02);
                 options.set_memtable_whole_key_filtering(true);
             }
