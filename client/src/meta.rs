@@ -153,25 +153,32 @@ impl MetaLink {
         });
     }
 
-    /// Asks until there is an answer or the deadline has passed. The request is sent unchanged
-    /// each time, so that a mutation is the same (session, number) with the same body.
+    /// Asks until there is an answer or the deadline has passed.
     ///
     /// # Errors
-    /// The answer's own error; `Configuration` when every metaserver was refused, or refuses us; at the deadline
-    /// `UnknownOutcome` for a mutation that may have been carried out, `Unreachable` for anything else, and
-    /// `Overloaded` if no attempt was answered in any other way.
+    /// As [`MetaLink::call_again`].
     pub async fn call(
         &self,
         act_as: Option<&Caller>,
         body: MetaBody,
         deadline: Instant,
     ) -> Result<MetaReply> {
-        let mut request = MetaRequest {
-            shard: ShardId::FIRST,
-            seen: Version(0),
-            act_as: act_as.cloned(),
-            body,
-        };
+        self.call_again(act_as, || body.clone(), deadline).await
+    }
+
+    /// Asks until there is an answer or the deadline has passed, with what `body` says each time. A mutation is the same
+    /// (session, number) with the same operation.
+    ///
+    /// # Errors
+    /// The answer's own error; `Configuration` when every metaserver was refused, or refuses us; at the deadline
+    /// `UnknownOutcome` for a mutation that may have been carried out, `Unreachable` for anything else, and
+    /// `Overloaded` if no attempt was answered in any other way.
+    pub async fn call_again(
+        &self,
+        act_as: Option<&Caller>,
+        body: impl Fn() -> MetaBody,
+        deadline: Instant,
+    ) -> Result<MetaReply> {
         let mut backoff = Backoff::new(Duration::from_millis(20), PAUSE_MAX);
         let mut tried = 0;
         // Whether an attempt may have been carried out.
@@ -183,7 +190,12 @@ impl MetaLink {
         let asked_at = Instant::now();
         let mut told = false;
         loop {
-            request.seen = Version(self.seen.load(Ordering::Relaxed));
+            let request = MetaRequest {
+                shard: ShardId::FIRST,
+                seen: Version(self.seen.load(Ordering::Relaxed)),
+                act_as: act_as.cloned(),
+                body: body(),
+            };
             let peer = self.known.borrow().current().clone();
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = ATTEMPT.min(left.max(Duration::from_millis(100)));

@@ -228,6 +228,25 @@ async fn a_commit_waits_while_there_is_too_much_to_do() {
 }
 
 #[tokio::test]
+async fn a_request_that_waits_for_others_goes_on_when_they_have_their_answers() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    client.mkdir(b"/opens-the-session", 0o755).await.unwrap();
+    fake.state().faults.long_answers = true;
+    fake.state().faults.answer_late = Duration::from_millis(300);
+    let late = client.mkdir(b"/answered-late", 0o755);
+    let next = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.mkdir(b"/next", 0o755).await
+    };
+    let both = async { tokio::join!(late, next) };
+    let both = tokio::time::timeout(Duration::from_secs(5), both).await;
+    let (late, next) = both.expect("the second is told that the first has its answer");
+    late.unwrap();
+    next.unwrap();
+}
+
+#[tokio::test]
 async fn a_metaserver_that_is_refused_is_left_for_another_one() {
     let fake = Fake::new(3);
     let metaservers = [(ServerId(1), "one".into()), (ServerId(2), "two".into())];

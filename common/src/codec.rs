@@ -60,11 +60,13 @@ pub fn decode_record<T: DeserializeOwned>(
                 ),
             ));
         }
-        found => {
+        Some(found) => {
             return Err(Error::malformed(format!(
-                "{what} has format {found:?}, not {version}"
+                "{what} has format {found}, this program knows {version}: an older quarry wrote it; read the files with that one \
+                 and put them into a new cluster"
             )));
         }
+        None => return Err(Error::malformed(format!("{what} is empty"))),
     }
     let (value, len) = bincode::serde::decode_from_slice(&bytes[1..], configuration())
         .map_err(|error| Error::malformed(format!("{what} can not be decoded: {error}")))?;

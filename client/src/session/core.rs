@@ -19,8 +19,6 @@ pub struct Ticket {
     pub session: SessionId,
     /// The number.
     pub number: RequestNumber,
-    /// All numbers below this one have their answers.
-    pub answered_below: RequestNumber,
 }
 
 impl Core {
@@ -59,8 +57,14 @@ impl Core {
         Some(Ok(Ticket {
             session,
             number: RequestNumber(self.last),
-            answered_below: RequestNumber(oldest),
         }))
+    }
+
+    /// All numbers of a request's session below this one have their answers by now.
+    pub fn answered_below(&self, ticket: &Ticket) -> RequestNumber {
+        let open = (self.session == Some(ticket.session)).then(|| self.open.first());
+        // Nothing is known any more of a session that was lost.
+        RequestNumber(open.flatten().copied().unwrap_or(1))
     }
 
     /// The answer is there, or nobody will ask for it any more.
@@ -91,11 +95,14 @@ mod tests {
         let tickets: Vec<Ticket> = (0..3).map(|_| core.begin(10).unwrap().unwrap()).collect();
         core.handle_answered(&tickets[1]);
         let fourth = core.begin(10).unwrap().unwrap();
-        assert_eq!(fourth.answered_below, RequestNumber(1));
+        assert_eq!(core.answered_below(&fourth), RequestNumber(1));
         core.handle_answered(&tickets[0]);
         let fifth = core.begin(10).unwrap().unwrap();
-        assert_eq!(fifth.answered_below, RequestNumber(3));
         assert_eq!(fifth.number, RequestNumber(5));
+        for ticket in [tickets[2], fourth, fifth] {
+            let below = core.answered_below(&ticket);
+            assert_eq!(below, RequestNumber(3), "also of one that is asked again");
+        }
     }
 
     #[test]
@@ -118,7 +125,12 @@ mod tests {
         assert!(core.handle_lost(SessionId(9)));
         assert_eq!(core.begin(4), None);
         core.handle_opened(SessionId(10));
+        for _ in 0..3 {
+            let newer = core.begin(4).unwrap().unwrap();
+            core.handle_answered(&newer);
+        }
         core.handle_answered(&old);
+        assert_eq!(core.answered_below(&old), RequestNumber(1));
         assert!(!core.handle_lost(SessionId(9)));
         assert_eq!(core.begin(4).unwrap().unwrap().session, SessionId(10));
     }

@@ -248,18 +248,15 @@ impl Sessions {
     ) -> Result<OpReply> {
         loop {
             let open = self.begin(deadline).await?;
-            let Ticket {
+            let Ticket { session, number } = open.ticket;
+            // Said anew each time: answers that the metaserver keeps may be why it refused.
+            let body = || MetaBody::Mutate {
                 session,
                 number,
-                answered_below,
-            } = open.ticket;
-            let body = MetaBody::Mutate {
-                session,
-                number,
-                answered_below,
+                answered_below: self.state.core().answered_below(&open.ticket),
                 op: op.clone(),
             };
-            match self.state.meta.call(caller, body, deadline).await {
+            match self.state.meta.call_again(caller, body, deadline).await {
                 Ok(MetaReply::Done(reply)) => return Ok(reply),
                 Ok(_) => return Err(unexpected("the outcome of an operation")),
                 Err(error) if error.code == Code::SessionLost => {

@@ -102,8 +102,8 @@ impl State {
             MetaBody::Mutate {
                 session,
                 number,
+                answered_below,
                 op,
-                ..
             } => {
                 if self.faults.requests_lost > 0 {
                     self.faults.requests_lost -= 1;
@@ -123,6 +123,8 @@ impl State {
                 } else if self.faults.overloaded > 0 {
                     self.faults.overloaded -= 1;
                     Err(no(Code::Overloaded, "there is too much to do"))
+                } else if self.faults.long_answers && answered_below < number {
+                    Err(no(Code::Overloaded, "take up your answers first"))
                 } else if self.faults.old_receipts > 0 && !receipts_of(&op).is_empty() {
                     self.faults.old_receipts -= 1;
                     Err(no(Code::OldReceipt, "the members have changed"))

@@ -17,7 +17,7 @@ use quarry_common::map::{
 };
 use quarry_common::wire::data::ticket::FileTicket;
 use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, WriteChunk};
-use quarry_common::wire::meta::{MetaAnswer, MetaRequest, Op, not_leader};
+use quarry_common::wire::meta::{MetaAnswer, MetaBody, MetaRequest, Op, not_leader};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -36,6 +36,10 @@ pub struct Faults {
     pub requests_lost: u32,
     /// So many mutations are refused, since there is too much to do.
     pub overloaded: u32,
+    /// The answer to the next mutation comes so late.
+    pub answer_late: Duration,
+    /// Answers are so long that of each session only the oldest request is carried out.
+    pub long_answers: bool,
     /// No metaserver is reached.
     pub meta_cut: bool,
     /// The certificates of these metaservers are refused.
@@ -238,6 +242,10 @@ impl Transport for Fake {
                 Err(Error::new(Code::Disconnected, "it did not answer"))
             });
         }
+        let late = match request.body {
+            MetaBody::Mutate { .. } => std::mem::take(&mut state.faults.answer_late),
+            _ => Duration::ZERO,
+        };
         let answer = if state.faults.meta_refused.contains(&to.server) {
             Err(refused())
         } else if state.faults.followers.contains(&to.server) {
@@ -247,7 +255,12 @@ impl Transport for Fake {
         } else {
             state.answer(request.clone())
         };
-        Box::pin(async move { answer })
+        Box::pin(async move {
+            if !late.is_zero() {
+                tokio::time::sleep(late).await;
+            }
+            answer
+        })
     }
 
     fn data(&self, to: &Peer, request: &DataRequest, _: Duration) -> Pending<'_, DataReply> {

@@ -2,7 +2,12 @@
 //!
 //! A disk may take seconds for what is asked of it, and QUIC waits ten for a peer that has gone. A process that
 //! lives answers a ping at once, whatever its disks do, so that the death of a peer is known within a second.
+//!
+//! A peer that we do not reach may still reach us: it repeats what it has said until its own time for us is over. So not
+//! every datagram is a sign of life, but an acknowledgement is, which answers ours. (Or many datagrams: where they wait in
+//! line on a slow link the answer does so too.)
 
+use super::connection::Connection;
 use super::endpoint::nobody_there;
 use super::peers::Peer;
 use crate::error::{Code, Error, Result};
@@ -20,15 +25,41 @@ const ASK_AFTER: Duration = Duration::from_millis(150);
 /// A ping that is not answered so soon leads to the question whether anybody listens there.
 const PROBE_AFTER: Duration = Duration::from_millis(100);
 
-/// Nothing at all came for so long although that was asked for: the peer is gone, or as good as gone. With a third of
+/// No sign of life came for so long although it was asked for: the peer is gone, or as good as gone. With a third of
 /// all packets lost, of four pings and their answers one in fifty is missed: that costs a retry.
 const GONE_AFTER: Duration = Duration::from_millis(800);
+
+/// So many datagrams within [`GONE_AFTER`] are more than the repetitions of somebody who hears nothing, which come after
+/// twice as long each time: what a link of 15 KB/s brings.
+const DATAGRAMS_OF_LIFE: u64 = 8;
+
+/// What has come from a peer.
+#[derive(Clone, Copy)]
+struct Heard {
+    acknowledgements: u64,
+    datagrams: u64,
+}
+
+impl Heard {
+    fn of(connection: &Connection) -> Heard {
+        let stats = connection.stats();
+        Heard {
+            acknowledgements: stats.frame_rx.acks,
+            datagrams: stats.udp_rx.datagrams,
+        }
+    }
+
+    fn is_alive_since(self, before: Heard) -> bool {
+        self.acknowledgements != before.acknowledgements
+            || self.datagrams >= before.datagrams + DATAGRAMS_OF_LIFE
+    }
+}
 
 impl Peer {
     /// Waits for what the peer does, as long as it lives. `ping` is a request that it answers at once.
     ///
     /// # Errors
-    /// Those of `work`; `Disconnected` if nothing came from the peer for 800 ms, `Unreachable` if nothing listens at its
+    /// Those of `work`; `Disconnected` if the peer gave no sign of life for 800 ms, `Unreachable` if nothing listens at its
     /// address. What `work` asked for **may have happened**.
     pub async fn while_alive<T>(
         &self,
@@ -44,16 +75,16 @@ impl Peer {
 
     /// Ends when the peer is gone.
     async fn silence(&self, ping: Bytes) -> Error {
-        let heard = || self.connection.stats().udp_rx.datagrams;
         loop {
-            let (count, since) = (heard(), Instant::now());
+            let (before, since) = (Heard::of(&self.connection), Instant::now());
+            let lives = || Heard::of(&self.connection).is_alive_since(before);
             sleep(ASK_AFTER).await;
-            if heard() != count {
+            if lives() {
                 continue;
             }
             let asked = self.requests.call(ping.clone(), GONE_AFTER);
             let came = async {
-                while heard() == count {
+                while !lives() {
                     if since.elapsed() >= GONE_AFTER {
                         return Some(self.gave_no_sign());
                     }

@@ -59,15 +59,20 @@ impl Group {
 
     /// Members 1 to 3, of which one leads.
     async fn of_three(with: fn(RaftOptions) -> RaftOptions) -> Group {
+        Group::of(3, with).await
+    }
+
+    /// So many members, of which one leads.
+    async fn of(count: u32, with: fn(RaftOptions) -> RaftOptions) -> Group {
         let mut group = Group {
             with,
             ..Group::new().await
         };
-        for id in ids(1..=3) {
+        for id in ids(1..=count) {
             group.invite(id).await;
         }
         let told_of = group.addresses.clone();
-        for id in ids(1..=3) {
+        for id in ids(1..=count) {
             group.start(id, told_of.clone()).await.unwrap();
         }
         let members: Vec<_> = told_of.into_iter().collect();
@@ -580,6 +585,33 @@ async fn a_leader_that_hears_nobody_is_replaced_as_soon_as_one_that_died() {
     assert_eq!(propose(&group.raft(next), "x").await, 2);
     group.wires.mend(old);
     group.wait_for(old, "x", 2).await;
+    group.stop().await;
+}
+
+/// Who hears it would not vote it out, and the others are too few to do so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_reaches_one_of_five_is_replaced_while_another_one_is_down() {
+    let mut group = Group::of(5, |options| options).await;
+    group.settle().await;
+    let leader = group.leader().await;
+    let others = group.followers(leader);
+    let (hears, apart, down) = (others[0], [others[1], others[2]], others[3]);
+    group.kill(down).await;
+    for other in apart {
+        group.wires.part(leader, other);
+    }
+    let rest = [hears, apart[0], apart[1]];
+    let cut = Instant::now();
+    let next = tokio::time::timeout(Duration::from_secs(10), group.leader_of(&rest)).await;
+    let next = next.unwrap_or_else(|_| panic!("nobody else leads: {}", group.report()));
+    println!(
+        "{next} leads {:?} after {leader} was cut off",
+        cut.elapsed()
+    );
+    assert_eq!(propose(&group.raft(next), "after").await, 1);
+    // It follows when it reaches all again, with everything that was agreed on.
+    group.wires.mend(leader);
+    group.wait_for(leader, "after", 1).await;
     group.stop().await;
 }
 
