@@ -92,14 +92,14 @@ impl Transfer {
     }
 
     /// Why going on is of no use: the cluster is full, or nobody has answered as often in a row as files are
-    /// under way at a time.
+    /// under way at a time. (Not after one: its session may have been lost while this machine slept.)
     pub fn given_up(&self) -> Option<Error> {
         if self.is_full.load(Ordering::Relaxed) {
             let text = "the cluster is full: the rest was not tried";
             return Some(Error::new(Code::ClusterFull, text));
         }
         let unanswered = self.unanswered.load(Ordering::Relaxed);
-        (unanswered >= self.options.jobs.max(1)).then(|| {
+        (unanswered >= self.options.jobs.max(2)).then(|| {
             let text = format!(
                 "nobody answered {unanswered} times in a row: the rest was not tried; do it again when 'quarry status' shows that the cluster is well"
             );

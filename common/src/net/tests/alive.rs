@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::error::{Code, Result};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
+use tokio::net::UdpSocket;
 use tokio::runtime::Builder;
 
 /// A server with a thread of its own, which can be made to hang.
@@ -100,4 +102,56 @@ async fn a_peer_that_died_is_given_up_sooner_where_its_machine_says_so() {
         began.elapsed()
     );
     assert_eq!(error.code, Code::Unreachable, "{error}");
+}
+
+/// A relay to a server, which no datagram passes any more once it is told so. What the server said last comes again
+/// and again, as from one that waits for our acknowledgement.
+async fn relay_that_is_cut_one_way(to: SocketAddr, cut: Arc<AtomicBool>) -> SocketAddr {
+    let (outside, inside) = (bind().await, bind().await);
+    inside.connect(to).await.unwrap();
+    let address = outside.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut us = address;
+        let (mut ours, mut theirs) = (vec![0; 65_536], vec![0; 65_536]);
+        let mut theirs_len = 0;
+        let mut again = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            tokio::select! {
+                received = outside.recv_from(&mut ours) => {
+                    let (len, from) = received.unwrap();
+                    us = from;
+                    if !cut.load(Ordering::Relaxed) {
+                        inside.send(&ours[..len]).await.unwrap();
+                    }
+                    continue;
+                }
+                received = inside.recv(&mut theirs) => theirs_len = received.unwrap(),
+                _ = again.tick() => if !cut.load(Ordering::Relaxed) { continue },
+            }
+            outside.send_to(&theirs[..theirs_len], us).await.unwrap();
+        }
+    });
+    address
+}
+
+async fn bind() -> UdpSocket {
+    UdpSocket::bind(LOOPBACK).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_hear_us_is_given_up_though_it_is_heard() {
+    let (endpoint, address) = server(&meta(1));
+    serve_echo(endpoint);
+    let cut = Arc::new(AtomicBool::new(false));
+    let address = relay_that_is_cut_one_way(address, Arc::clone(&cut)).await;
+    let peer = Peers::new(client()).get(&meta(1), address).await.unwrap();
+    peer.requests.call("b".into(), SOON).await.unwrap();
+    cut.store(true, Ordering::Relaxed);
+    let before = peer.connection.stats().udp_rx.datagrams;
+    let error = soon(peer.while_alive("b".into(), never())).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.code, Code::Disconnected, "{error}");
+    assert!(error.text.contains("no sign of life"), "{error}");
+    let heard = peer.connection.stats().udp_rx.datagrams - before;
+    assert!(heard >= 3, "only {heard} datagrams came");
 }
