@@ -1,7 +1,6 @@
-//! Promises of a Raft group of one: over both backings where the state matters. Those of several stand in
-//! [`group_of_three`].
+//! Promises of a Raft group of one: over both backings where the state matters. Those of several stand in [`group`].
 
-mod group_of_three;
+mod group;
 mod wires;
 
 use super::entry::{Entry, encode_answers};

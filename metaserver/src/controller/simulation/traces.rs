@@ -3,6 +3,7 @@
 
 use super::Step::*;
 use super::*;
+use quarry_common::map::fill::{all_before, covers};
 
 /// All rules, one chunk, four disks, three replicas.
 const BOUNDS: Bounds = Bounds {

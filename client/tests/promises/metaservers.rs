@@ -1,0 +1,86 @@
+//! Which metaserver is asked, and the map that it gives.
+
+use super::*;
+use quarry_common::ids::Epoch;
+
+#[tokio::test]
+async fn a_metaserver_that_is_refused_is_left_for_another_one() {
+    let fake = Fake::new(3);
+    let metaservers = [(ServerId(1), "one".into()), (ServerId(2), "two".into())];
+    fake.state().map.topology.metaservers = metaservers.into();
+    let client = fake.client().await;
+    client.mkdir(b"/before", 0o755).await.unwrap();
+    fake.state().faults.meta_refused = [ServerId(1)].into();
+    client.mkdir(b"/dir", 0o755).await.unwrap();
+    // All are: it is said at once.
+    fake.state().faults.meta_refused = [ServerId(1), ServerId(2)].into();
+    let error = client.mkdir(b"/none", 0o755).await.unwrap_err();
+    assert_eq!(error.code, Code::Configuration, "{error}");
+    // An earlier attempt may have been carried out.
+    fake.state().faults.meta_refused.clear();
+    fake.state().faults.requests_lost = 2;
+    let asking = client.clone();
+    let request = tokio::spawn(async move { asking.mkdir(b"/unknown", 0o755).await });
+    while fake.state().faults.requests_lost > 0 {
+        tokio::task::yield_now().await;
+    }
+    fake.state().faults.meta_refused = [ServerId(1), ServerId(2)].into();
+    let error = request.await.unwrap().unwrap_err();
+    assert_eq!(error.code, Code::UnknownOutcome, "{error}");
+}
+
+#[tokio::test]
+async fn what_changes_while_the_map_comes_in_pages_comes_with_the_next_one() {
+    let fake = Fake::new(3);
+    fake.state().faults.map_in_pages = true;
+    let client = fake.client().await;
+    let map = client.refresh_map().await.unwrap();
+    assert_eq!(map.rows[&fake::POOL][0].epoch, Epoch(2));
+    assert_eq!(map.epoch, Epoch(2));
+}
+
+/// Two metaservers, of which the first one, that leads, has fallen silent.
+async fn silent_leader() -> (Fake, Client) {
+    let fake = Fake::new(3);
+    let second = (ServerId(2), "meta-2".into());
+    fake.state().map.topology.metaservers.extend([second]);
+    let client = fake.client().await;
+    client.stat(b"/").await.unwrap();
+    let mut state = fake.state();
+    state.faults.silent = [ServerId(1)].into();
+    state.asked.clear();
+    drop(state);
+    (fake, client)
+}
+
+#[tokio::test]
+async fn a_leader_that_is_silent_is_left_soon_for_the_one_that_leads_now() {
+    let (_fake, client) = silent_leader().await;
+    let begun = Instant::now();
+    client.stat(b"/").await.unwrap();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn one_of_many_who_wait_asks_who_leads() {
+    let (fake, client) = silent_leader().await;
+    fake.state().faults.followers = [ServerId(2)].into();
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let client = client.clone();
+        waiting.spawn(async move { client.stat(b"/").await.map(drop) });
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let asked = fake.state().asked.clone();
+    let of = |server| asked.get(&ServerId(server)).copied().unwrap_or(0);
+    assert!((100..110).contains(&of(1)), "{asked:?}");
+    assert!((1..30).contains(&of(2)), "{asked:?}");
+    // All of them hear of it.
+    fake.state().faults.followers.clear();
+    let begun = Instant::now();
+    while let Some(answered) = waiting.join_next().await {
+        answered.unwrap().unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2));
+}

@@ -1,0 +1,78 @@
+//! Files and trees that are stored, and what is counted as files.
+
+use super::*;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+#[tokio::test]
+async fn the_uploads_of_a_command_hold_only_so_much_together() {
+    const LEN: u64 = 200 << 20;
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("file");
+    std::fs::write(&local, [1; 100_000]).unwrap();
+    let file = std::fs::File::options().write(true).open(&local).unwrap();
+    file.set_len(LEN).unwrap();
+    fake.state().faults.cut = true;
+    let transfer = transfer(TreeOptions::default());
+    let mut putting = tokio::task::JoinSet::new();
+    for number in 0..6 {
+        let (client, local, transfer) = (client.clone(), local.clone(), transfer.clone());
+        putting.spawn(async move {
+            let remote = format!("/{number}");
+            put_file(&client, &local, remote.as_bytes(), &transfer).await
+        });
+    }
+    let read = || transfer.progress().bytes.load(Ordering::Relaxed);
+    let begun = Instant::now();
+    while read() < 4 * LEN && begun.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(read(), 4 * LEN, "the others wait");
+    fake.state().faults.cut = false;
+    while let Some(put) = putting.join_next().await {
+        assert_eq!(put.unwrap().unwrap().size, LEN);
+    }
+}
+
+#[tokio::test]
+async fn the_contents_of_a_directory_go_into_the_root_of_the_cluster() {
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    std::fs::write(from.join("file"), "x").unwrap();
+    std::fs::set_permissions(&from, Permissions::from_mode(0o700)).unwrap();
+    let transfer = transfer(TreeOptions::default());
+    let report = put_tree(&client, &from, b"/", &transfer).await;
+    assert_eq!(failed(&report.unwrap()), []);
+    assert_eq!(client.stat(b"/file").await.unwrap().size, 1);
+    assert_eq!(client.stat(b"/").await.unwrap().mode, 0o755);
+}
+
+#[tokio::test]
+async fn only_what_was_copied_is_counted_as_files() {
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("from")).unwrap();
+    for name in ["from/a", "from/b", "from/in the way"] {
+        std::fs::write(at(name), "x").unwrap();
+    }
+    let copied = |transfer: &Transfer| transfer.progress().files.load(Ordering::Relaxed);
+    client.mkdir_all(b"/tree/in the way", 0o755).await.unwrap();
+    let putting = transfer(no_clobber());
+    let report = put_tree(&client, &at("from"), b"/tree", &putting)
+        .await
+        .unwrap();
+    assert_eq!((report.failed.len(), copied(&putting)), (1, 2));
+    std::fs::create_dir(at("to")).unwrap();
+    std::fs::write(at("to/b"), "mine").unwrap();
+    let getting = transfer(no_clobber());
+    let report = get_tree(&client, b"/tree", &at("to"), &getting)
+        .await
+        .unwrap();
+    assert_eq!((report.failed.len(), copied(&getting)), (1, 1));
+}
