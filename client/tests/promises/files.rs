@@ -150,17 +150,13 @@ async fn a_handle_reads_what_it_wrote_and_others_see_it_after_sync() {
     let client = Fake::new(3).client().await;
     let mut file = client.open(b"/file", OpenOptions::writing()).await.unwrap();
     let mut model = vec![0; 3 * MIB];
-    for (at, len) in [(0, 100), (100, 2 * MIB), (2_500_000, 600_000), (50, 10)] {
+    // The fake keeps whole extents by their start: overlaps are the metaserver's business.
+    for (at, len) in [(0, 100), (100, 2 * MIB), (2_500_000, 600_000)] {
         let bytes = content(len);
         model[at..at + len].copy_from_slice(&bytes);
-        let len = at + len;
         file.write_at(at as u64, bytes.into()).await.unwrap();
         let read = file.read_at(at as u64, len).await.unwrap();
-        assert!(read[..] == model[at..(at + len).min(at + read.len())]);
-        // The fake keeps whole extents by their start: overlaps are the metaserver's business.
-        if at == 2_500_000 {
-            break;
-        }
+        assert!(read[..] == model[at..at + len]);
     }
     file.sync().await.unwrap();
     assert!(read(&client, b"/file").await.unwrap() == model[..3_100_000]);
