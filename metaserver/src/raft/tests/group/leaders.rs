@@ -219,7 +219,7 @@ async fn a_leader_that_is_cut_off_answers_no_read_and_confirms_no_command() {
 
 /// What it says arrives, and keeps the others from standing: they must not hear it for as long as its connections live.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_hears_nobody_is_replaced_as_soon_as_one_that_died() {
+async fn a_leader_that_hears_nobody_is_replaced_soon() {
     let group = Group::of_three(|options| options).await;
     let old = group.leader().await;
     assert_eq!(propose(&group.raft(old), "x").await, 1);
@@ -247,13 +247,9 @@ async fn a_leader_that_reaches_one_of_five_is_replaced_while_another_one_is_down
         group.wires.part(leader, other);
     }
     let rest = [hears, apart[0], apart[1]];
-    let cut = Instant::now();
-    let next = tokio::time::timeout(Duration::from_secs(10), group.leader_of(&rest)).await;
+    // It waits for its majority as long as a failover takes, and then there is one.
+    let next = tokio::time::timeout(FAILOVER * 3, group.leader_of(&rest)).await;
     let next = next.unwrap_or_else(|_| panic!("nobody else leads: {}", group.report()));
-    println!(
-        "{next} leads {:?} after {leader} was cut off",
-        cut.elapsed()
-    );
     assert_eq!(propose(&group.raft(next), "after").await, 1);
     // It follows when it reaches all again, with everything that was agreed on.
     group.wires.mend(leader);
