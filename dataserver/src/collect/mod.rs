@@ -39,8 +39,60 @@ const LOG_EVERY: Duration = Duration::from_secs(60);
 /// Chunks by pool.
 type Chunks = Vec<(PoolId, ChunkId)>;
 
-/// Collects on one disk until it is cancelled; what it has begun on the disk then is finished when this returns.
+/// Collects on one disk and keeps it tidy until it is cancelled; what it has begun on the disk then is finished when this
+/// returns. The metaservers may be silent for long meanwhile: room is made all the same.
 pub async fn run(
+    node: Arc<Node>,
+    disk: Disk,
+    metaservers: Metaservers,
+    every: Duration,
+    cancel: CancellationToken,
+) {
+    tokio::join!(
+        tidy(disk.clone(), EVERY.min(every), cancel.clone()),
+        collect(node, disk, metaservers, every, cancel),
+    );
+}
+
+/// Tells of failures, now and then while they last.
+struct Complaints {
+    what: String,
+    told_at: Option<Instant>,
+}
+
+impl Complaints {
+    fn of(what: String) -> Complaints {
+        let told_at = None;
+        Complaints { what, told_at }
+    }
+
+    fn handle(&mut self, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => self.told_at = None,
+            Err(error) if error.code == Code::Stopping => {}
+            Err(error) if self.told_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) => {
+                tracing::warn!("{} was broken off: {error}", self.what);
+                self.told_at = Some(Instant::now());
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn tidy(disk: Disk, every: Duration, cancel: CancellationToken) {
+    let mut complaints = Complaints::of(format!("tidying disk {}", disk.identity().disk));
+    loop {
+        let pause = tokio::time::sleep(every);
+        if cancel.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+        if !disk.is_failed() {
+            complaints.handle(blocking(&disk, |disk| disk.tidy()).await);
+        }
+    }
+}
+
+async fn collect(
     node: Arc<Node>,
     disk: Disk,
     metaservers: Metaservers,
@@ -57,29 +109,28 @@ pub async fn run(
         not_deleted: None,
         cancel: cancel.clone(),
     };
-    let mut logged_at: Option<Instant> = None;
+    let mut complaints = Complaints::of(format!("collection on disk {}", collector.id));
     loop {
         let pause = tokio::time::sleep(EVERY.min(every));
         if cancel.run_until_cancelled(pause).await.is_none() {
             return;
         }
         // A disk that failed reads on, and takes no changes.
-        if collector.disk.is_failed() {
-            continue;
-        }
-        match collector.round().await {
-            Ok(()) => logged_at = None,
-            Err(error) if error.code == Code::Stopping => {}
-            Err(error) if logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) => {
-                tracing::warn!(
-                    "collection on disk {} was broken off: {error}",
-                    collector.id
-                );
-                logged_at = Some(Instant::now());
-            }
-            Err(_) => {}
+        if !collector.disk.is_failed() {
+            complaints.handle(collector.round().await);
         }
     }
+}
+
+/// Work on a disk, on a thread for such work; finished though nobody waits any more.
+async fn blocking<T: Send + 'static>(
+    disk: &Disk,
+    work: impl FnOnce(Disk) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let disk = disk.clone();
+    tokio::task::spawn_blocking(move || work(disk))
+        .await
+        .unwrap_or_else(|error| Err(Error::bug(format!("work on a disk was lost: {error}"))))
 }
 
 struct Collector {
@@ -103,9 +154,8 @@ impl Collector {
         if asked.is_err() {
             self.schedule.handle_failed(Instant::now());
         }
-        let tidied = self.blocking(|disk| disk.tidy()).await;
         let not_deleted = self.not_deleted.take().map_or(Ok(()), Err);
-        deleted.and(asked).and(not_deleted).and(tidied)
+        deleted.and(asked).and(not_deleted)
     }
 
     /// Deletes what is due, and says so. What the disk does not have counts as deleted.
@@ -156,7 +206,7 @@ impl Collector {
         }
         let pools = map.topology.pools.iter();
         let pools: Vec<_> = pools.map(|(id, pool)| (*id, pool.pg_count)).collect();
-        self.blocking(move |disk| {
+        blocking(&self.disk, move |disk| {
             let mut all = Vec::new();
             for (pool, pg_count) in pools {
                 // Of a bad copy there may be nothing but its mark.
@@ -178,9 +228,10 @@ impl Collector {
         from: Option<ChunkId>,
     ) -> Result<Option<ChunkId>> {
         let pg_count = self.node.membership.map().pool(pool)?.pg_count;
-        let page = self
-            .blocking(move |disk| disk.group(pool, (pg, pg_count), from, COLLECT_CHUNKS_MAX))
-            .await?;
+        let page = blocking(&self.disk, move |disk| {
+            disk.group(pool, (pg, pg_count), from, COLLECT_CHUNKS_MAX)
+        })
+        .await?;
         let complete = |state| match state {
             ChunkState::Open => false,
             ChunkState::Sealed | ChunkState::SetAside => true,
@@ -205,7 +256,7 @@ impl Collector {
         let id = self.id;
         // Before it is deleted here: else repair might fetch it once more from who still has it.
         self.node.doomed.note(&chunks);
-        let deleting = self.blocking(move |disk| {
+        let deleting = blocking(&self.disk, move |disk| {
             let (mut gone, mut failed) = (Chunks::new(), None);
             let mut deleted = 0;
             for (pool, chunk) in chunks {
@@ -239,16 +290,5 @@ impl Collector {
             MetaReply::Noted => Ok((Chunks::new(), None)),
             _ => Err(Error::malformed("an answer to another question")),
         }
-    }
-
-    /// Work on the disk, on a thread for such work; finished though nobody waits any more.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(Disk) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let disk = self.disk.clone();
-        tokio::task::spawn_blocking(move || work(disk))
-            .await
-            .unwrap_or_else(|error| Err(Error::bug(format!("work on a disk was lost: {error}"))))
     }
 }

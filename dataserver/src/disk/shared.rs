@@ -168,9 +168,10 @@ impl Shared {
         Space::of(&self.rooms.root)?.check(permille, len, &self.rooms.root)
     }
 
-    /// Empties the trash as far as clients lack room without it.
+    /// Empties the trash until twice of what clients leave free is free, or nothing is left in it. Clients whose disk is on
+    /// the same file system can not empty it: they are not to be refused before this was looked at again.
     pub fn make_room(&self) -> Result<()> {
-        let permille = u16::from(self.free_percent) * 10;
+        let permille = (2 * u16::from(self.free_percent) * 10).min(1000);
         let lacking = Space::of(&self.rooms.root)?.lacking(permille, 0);
         self.trash.free(lacking)
     }

@@ -312,6 +312,30 @@ async fn the_trash_is_kept_for_a_day_unless_clients_lack_the_room() {
     same(read(&disk, 0).unwrap(), bytes(0, LEN));
 }
 
+#[tokio::test]
+async fn the_trash_is_emptied_before_clients_of_another_disk_lack_room() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write(&disk, 1, &bytes(1, 100_000)).await.unwrap();
+    assert!(disk.delete(POOL, ChunkId(1), || true).unwrap());
+    disk.tidy().unwrap();
+    assert_eq!(trashed(&dir).len(), 1);
+    let space = disk.space().unwrap();
+    disk.stop().unwrap();
+    drop(disk);
+    // A little more than half of what is free.
+    let free_percent = (space.free * 50 / space.total) as u8 + 1;
+    let options = DiskOptions {
+        free_percent,
+        ..OPTIONS
+    };
+    let disk = Disk::open(dir.path(), CLUSTER, options).unwrap();
+    write(&disk, 2, &bytes(2, 100_000)).await.unwrap();
+    assert_eq!(trashed(&dir).len(), 1, "clients had room");
+    disk.tidy().unwrap();
+    assert_eq!(trashed(&dir).len(), 0);
+}
+
 /// Leaves chunk 0 alone.
 fn delete_stayers_but_few(disk: &Disk) {
     for chunk in (1..COUNT).filter(|chunk| stays(*chunk)) {
