@@ -104,7 +104,7 @@ async fn files_that_nobody_would_answer_for_are_not_begun_with() {
 #[tokio::test]
 async fn who_is_silent_now_and_then_is_not_given_up() {
     let fake = Fake::new(3);
-    let (client, transfer, _) = impatient(&fake, 2).await;
+    let (client, transfer, _) = impatient(&fake, 1).await;
     let folder = tempfile::tempdir().unwrap();
     let local = folder.path().join("file");
     std::fs::write(&local, "x").unwrap();
