@@ -6,6 +6,7 @@ use crate::map_cache::MapCache;
 use crate::meta::MetaLink;
 use crate::session::Sessions;
 use crate::session::ranges::OpenChunk;
+use crate::telling::Telling;
 use crate::transport::{Peer, Transport};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{ChunkId, DiskId, Epoch, PoolId};
@@ -38,6 +39,7 @@ pub struct DataLink {
     pub(crate) map: Arc<MapCache>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) health: Health,
+    pub(crate) telling: Telling,
     pub(crate) same_host: Arc<SameHost>,
     pub(crate) deadline: Duration,
     pool: Option<PoolId>,
@@ -92,6 +94,7 @@ impl DataLink {
             map,
             sessions,
             health: Health::default(),
+            telling: Telling::default(),
             same_host: SameHost::new(options.same_host_reads),
             deadline: options.deadline,
             pool: options.pool,

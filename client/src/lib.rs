@@ -17,6 +17,7 @@ mod meta;
 mod namespace;
 mod progress;
 mod session;
+mod telling;
 mod text;
 pub mod transport;
 mod tree;

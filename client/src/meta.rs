@@ -1,6 +1,7 @@
 //! Calls to the metaservers: finds the leader, and asks again what got no answer.
 
 use crate::backoff::Backoff;
+use crate::telling::Telling;
 use crate::transport::{Peer, Transport};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{Epoch, ServerId, ShardId, Version};
@@ -27,9 +28,6 @@ const DOUBT_WAIT: Duration = Duration::from_millis(400);
 /// The longest pause between rounds: an election takes a second, and whoever waits should know soon.
 const PAUSE_MAX: Duration = Duration::from_millis(150);
 
-/// After so long without an answer a person who waits is told why.
-const PATIENCE_SHOWN: Duration = Duration::from_secs(3);
-
 /// So long is tried where no metaserver was ever reached and nothing listens at any of their addresses:
 /// a server that restarts is back by then, and a person who forgot to start one, or has an old client
 /// file, waits no longer. Silence is another thing, since packets may be lost.
@@ -48,6 +46,7 @@ pub struct MetaLink {
     newest_epoch: watch::Sender<Epoch>,
     /// Held by the one call that asks on behalf of all who leads.
     doubting: tokio::sync::Mutex<()>,
+    telling: Telling,
 }
 
 /// The metaservers that are known, of which one is asked first.
@@ -126,6 +125,7 @@ impl MetaLink {
             seen: AtomicU64::new(0),
             newest_epoch: watch::Sender::new(Epoch::ZERO),
             doubting: tokio::sync::Mutex::default(),
+            telling: Telling::default(),
         }
     }
 
@@ -188,7 +188,6 @@ impl MetaLink {
         // Who did not pass our checks, or we theirs.
         let mut unfit = BTreeSet::new();
         let asked_at = Instant::now();
-        let mut told = false;
         loop {
             let request = MetaRequest {
                 shard: ShardId::FIRST,
@@ -246,11 +245,10 @@ impl MetaLink {
                 true => deadline.min(asked_at + REFUSED_PATIENCE),
                 false => deadline,
             };
-            if !told && asked_at.elapsed() >= PATIENCE_SHOWN {
-                told = true;
+            self.telling.tell(asked_at, || {
                 let seconds = until.saturating_duration_since(asked_at).as_secs();
-                tracing::warn!("no metaserver answers yet ({error}); trying for {seconds} s");
-            }
+                format!("no metaserver answers yet ({error}); trying for {seconds} s")
+            });
             if error.code != Code::Overloaded {
                 self.turn_from(&peer, named(&error));
             }

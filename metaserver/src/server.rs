@@ -5,8 +5,10 @@ use crate::kv::{Kv, Rocks, RocksOptions};
 use crate::raft::{Consensus, Network, Raft, RaftOptions};
 use crate::serve::{Founding, Lead, Serving, Settings, accept_loop, lead};
 use crate::state::apply::Machine;
+use crate::state::map_state;
 use quarry_common::identity::{Authority, Identity, Role};
-use quarry_common::ids::{ServerId, ShardId};
+use quarry_common::ids::{Epoch, ServerId, ShardId};
+use quarry_common::map::ClusterMap;
 use quarry_common::net::Endpoint;
 use quarry_common::task::Stop;
 use quarry_common::{Code, Error, Result};
@@ -44,6 +46,7 @@ impl Metaserver {
         let server = check_identity(&identity, &authority)?;
         check_seed(&identity, seed.as_ref())?;
         create_directory(&config.dir)?;
+        check_directory(&config.dir)?;
         // The port first: a second metaserver on the same directory must not come near the state.
         let endpoint = Endpoint::server(Arc::clone(&identity), config.listen, |_, _| true)?;
         let address = match &config.advertise {
@@ -63,6 +66,7 @@ impl Metaserver {
             ..RocksOptions::default()
         };
         let kv: Arc<dyn Kv> = Arc::new(Rocks::open(&config.dir.join("state"), options)?);
+        check_cluster(&map_state::load(&*kv.view())?, &identity, &config.dir)?;
         let founders = seed.iter().flat_map(|seed| seed.metaservers.clone());
         let options = RaftOptions {
             network: Network::over(endpoint.clone()),
@@ -222,10 +226,122 @@ fn create_directory(dir: &Path) -> Result<()> {
     })
 }
 
+/// What a metaserver makes in its directory.
+const OWN: [&str; 4] = ["log", "new", "snapshots", "state"];
+
+/// Refuses a directory with things in it that are none of a metaserver's: it is somebody else's. What people put beside a
+/// state, keys and configuration, and what a file system makes by itself is nobody's.
+fn check_directory(dir: &Path) -> Result<()> {
+    let failed = |error: std::io::Error| {
+        let text = format!(
+            "the metaserver's directory '{}' can not be listed",
+            dir.display()
+        );
+        Error::new(Code::Configuration, text).with_source(error)
+    };
+    let mut foreign = None;
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_string_lossy();
+        if OWN.contains(&&*name) {
+            return Ok(());
+        }
+        let is_nobodys = name == "lost+found" || name.ends_with(".pem") || name.ends_with(".toml");
+        if !is_nobodys {
+            foreign = Some(name.into_owned());
+        }
+    }
+    let Some(foreign) = foreign else {
+        return Ok(());
+    };
+    let text = format!(
+        "'{}' holds '{foreign}' and nothing of a metaserver: name its own directory as 'dir', or an empty one for a new one",
+        dir.display()
+    );
+    Err(Error::new(Code::Configuration, text))
+}
+
+/// Refuses the state of another cluster, before anything of it is changed.
+fn check_cluster(map: &ClusterMap, identity: &Identity, dir: &Path) -> Result<()> {
+    let (found, own) = (map.topology.cluster, identity.name().cluster);
+    if map.epoch == Epoch::ZERO || found == own {
+        return Ok(());
+    }
+    let text = format!(
+        "'{}' holds the state of cluster {found}, and the certificate is of cluster {own}: name this metaserver's own directory as 'dir'",
+        dir.display()
+    );
+    Err(Error::new(Code::Configuration, text))
+}
+
 fn no_seed(dir: &Path) -> Error {
     let text = format!(
         "'{}' holds no metaserver's state, and no seed of a new cluster was given: check 'dir', or begin with 'quarry cluster init'",
         dir.display()
     );
     Error::new(Code::Configuration, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_common::identity::{PeerName, SERVER_VALID};
+    use quarry_common::ids::ClusterId;
+    use std::time::SystemTime;
+
+    /// Starts metaserver 1 of a cluster of its own on a directory, and stops it.
+    async fn start(cluster: u8, dir: &Path) -> Result<()> {
+        let cluster = ClusterId([cluster; 16]);
+        let authority = Authority::create(cluster, SystemTime::now())?;
+        let name = PeerName::metaserver(cluster, ServerId(1));
+        let identity = authority.issue(&name, SERVER_VALID, SystemTime::now())?;
+        let seed = ClusterSeed {
+            cluster,
+            replicas: 1,
+            min_members: 1,
+            pg_count: 4,
+            dataservers: 1,
+            metaservers: vec![(ServerId(1), "127.0.0.1:1".into())],
+            users: Vec::new(),
+        };
+        let config = MetaserverConfig {
+            listen: ([127, 0, 0, 1], 0).into(),
+            advertise: None,
+            dir: dir.to_owned(),
+            metaservers: Vec::new(),
+            cache_mib: 16,
+            doom_grace_seconds: 300,
+            out_after_seconds: 600,
+        };
+        let started = Metaserver::start(config, Arc::new(identity), authority, Some(seed));
+        started.await?.stop().await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_state_of_another_cluster_is_refused_and_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        start(1, dir.path()).await.unwrap();
+        let refused = start(2, dir.path()).await.unwrap_err();
+        assert_eq!(refused.code, Code::Configuration, "{refused}");
+        let both = [1, 2].map(|cluster| ClusterId([cluster; 16]).to_string());
+        assert!(both.iter().all(|id| refused.text.contains(id)), "{refused}");
+        start(1, dir.path()).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_directory_of_somebody_else_is_refused_and_nothing_is_made_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("chunks")).unwrap();
+        let refused = start(1, dir.path()).await.unwrap_err();
+        assert_eq!(refused.code, Code::Configuration, "{refused}");
+        assert!(refused.text.contains("'chunks'"), "{refused}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        // What is beside a state is nobody's.
+        start(1, &dir.path().join("chunks")).await.unwrap();
+        for beside in ["identity.pem", "metaserver.toml", "lost+found"] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(beside), "").unwrap();
+            start(1, dir.path()).await.unwrap();
+        }
+    }
 }

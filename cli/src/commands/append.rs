@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use quarry_client::{File, OpenOptions};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// What is appended in one step, in bytes.
@@ -41,7 +42,8 @@ impl Append {
                 (Box::new(file.context(escaped(name))?), escaped(name))
             }
         };
-        context
+        let appended = AtomicU64::new(0);
+        let done = context
             .with_client(async |client| {
                 let options = OpenOptions {
                     write: true,
@@ -51,18 +53,15 @@ impl Append {
                     ..OpenOptions::default()
                 };
                 let mut file = client.open(path.bytes(), options).await?;
-                let mut appended = 0;
-                let done = append_all(&mut file, &mut input, &name, &mut appended).await;
-                match (done, appended) {
-                    (Ok(()), _) => Ok(file.close().await?),
-                    (Err(error), 0) => Err(error),
-                    // Who goes on has to know what is there.
-                    (Err(error), _) => {
-                        Err(error.context(format!("after {appended} bytes were appended")))
-                    }
-                }
+                append_all(&mut file, &mut input, &name, &appended).await?;
+                Ok(file.close().await?)
             })
-            .await
+            .await;
+        // Who goes on has to know what is there.
+        done.map_err(|error| match appended.into_inner() {
+            0 => error,
+            appended => error.context(format!("after {appended} bytes were appended, which stay")),
+        })
     }
 }
 
@@ -71,7 +70,7 @@ async fn append_all(
     file: &mut File,
     input: &mut (impl AsyncRead + Unpin),
     name: &str,
-    appended: &mut u64,
+    appended: &AtomicU64,
 ) -> Result<()> {
     loop {
         let piece = read_piece(input).await.with_context(|| name.to_owned())?;
@@ -80,7 +79,7 @@ async fn append_all(
         }
         let len = piece.len() as u64;
         file.append(piece).await?;
-        *appended += len;
+        appended.fetch_add(len, Ordering::Relaxed);
     }
 }
 

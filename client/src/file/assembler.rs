@@ -58,6 +58,14 @@ impl Written {
     }
 }
 
+/// Whether the session in which some of these were written was lost: then they can not be committed any more.
+pub fn any_lost(written: &[Written]) -> bool {
+    written.iter().any(|range| match range {
+        Written::Inline(..) => false,
+        Written::Part(_, part) => part.is_lost(),
+    })
+}
+
 /// What a commit sends. The parts are to be held until it is answered.
 #[derive(Debug, Default)]
 pub struct Batch {

@@ -15,7 +15,8 @@ impl Client {
     /// # Errors
     /// The operation's own; `OldReceipt` if the members of a group have changed since it was written.
     pub(crate) async fn commit(&self, op: Op) -> Result<OpReply> {
-        let deadline = Instant::now() + self.shared.options.data_deadline;
+        let begun = Instant::now();
+        let deadline = begun + self.shared.options.data_deadline;
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         loop {
             match self.mutate(op.clone()).await {
@@ -26,6 +27,10 @@ impl Client {
                     ) && Instant::now() < deadline =>
                 {
                     tracing::debug!(%error, "a commit has to wait");
+                    self.shared.data.telling.tell(begun, || {
+                        let seconds = self.shared.options.data_deadline.as_secs();
+                        format!("what was written can not be committed yet ({error}); trying for {seconds} s")
+                    });
                     backoff.wait(deadline).await;
                 }
                 other => return other,

@@ -53,7 +53,8 @@ impl DataLink {
     /// `Io` with every replica's fault when all are bad, or none could be read within the data
     /// deadline; `BadCapability` when the extents have to be asked for again.
     pub async fn fetch(&self, file: &str, range: &ChunkRange) -> Result<Vec<Bytes>> {
-        let deadline = Instant::now() + self.deadline;
+        let begun = Instant::now();
+        let deadline = begun + self.deadline;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
         let mut faults: BTreeMap<DiskId, (u32, Error)> = BTreeMap::new();
         // What one replica delivered before it failed need not be fetched again.
@@ -93,6 +94,12 @@ impl DataLink {
                 }
             }
             self.report_bad(&map, range, &failed);
+            if let Some((disk, error)) = failed.last() {
+                self.telling.tell(begun, || {
+                    let seconds = self.deadline.as_secs();
+                    format!("no dataserver gives the bytes of {file} yet (disk {disk}: {error}); trying for {seconds} s")
+                });
+            }
             for (disk, error) in failed {
                 tracing::debug!(%disk, %error, chunk = %range.chunk, "a replica could not be read");
                 if error.code == Code::BadCapability {

@@ -1,6 +1,6 @@
 //! The upload path: a file appears with all its contents in one step, or not at all.
 
-use super::assembler::{Assembler, Batch, Written};
+use super::assembler::{Assembler, Batch, Written, any_lost};
 use super::source::{Piece, ReaderSource, Source};
 use crate::client::Client;
 use crate::meta::unexpected;
@@ -59,7 +59,8 @@ impl Client {
     /// `Exists` with `replace: false`; `ClusterFull`; `Io` if the reader fails; outages are ridden out
     /// until nothing has moved for the data deadline. `UnknownOutcome` if the last answer was lost and what has
     /// the name then is not what was published: the text says what to do. `OldReceipt`, at once, if disks of the cluster came or
-    /// went during the upload: it is to be done again, with a reader that begins anew.
+    /// went during the upload, and `SessionLost` if this client's session was lost meanwhile, since its machine slept or no
+    /// metaserver was reached for long: nothing was published, and it is to be done again with a reader that begins anew.
     pub async fn publish(
         &self,
         path: &[u8],
@@ -85,9 +86,13 @@ impl Client {
         let published = self
             .publish_contents(parent, name, options, &contents)
             .await;
+        let is_lost = any_lost(&written);
         // Until here the chunks were to be committed.
         drop(written);
         match published {
+            Err(error) if error.code == Code::BadReceipt && is_lost => {
+                Err(Error::new(Code::SessionLost, error.text))
+            }
             Err(error) if error.code == Code::UnknownOutcome => {
                 self.settle(parent, name, options, &contents, error).await
             }

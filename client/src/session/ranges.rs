@@ -56,6 +56,15 @@ pub struct OpenChunk {
     ranges: Arc<Mutex<Ranges>>,
 }
 
+impl OpenChunk {
+    /// Whether its session was lost: then it can not be committed any more.
+    pub fn is_lost(&self) -> bool {
+        let ranges = self.ranges.lock().expect("nobody panics with this lock");
+        let pool = ranges.pools.get(&self.pool);
+        !pool.is_some_and(|pool| pool.open.contains(&self.chunk))
+    }
+}
+
 impl Drop for OpenChunk {
     fn drop(&mut self) {
         let mut ranges = self.ranges.lock().expect("nobody panics with this lock");

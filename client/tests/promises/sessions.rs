@@ -51,6 +51,23 @@ async fn a_request_refused_by_a_lost_session_is_done_in_a_new_one() {
         .unwrap();
 }
 
+/// What the reader gave is gone: only who has the bytes can write them again.
+#[tokio::test]
+async fn an_upload_whose_session_was_lost_says_that_it_is_to_be_done_again() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    publish(&client, b"/before", &content(MIB)).await.unwrap();
+    fake.state().faults.sessions_lost = true;
+    let lost = publish(&client, b"/file", &content(MIB)).await.unwrap_err();
+    assert_eq!(lost.code, Code::SessionLost, "{lost}");
+    assert_eq!(
+        read(&client, b"/file").await.unwrap_err().code,
+        Code::NotFound
+    );
+    publish(&client, b"/file", &content(MIB)).await.unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == content(MIB));
+}
+
 #[tokio::test]
 async fn a_request_that_was_lost_before_its_session_was_is_done_in_a_new_one() {
     let fake = Fake::new(3);

@@ -130,9 +130,14 @@ impl Shared {
         }
     }
 
+    /// What its file system says. A disk that can not even say that is gone.
+    fn file_system(&self) -> Result<Space> {
+        Space::of(&self.rooms.root).map_err(|error| self.health.fail(error.text))
+    }
+
     /// The room of the disk; trash counts as free.
     pub fn space(&self) -> Result<Space> {
-        let space = Space::of(&self.rooms.root)?;
+        let space = self.file_system()?;
         Ok(Space {
             free: (space.free + self.trash.len()).min(space.total),
             ..space
@@ -160,19 +165,19 @@ impl Shared {
     }
 
     fn check_free(&self, permille: u16, len: u64) -> Result<()> {
-        let lacking = Space::of(&self.rooms.root)?.lacking(permille, len);
+        let lacking = self.file_system()?.lacking(permille, len);
         if lacking == 0 {
             return Ok(());
         }
         self.trash.free(lacking)?;
-        Space::of(&self.rooms.root)?.check(permille, len, &self.rooms.root)
+        self.file_system()?.check(permille, len, &self.rooms.root)
     }
 
     /// Empties the trash until twice of what clients leave free is free, or nothing is left in it. Clients whose disk is on
     /// the same file system can not empty it: they are not to be refused before this was looked at again.
     pub fn make_room(&self) -> Result<()> {
         let permille = (2 * u16::from(self.free_percent) * 10).min(1000);
-        let lacking = Space::of(&self.rooms.root)?.lacking(permille, 0);
+        let lacking = self.file_system()?.lacking(permille, 0);
         self.trash.free(lacking)
     }
 

@@ -27,7 +27,7 @@ impl Space {
     /// That of the file system of `path`, without trash.
     pub fn of(path: &Path) -> Result<Space> {
         let found = rustix::fs::statvfs(path)
-            .map_err(|error| io_error("look at the free space of", path, error.into()))?;
+            .map_err(|error| io_error("find the free space of", path, error.into()))?;
         // Root's reserve is not ours: what it holds back counts as used.
         Ok(Space {
             total: found.f_blocks * found.f_frsize,

@@ -224,6 +224,14 @@ fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> 
         Use::Read => DB::open_cf_descriptors_read_only(&db, path, families, false),
     };
     opened.map_err(|error| {
+        // Its own word for it is 'Resource temporarily unavailable'.
+        if error.to_string().contains("/LOCK:") {
+            let text = format!(
+                "the state {} is in use by another metaserver: stop that one, or name this one's own directory",
+                path.display()
+            );
+            return Error::new(Code::Configuration, text).with_source(error);
+        }
         rocks_error(
             &format!("the state {}", path.display()),
             "can not be opened",
@@ -579,6 +587,21 @@ mod tests {
     use super::*;
     use std::ops::ControlFlow;
     use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_state_that_is_in_use_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Rocks::open(&dir.path().join("state"), RocksOptions::default());
+        let first = open().unwrap();
+        let error = open().map(drop).unwrap_err();
+        assert_eq!(error.code, Code::Configuration, "{error}");
+        assert!(
+            error.text.contains("in use by another metaserver"),
+            "{error}"
+        );
+        drop(first);
+        open().unwrap();
+    }
 
     #[test]
     fn what_came_and_went_in_a_queue_is_not_passed_for_ever() {

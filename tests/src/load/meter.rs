@@ -95,8 +95,8 @@ impl Meter {
         self.tallies.lock().expect("nobody panics with this lock")
     }
 
-    /// Waits for an operation. One that the library asks to do again, since members of its chunks came or went, is
-    /// done again up to three times.
+    /// Waits for an operation. One that the library asks to do again, since members of its chunks came or went or its
+    /// session was lost, is done again up to three times.
     pub async fn measure<T, F: Future<Output = Result<T>>>(
         &self,
         kind: Kind,
@@ -111,7 +111,11 @@ impl Meter {
                     self.tallies().handle_done(kind, what, begun, again);
                     return Outcome::Done(done);
                 }
-                Err(error) if error.code == Code::OldReceipt && again < 3 => again += 1,
+                Err(error)
+                    if matches!(error.code, Code::OldReceipt | Code::SessionLost) && again < 3 =>
+                {
+                    again += 1;
+                }
                 Err(error) => return self.handle_error(kind, what, begun, &error),
             }
         }

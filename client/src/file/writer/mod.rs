@@ -53,8 +53,14 @@ pub struct WrittenPart {
     /// What the members confirmed.
     pub receipt: Receipt,
     /// The chunk, which stays open with the metaserver until this is dropped.
-    #[expect(dead_code, reason = "it is held, not looked at")]
     chunk: OpenChunk,
+}
+
+impl WrittenPart {
+    /// Whether the session of its chunk was lost: then it can not be committed any more.
+    pub fn is_lost(&self) -> bool {
+        self.chunk.is_lost()
+    }
 }
 
 /// One range of a file on its way. Dropping it stops the transfer.
@@ -408,8 +414,8 @@ fn stalled(what: &str) -> Error {
 /// Decides after each failure whether and when to go on.
 struct Trouble {
     link: Arc<DataLink>,
-    /// Until when it is tried; from the first failure of a row on, since a range may take its time.
-    deadline: Option<Instant>,
+    /// Since when it fails, and until when it is tried; from the first failure of a row on, since a range may take its time.
+    since_and_deadline: Option<(Instant, Instant)>,
     backoff: Backoff,
     nonsense: u32,
     full_count: u32,
@@ -419,7 +425,7 @@ struct Trouble {
 impl Trouble {
     fn new(link: Arc<DataLink>) -> Trouble {
         Trouble {
-            deadline: None,
+            since_and_deadline: None,
             backoff: Backoff::new(Duration::from_millis(30), Duration::from_secs(2)),
             nonsense: 0,
             full_count: 0,
@@ -431,7 +437,8 @@ impl Trouble {
     /// Until when the next chunk may be waited for.
     fn deadline(&self) -> Instant {
         let fresh = || Instant::now() + self.link.deadline;
-        self.deadline.unwrap_or_else(fresh)
+        self.since_and_deadline
+            .map_or_else(fresh, |(_, deadline)| deadline)
     }
 
     /// Returns when the next chunk may be tried.
@@ -445,7 +452,13 @@ impl Trouble {
         self.count += 1;
         tracing::debug!(?disk, %error, code = ?error.code, "a chunk was given up");
         let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + self.link.deadline);
+        let (since, deadline) = *self
+            .since_and_deadline
+            .get_or_insert((now, now + self.link.deadline));
+        self.link.telling.tell(since, || {
+            let seconds = deadline.saturating_duration_since(since).as_secs();
+            format!("the dataservers do not take the bytes yet ({error}); trying for {seconds} s")
+        });
         match error.kind() {
             Kind::NoSpace => {
                 if let Some(disk) = disk {
