@@ -123,6 +123,7 @@ fn contents(dev: &Dev, scratch: &Path) -> Result<()> {
         "{refused}"
     );
     dev.ok(["rm", "/long"])?;
+    an_interrupted_append_tells_what_stays(dev)?;
     let refused = dev.refused(["put", "/", "/tree"])?;
     ensure!(refused.contains("use -r"), "{refused}");
     ensure!(
@@ -179,6 +180,26 @@ fn chunks(dev: &Dev, path: &str) -> Result<Vec<String>> {
     let mut all = Vec::new();
     gather(&json(dev, &["locate", "--json", path])?, &mut all);
     Ok(all)
+}
+
+fn an_interrupted_append_tells_what_stays(dev: &Dev) -> Result<()> {
+    with_input(dev.quarry(["put", "-", "/pieces"]), b"")?;
+    let mut append = dev.quarry(["append", "/pieces"]);
+    let append = append.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut append = append.spawn()?;
+    let mut input = append.stdin.take().context("a pipe was asked for")?;
+    input.write_all(&vec![b'x'; 16 << 20])?;
+    let until = Instant::now() + Duration::from_secs(60);
+    while json(dev, &["stat", "--json", "/pieces"])?[0]["size"] != 16 << 20 {
+        ensure!(Instant::now() < until, "a whole piece is not appended");
+    }
+    let (code, _) = interrupt(&mut append)?;
+    drop(input);
+    let told = std::io::read_to_string(append.stderr.context("a pipe was asked for")?)?;
+    let what = "after 16777216 bytes were appended, which stay: interrupted";
+    ensure!(code == Some(130) && told.contains(what), "{code:?}: {told}");
+    dev.ok(["rm", "/pieces"])?;
+    Ok(())
 }
 
 fn links_and_copies(dev: &Dev) -> Result<()> {

@@ -374,6 +374,22 @@ async fn a_full_disk_refuses_writes_and_is_not_failed() {
     assert!(space.free > 0 && space.free <= space.total);
 }
 
+/// Its clients go to other disks then.
+#[tokio::test]
+async fn a_disk_whose_directory_has_gone_is_failed() {
+    let dir = formatted();
+    let disk = open(&dir);
+    write(&disk, 1, &bytes(1, 100)).await.unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::rename(dir.path(), elsewhere.path().join("moved")).unwrap();
+    assert_eq!(
+        code(write(&disk, 2, &bytes(2, 100)).await),
+        Code::DiskFailed
+    );
+    assert!(disk.is_failed());
+    std::fs::rename(elsewhere.path().join("moved"), dir.path()).unwrap();
+}
+
 #[tokio::test]
 async fn a_chunk_that_was_set_aside_is_never_served_again() {
     let dir = formatted();
