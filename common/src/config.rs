@@ -3,6 +3,8 @@
 //! [`ConfigFile`] reads the file and refuses keys that nobody knows; the command line puts its
 //! flags over it ([`ConfigFile::set`]) and then turns the whole into the role's own type.
 
+pub mod values;
+
 use crate::error::{Code, Error, Result};
 use crate::given_file;
 use serde::de::DeserializeOwned;
