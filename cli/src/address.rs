@@ -2,6 +2,7 @@
 
 use crate::failure::Misuse;
 use anyhow::Result;
+use quarry_common::config::values;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// The port of a metaserver unless said otherwise (DESIGN §7).
@@ -23,30 +24,28 @@ impl Address {
     /// # Errors
     /// [`Misuse`].
     pub fn parse(text: &str, usual_port: u16) -> Result<Address> {
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Address {
+        let address = match (text.parse::<SocketAddr>(), text.parse::<IpAddr>()) {
+            (Ok(address), _) => Address {
                 host: address.ip().to_string(),
                 port: address.port(),
-            });
-        }
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(Address {
+            },
+            (_, Ok(ip)) => Address {
                 host: ip.to_string(),
                 port: usual_port,
-            });
-        }
-        let (host, port) = match text.split_once(':') {
-            None => (text, Some(usual_port)),
-            Some((host, port)) => (host, port.parse().ok()),
+            },
+            _ => {
+                let (host, port) = match text.split_once(':') {
+                    None => (text, Some(usual_port)),
+                    Some((host, port)) => (host, port.parse().ok()),
+                };
+                let port = port.ok_or_else(|| Misuse::new(format!("'{text}' is no HOST:PORT")))?;
+                let host = host.to_owned();
+                Address { host, port }
+            }
         };
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-        match port {
-            Some(port) if !host.is_empty() && host.bytes().all(fits) => Ok(Address {
-                host: host.to_owned(),
-                port,
-            }),
-            _ => Err(Misuse::new(format!("'{text}' is no HOST:PORT")).into()),
-        }
+        values::check_address("the address", &address.text())
+            .map_err(|error| Misuse::new(error.text))?;
+        Ok(address)
     }
 
     /// As others write it.
@@ -82,7 +81,17 @@ mod tests {
         assert_eq!(text("meta-1:99").as_deref(), Some("meta-1:99"));
         assert_eq!(text("::1").as_deref(), Some("[::1]:7410"));
         assert_eq!(text("[::1]:99").as_deref(), Some("[::1]:99"));
-        assert_eq!((text("a:b"), text(":1"), text("a b")), (None, None, None));
+        for bad in [
+            "a:b",
+            ":1",
+            "a b",
+            "m:0",
+            "127.0.0.1:0",
+            "0.0.0.0",
+            "[::]:7410",
+        ] {
+            assert_eq!(text(bad), None, "{bad}");
+        }
         assert_eq!(
             Address::parse("meta-1", 1).unwrap().listen().to_string(),
             "[::]:1"

@@ -183,6 +183,7 @@ mod tests {
             "bench small --files 100 --size 4K --clients 32",
             "bench meta --clients 1,32,128 --count 1000",
             "user add anna --uid 1000 --gid 100 --gid 4 --admin --out f",
+            "user renew anna --out f",
             "user list",
         ] {
             let words = std::iter::once("quarry").chain(line.split(' '));

@@ -56,7 +56,20 @@ impl Client {
     /// `Exists`; `NotPermitted` for anybody but an admin.
     pub async fn add_user(&self, user: User) -> Result<ClientFile> {
         let name = user.name.clone();
-        match self.admin(AdminOp::AddUser(user)).await? {
+        self.issued(AdminOp::AddUser(user), name).await
+    }
+
+    /// A new client file for a user that there is. What the user has stays good until it expires.
+    ///
+    /// # Errors
+    /// `NotFound`; `NotPermitted` for anybody but an admin.
+    pub async fn renew_user(&self, name: &str) -> Result<ClientFile> {
+        let name = name.to_owned();
+        self.issued(AdminOp::RenewUser(name.clone()), name).await
+    }
+
+    async fn issued(&self, op: AdminOp, user: String) -> Result<ClientFile> {
+        match self.admin(op).await? {
             AdminReply::Identity { pem, metaservers } => Ok(ClientFile {
                 cluster: self.file().cluster,
                 metaservers: metaservers
@@ -64,7 +77,7 @@ impl Client {
                     .map(|(id, address)| MetaAddress { id, address })
                     .collect(),
                 identity: pem,
-                user: name,
+                user,
             }),
             _ => Err(unexpected("an identity")),
         }

@@ -1,12 +1,15 @@
 //! The client file: what a program needs to reach a cluster as one user. TOML; it holds the
 //! user's private key, so it is written readable by its owner alone.
 
+use quarry_common::config::values;
 use quarry_common::durable;
 use quarry_common::error::{Code, Error, Result};
-use quarry_common::identity::Identity;
+use quarry_common::given_file;
+use quarry_common::identity::{Identity, Role};
 use quarry_common::ids::{ClusterId, ServerId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// The environment variable that names the client file.
 pub const CLUSTER_VARIABLE: &str = "QUARRY_CLUSTER";
@@ -70,14 +73,37 @@ impl ClientFile {
         };
         let file = ClientFile::load(&path)?;
         // Found damaged when it is used, it would be an error that names no file.
-        Identity::from_pem(&file.identity).map_err(|error| {
-            let text = format!(
-                "{}; ask an admin for another client file ('quarry user add NAME' prints it)",
-                error.text
-            );
-            Error::new(error.code, text).context(path.display())
-        })?;
+        file.identity()
+            .map_err(|error| error.context(path.display()))?;
         Ok((path, file))
+    }
+
+    /// The identity in it, which is a user's of the cluster; its validity is for the metaservers to judge.
+    ///
+    /// # Errors
+    /// `Configuration`: it is none, a server's, or another cluster's.
+    pub fn identity(&self) -> Result<Identity> {
+        let wrong = |what: String| {
+            let text = format!(
+                "{what}; ask an admin for another client file ('quarry user renew NAME' prints it)"
+            );
+            Error::new(Code::Configuration, text)
+        };
+        let identity = Identity::from_pem(&self.identity)
+            .map_err(|error| wrong(format!("its identity can not be used: {}", error.text)))?;
+        let name = identity.name();
+        if name.role != Role::User {
+            return Err(wrong(format!(
+                "its identity is of {name}, which is no user"
+            )));
+        }
+        if name.cluster != self.cluster {
+            return Err(wrong(format!(
+                "its identity is of cluster {}, the file of cluster {}",
+                name.cluster, self.cluster
+            )));
+        }
+        Ok(identity)
     }
 
     /// `$XDG_CONFIG_HOME/quarry/client.toml`, or the same under `~/.config`.
@@ -102,12 +128,12 @@ impl ClientFile {
             })
     }
 
-    /// Reads a client file.
+    /// Reads a client file; warns, once for a process, if others may read it too.
     ///
     /// # Errors
     /// `Configuration`, naming the file, with what to do.
     pub fn load(path: &Path) -> Result<ClientFile> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let file = given_file::read(path).map_err(|error| {
             let remedy = if error.kind() == std::io::ErrorKind::NotFound {
                 "there is no client file: start a cluster of your own with 'quarry dev', \
                  or ask an admin for one ('quarry user add NAME' prints it)"
@@ -117,7 +143,14 @@ impl ClientFile {
             };
             Error::new(Code::Configuration, remedy).context(path.display())
         })?;
-        ClientFile::parse(&text).map_err(|error| error.context(path.display()))
+        static WARNED: Once = Once::new();
+        // No refusal: the keys of a user who gives them away are the user's.
+        if let Some(open) =
+            file.key_is_open(format_args!("the client file {}", path.display()), path)
+        {
+            WARNED.call_once(|| tracing::warn!("{open}"));
+        }
+        ClientFile::parse(&file.text).map_err(|error| error.context(path.display()))
     }
 
     /// Reads the text of a client file.
@@ -130,6 +163,8 @@ impl ClientFile {
         if layout.metaservers.is_empty() {
             return Err(wrong("the client file names no metaserver".into()));
         }
+        let metaservers = layout.metaservers.iter();
+        values::check_metaservers(metaservers.map(|there| (there.id, there.address.as_str())))?;
         Ok(ClientFile {
             cluster: layout.cluster.parse().map_err(wrong)?,
             metaservers: layout.metaservers,
@@ -170,6 +205,9 @@ impl ClientFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_common::identity::{Authority, PeerName, USER_VALID};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     fn example() -> ClientFile {
         ClientFile {
@@ -193,6 +231,107 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!format!("{:?}", example()).contains("BEGIN"));
+    }
+
+    /// Counts what is logged.
+    struct Counter(Arc<AtomicU32>);
+
+    impl tracing::Subscriber for Counter {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            if *event.metadata().level() == tracing::Level::WARN {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn a_client_file_that_others_may_read_is_used_with_one_warning() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("client.toml");
+        example().save(&path).unwrap();
+        let warned = Arc::new(AtomicU32::new(0));
+        tracing::subscriber::with_default(Counter(warned.clone()), || {
+            assert_eq!(ClientFile::load(&path).unwrap(), example());
+            assert_eq!(warned.load(Ordering::Relaxed), 0);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+            for _ in 0..2 {
+                assert_eq!(ClientFile::load(&path).unwrap(), example());
+            }
+        });
+        assert_eq!(warned.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_client_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = ClientFile::load(folder.path()).unwrap_err();
+        assert!(error.text.contains("a directory, and a file"), "{error}");
+        let error = ClientFile::load(Path::new("/dev/zero")).unwrap_err();
+        assert!(error.text.contains("a device"), "{error}");
+    }
+
+    #[test]
+    fn metaservers_that_can_not_be_are_refused() {
+        let mut file = example();
+        file.metaservers[0].address = "junk".into();
+        let error = ClientFile::parse(&file.to_toml()).unwrap_err();
+        assert!(error.text.contains("metaserver 1 'junk'"), "{error}");
+        let mut file = example();
+        file.metaservers.push(file.metaservers[0].clone());
+        let error = ClientFile::parse(&file.to_toml()).unwrap_err();
+        assert!(error.text.contains("named twice"), "{error}");
+    }
+
+    #[test]
+    fn the_identity_is_a_users_of_the_cluster() {
+        let now = std::time::SystemTime::now();
+        let of = |cluster, name| {
+            let authority = Authority::create(cluster, now).unwrap();
+            let identity = authority.issue(&name, USER_VALID, now).unwrap();
+            let identity = identity.to_pem().to_owned();
+            ClientFile {
+                identity,
+                ..example()
+            }
+        };
+        let cluster = example().cluster;
+        let anna = PeerName::user(cluster, "anna").unwrap();
+        let good = of(cluster, anna.clone());
+        assert_eq!(*good.identity().unwrap().name(), anna);
+        let other = ClusterId([8; 16]);
+        let mut empty = good.clone();
+        empty.identity.clear();
+        let mut cut = good.clone();
+        cut.identity.truncate(good.identity.len() / 2);
+        for (file, said) in [
+            (empty, "can not be used"),
+            (cut, "can not be used"),
+            (
+                of(cluster, PeerName::metaserver(cluster, ServerId(1))),
+                "no user",
+            ),
+            (
+                of(other, PeerName::user(other, "anna").unwrap()),
+                "its identity is of cluster 0808",
+            ),
+        ] {
+            let text = file.identity().unwrap_err().text;
+            assert!(
+                text.contains(said) && text.contains("ask an admin"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -3,13 +3,13 @@
 //! [`ConfigFile`] reads the file and refuses keys that nobody knows; the command line puts its
 //! flags over it ([`ConfigFile::set`]) and then turns the whole into the role's own type.
 
+pub mod values;
+
 use crate::error::{Code, Error, Result};
+use crate::given_file;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
-
-/// The longest configuration file that is read, in bytes.
-const FILE_LEN_MAX: u64 = 1 << 20;
 
 /// The keys of a configuration file, and what is put over them.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,16 +38,9 @@ impl ConfigFile {
                 format!("configuration {}: {what}", path.display()),
             )
         };
-        let length = std::fs::metadata(path)
+        let text = given_file::read(path)
             .map_err(|error| wrong(format!("can not be read: {error}")))?
-            .len();
-        if length > FILE_LEN_MAX {
-            return Err(wrong(format!(
-                "is {length} bytes long, at most {FILE_LEN_MAX} are read: is it the right file?"
-            )));
-        }
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| wrong(format!("can not be read: {error}")))?;
+            .text;
         let table: Table = text
             .parse()
             .map_err(|error: toml::de::Error| wrong(error.to_string().trim_end().to_owned()))?;
@@ -207,5 +200,11 @@ mod tests {
         assert!(read.unwrap_err().text.contains("server.toml"));
         let missing = ConfigFile::read(Some(Path::new("/nonexistent/a.toml")), KNOWN);
         assert!(missing.unwrap_err().text.contains("/nonexistent/a.toml"));
+        let endless = ConfigFile::read(Some(Path::new("/dev/zero")), KNOWN);
+        let text = endless.unwrap_err().text;
+        assert!(
+            text.contains("/dev/zero") && text.contains("a device"),
+            "{text}"
+        );
     }
 }

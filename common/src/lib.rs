@@ -2,13 +2,14 @@
 //! wire, the cluster map and placement, capabilities and receipts, identity, QUIC transport.
 //!
 //! Modules build on each other in this order: `ids, limits, error` ← `codec, checksum` ←
-//! `wire, map, token` ← `identity, net`, `config`, `telemetry`, `task`, `read_buffers`.
+//! `wire, map, token` ← `given_file` ← `identity, net`, `config`, `telemetry`, `task`, `read_buffers`.
 
 pub mod checksum;
 pub mod codec;
 pub mod config;
 pub mod durable;
 pub mod error;
+pub mod given_file;
 pub mod identity;
 pub mod ids;
 pub mod limits;

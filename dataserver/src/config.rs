@@ -1,5 +1,6 @@
 //! What an operator says about a dataserver; the command line reads it from a TOML file.
 
+use quarry_common::config::values;
 use quarry_common::ids::ServerId;
 use quarry_common::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ pub const DEFAULT_PORT: u16 = 7420;
 #[serde(deny_unknown_fields)]
 pub struct DataserverConfig {
     /// The UDP address that it serves at.
-    #[serde(default = "default_listen")]
+    #[serde(default = "default_listen", deserialize_with = "values::listen")]
     pub listen: SocketAddr,
     /// `host:port` at which clients and other servers reach it; without it, `host` and the port of `listen`.
     #[serde(default)]
@@ -83,6 +84,19 @@ impl DataserverConfig {
         let refuse = |text: String| Err(Error::new(Code::Configuration, text));
         if self.metaservers.is_empty() {
             return refuse("no metaserver is named: add metaservers = [[1, \"host:7410\"]]".into());
+        }
+        values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))?;
+        if let Some(address) = &self.advertise {
+            values::check_address("advertise", address)?;
+        }
+        if let Some(host) = &self.host {
+            values::check_label("host", host)?;
+        }
+        for (key, label) in [("rack", &self.rack), ("zone", &self.zone)] {
+            // Without one, all hosts are in one.
+            if !label.is_empty() {
+                values::check_label(key, label)?;
+            }
         }
         if self.disks.is_empty() {
             return refuse("no disk is named: add [[disks]] with a path".into());
@@ -146,13 +160,34 @@ mod tests {
     #[test]
     fn what_can_not_work_is_refused_with_the_remedy() {
         assert_eq!(config().check(), Ok(()));
-        let mut bad = [config(), config(), config(), config()];
+        let mut bad = [(); 11].map(|()| config());
         bad[0].metaservers.clear();
         bad[1].disks.clear();
         bad[2].disks.push(DiskConfig { path: "/d".into() });
         bad[3].replace_disk.push("/e".into());
-        for (config, what) in bad.iter().zip(["metaserver", "disk", "twice", "none of"]) {
-            assert!(config.check().unwrap_err().text.contains(what));
+        bad[4].advertise = Some("junk".into());
+        bad[5].metaservers[0].1 = "junk".into();
+        bad[6].metaservers[0].0 = ServerId(0);
+        bad[7].metaservers.push((ServerId(1), "n:7410".into()));
+        bad[8].host = Some(String::new());
+        bad[9].rack = "r/1".into();
+        bad[10].zone = "a b".into();
+        let said = [
+            "metaserver",
+            "disk",
+            "twice",
+            "none of",
+            "advertise 'junk'",
+            "metaserver 1 'junk'",
+            "no metaserver 0",
+            "metaserver 1 is named twice",
+            "host = ''",
+            "rack = 'r/1'",
+            "zone = 'a b'",
+        ];
+        for (config, said) in bad.iter().zip(said) {
+            let text = config.check().unwrap_err().text;
+            assert!(text.contains(said), "{text}");
         }
     }
 

@@ -1,9 +1,11 @@
 //! How a metaserver is set up: what stands in its TOML file, and what a new cluster begins with.
 
+use quarry_common::config::values;
 use quarry_common::ids::{ClusterId, PoolId, ServerId};
 use quarry_common::limits::{CHUNK_LEN_MAX, DOOM_GRACE};
 use quarry_common::map::{FailureDomain, Pool, Redundancy};
 use quarry_common::wire::meta::User;
+use quarry_common::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields)]
 pub struct MetaserverConfig {
     /// Where it listens, UDP.
+    #[serde(deserialize_with = "values::listen")]
     pub listen: SocketAddr,
     /// `host:port` at which others reach it; the address it listens on if left out, which must then be one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,6 +37,36 @@ pub struct MetaserverConfig {
     /// A disk that was down for so many seconds is out: its data is rebuilt on others (DESIGN §4.1).
     #[serde(default = "default_out_after_seconds")]
     pub out_after_seconds: u64,
+}
+
+impl MetaserverConfig {
+    /// Finds what can not work before anything is touched.
+    ///
+    /// # Errors
+    /// `Configuration`, with what to change.
+    pub fn check(&self) -> Result<()> {
+        match &self.advertise {
+            Some(address) => values::check_address("advertise", address)?,
+            None if self.listen.ip().is_unspecified() => {
+                return refuse(format!(
+                    "the metaserver listens at {}, which is no address that others can dial: set 'advertise'",
+                    self.listen
+                ));
+            }
+            None => {}
+        }
+        values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))?;
+        if self.out_after_seconds == 0 {
+            return refuse(
+                "out_after_seconds = 0 would rebuild what a disk holds as soon as it is late once: 1 or more, 600 is usual".into(),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn refuse(text: String) -> Result<()> {
+    Err(Error::new(Code::Configuration, text))
 }
 
 fn default_doom_grace_seconds() -> u64 {
@@ -70,6 +103,17 @@ pub struct ClusterSeed {
 }
 
 impl ClusterSeed {
+    /// Finds what can not work.
+    ///
+    /// # Errors
+    /// `Configuration`, with what to change.
+    pub fn check(&self) -> Result<()> {
+        if self.metaservers.is_empty() {
+            return refuse("no metaserver is named: add metaservers = [[1, \"host:7410\"]]".into());
+        }
+        values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))
+    }
+
     /// The first pool.
     pub fn pool(&self) -> (PoolId, Pool) {
         let pool = Pool {
@@ -85,5 +129,62 @@ impl ClusterSeed {
             exceptions: BTreeMap::new(),
         };
         (PoolId(1), pool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> MetaserverConfig {
+        MetaserverConfig {
+            listen: "127.0.0.1:7410".parse().unwrap(),
+            advertise: None,
+            dir: "state".into(),
+            metaservers: vec![],
+            cache_mib: default_cache_mib(),
+            doom_grace_seconds: default_doom_grace_seconds(),
+            out_after_seconds: default_out_after_seconds(),
+        }
+    }
+
+    #[test]
+    fn what_can_not_work_is_refused_with_the_remedy() {
+        assert_eq!(config().check(), Ok(()));
+        let mut bad = [(); 5].map(|()| config());
+        bad[0].listen = "[::]:7410".parse().unwrap();
+        bad[1].advertise = Some("junk".into());
+        bad[2].metaservers.push((ServerId(1), "junk".into()));
+        bad[3].metaservers.push((ServerId(0), "m:1".into()));
+        bad[4].out_after_seconds = 0;
+        let said = [
+            "set 'advertise'",
+            "advertise 'junk'",
+            "metaserver 1 'junk'",
+            "no metaserver 0",
+            "out_after_seconds = 0",
+        ];
+        for (config, said) in bad.iter().zip(said) {
+            let text = config.check().unwrap_err().text;
+            assert!(text.contains(said), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_seed_names_each_metaserver_once() {
+        let mut seed = ClusterSeed {
+            cluster: ClusterId([1; 16]),
+            replicas: 1,
+            min_members: 1,
+            pg_count: 1,
+            dataservers: 1,
+            metaservers: vec![(ServerId(1), "m:1".into())],
+            users: vec![],
+        };
+        assert_eq!(seed.check(), Ok(()));
+        seed.metaservers.push((ServerId(1), "n:1".into()));
+        assert!(seed.check().unwrap_err().text.contains("named twice"));
+        seed.metaservers.clear();
+        assert!(seed.check().unwrap_err().text.contains("no metaserver"));
     }
 }

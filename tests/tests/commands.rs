@@ -52,6 +52,7 @@ fn commands_do_what_their_namesakes_do() -> Result<()> {
     links_and_copies(&dev)?;
     trees(&dev, scratch.path())?;
     what_is_allowed(&dev, scratch.path())?;
+    lost_client_files(&dev, scratch.path())?;
     attributes(&dev)?;
     removals(&dev)?;
     odd_names(&dev)?;
@@ -381,6 +382,55 @@ fn what_is_allowed(dev: &Dev, scratch: &Path) -> Result<()> {
     ensure!(failed.lines().count() == 2, "{failed}");
     ensure!(said(dev, &["ls", "/mixed/bobs"])? == "closed\nnames\n");
     dev.ok(["rm", "-r", "/mixed"])?;
+    Ok(())
+}
+
+/// No key is issued that can not be written, and who lost one gets another.
+fn lost_client_files(dev: &Dev, scratch: &Path) -> Result<()> {
+    let told = |args: &[&str], out: &Path| -> Result<String> {
+        let output = dev.quarry(args).arg("--out").arg(out).output()?;
+        ensure!(output.status.code() == Some(1), "{args:?}: {output:?}");
+        Ok(String::from_utf8(output.stderr)?)
+    };
+    let (file, lost) = (scratch.join("carol.toml"), scratch.join("nothing"));
+    fs::write(&lost, "a file")?;
+    let failed = told(&["user", "add", "carol"], &lost.join("carol.toml"))?;
+    ensure!(failed.contains("can not be written"), "{failed}");
+    ensure!(!said(dev, &["user", "list"])?.contains("carol"));
+    dev.ok(["user", "add", "carol", "--uid", "1300"])?;
+
+    let failed = told(&["user", "add", "carol", "--uid", "1301"], &file)?;
+    ensure!(failed.contains("quarry user renew carol"), "{failed}");
+    ensure!(!file.exists(), "what was refused leaves a file");
+    let failed = told(&["user", "renew", "dave"], &file)?;
+    ensure!(
+        failed.contains("no user 'dave'") && !file.exists(),
+        "{failed}"
+    );
+    let renew = ["user", "renew", "carol", "--out"].map(OsStr::new);
+    dev.ok(renew.into_iter().chain([file.as_os_str()]))?;
+    let as_carol = |args: &[&str]| {
+        let mut command = dev.quarry(args);
+        command.env("QUARRY_CLUSTER", &file);
+        command
+    };
+    quarry_tests::run::ok(&mut as_carol(&["mkdir", "/home/carol/hers"]))?;
+    // A key is an admin's to give.
+    let output = as_carol(&["user", "renew", "carol"]).output()?;
+    ensure!(
+        output.status.code() == Some(1) && output.stdout.is_empty(),
+        "{output:?}"
+    );
+    // Others may read it: it is used, with a warning.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(&file, mode)?;
+    let output = quarry_tests::run::ok(&mut as_carol(&["ls", "/home/carol"]))?;
+    let warned = String::from_utf8(output.stderr)?;
+    let remedy = format!("chmod 600 {}", file.display());
+    ensure!(
+        output.stdout == b"hers\n" && warned.matches(&remedy).count() == 1,
+        "{warned}"
+    );
     Ok(())
 }
 

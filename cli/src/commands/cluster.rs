@@ -273,8 +273,10 @@ mod tests {
         let server = run.settings().unwrap().server;
         assert_eq!(server.advertise.as_deref(), Some("store-2:7420"));
         assert_eq!(server.disks[1].path, Path::new("/srv/disk-2"));
-        let seed =
-            crate::commands::metaserver::read_seed(&dir.join("metaserver-1/seed.toml")).unwrap();
+        let run =
+            crate::commands::metaserver::Run::of_file(dir.join("metaserver-1/metaserver.toml"));
+        let files = run.settings().unwrap().files().unwrap();
+        let seed = files.seed.unwrap();
         assert_eq!(
             (seed.replicas, seed.min_members, seed.dataservers),
             (2, 2, 2)

@@ -2,12 +2,14 @@
 
 use crate::context::Context;
 use crate::table::Table;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Subcommand;
-use quarry_client::Client;
+use quarry_client::{Client, ClientFile};
 use quarry_common::ids::{Gid, Uid};
 use quarry_common::wire::meta::User as Account;
 use serde_json::{Value, json};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 /// The first uid of people, as on Debian.
@@ -39,7 +41,18 @@ enum Action {
         /// May do everything, also name other users' numbers in requests
         #[arg(long)]
         admin: bool,
-        /// Where the client file goes [default: standard output]
+        /// Where the client file goes, a file that is not there yet [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Issue a new client file to a user that there is
+    ///
+    /// For one that was lost, or whose certificate expires (it is valid for a year). The new file holds
+    /// a new private key: give it to that user alone. The old one stays good until its certificate expires.
+    Renew {
+        /// As 'quarry user list' shows it
+        name: String,
+        /// Where the client file goes, a file that is not there yet [default: standard output]
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -51,7 +64,7 @@ impl User {
     /// Runs it.
     ///
     /// # Errors
-    /// What the cluster says; the file is there already.
+    /// What the cluster says; the file is there already, or can not be written.
     pub async fn run(self, context: &Context) -> Result<()> {
         match self.action {
             Action::Add {
@@ -61,12 +74,7 @@ impl User {
                 admin,
                 out,
             } => {
-                if let Some(out) = out.as_ref().filter(|out| out.exists()) {
-                    bail!(
-                        "{}: exists already: name another file with --out",
-                        out.display()
-                    );
-                }
+                let place = Place::reserve(out)?;
                 let add = async |client: &Client| {
                     let uid = match uid {
                         Some(uid) => uid,
@@ -85,14 +93,13 @@ impl User {
                     Ok(client.add_user(account).await?)
                 };
                 let file = context.with_client(add).await?;
-                match out {
-                    Some(out) => {
-                        file.save(&out)?;
-                        eprintln!("user {name} added; its client file is {}", out.display());
-                        Ok(())
-                    }
-                    None => context.print(&file.to_toml()),
-                }
+                place.fill(context, &file, "added")
+            }
+            Action::Renew { name, out } => {
+                let place = Place::reserve(out)?;
+                let renew = async |client: &Client| Ok(client.renew_user(&name).await?);
+                let file = context.with_client(renew).await?;
+                place.fill(context, &file, "renewed")
             }
             Action::List => {
                 let ask = async |client: &Client| Ok(client.users().await?);
@@ -102,6 +109,61 @@ impl User {
                     false => context.print(&text(&users)),
                 }
             }
+        }
+    }
+}
+
+/// Where a client file will go. The file is made before the cluster is asked: a key that was issued and
+/// could not be written would be lost. Unless it is filled it is removed again.
+struct Place {
+    /// `None`: standard output, or a file that was filled.
+    path: Option<PathBuf>,
+}
+
+impl Place {
+    fn reserve(path: Option<PathBuf>) -> Result<Place> {
+        if let Some(path) = &path {
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            let mut file = OpenOptions::new();
+            file.write(true).create_new(true).mode(0o600);
+            let made = folder.map_or(Ok(()), std::fs::create_dir_all);
+            made.and_then(|()| file.open(path)).map_err(|error| {
+                let shown = path.display();
+                // A file where a folder should be exists too.
+                match std::fs::symlink_metadata(path).is_ok() {
+                    true => anyhow!("{shown}: exists already: name another file with --out"),
+                    false => anyhow!(
+                        "{shown}: can not be written ({error}): name another file with --out"
+                    ),
+                }
+            })?;
+        }
+        Ok(Place { path })
+    }
+
+    /// Writes the file and says so; `what` was done to the user.
+    fn fill(mut self, context: &Context, file: &ClientFile, what: &str) -> Result<()> {
+        let user = &file.user;
+        let Some(path) = &self.path else {
+            return context.print(&file.to_toml());
+        };
+        file.save(path).with_context(|| {
+            format!("user {user} was {what} and has no client file: make one with 'quarry user renew {user} --out FILE'")
+        })?;
+        eprintln!("user {user} {what}; its client file is {}", path.display());
+        self.path = None;
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::debug!("{} could not be removed: {error}", path.display());
         }
     }
 }
@@ -141,6 +203,34 @@ fn json(user: &Account) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_file_has_its_place_before_there_is_a_key() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/anna.toml");
+        let reserve = || Place::reserve(Some(path.clone()));
+        let refused = || reserve().err().unwrap().to_string();
+        drop(reserve().unwrap());
+        assert!(!path.exists(), "what the cluster refused leaves no file");
+        let place = reserve().unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(refused().contains("exists already"));
+        let file = ClientFile {
+            cluster: quarry_common::ids::ClusterId([1; 16]),
+            metaservers: vec![],
+            identity: "key".into(),
+            user: "anna".into(),
+        };
+        let context = Context::new(None, false, "user");
+        place.fill(&context, &file, "added").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), file.to_toml());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+
+        let below_a_file = path.join("x.toml");
+        let error = Place::reserve(Some(below_a_file)).err().unwrap();
+        assert!(error.to_string().contains("can not be written"), "{error}");
+    }
 
     #[test]
     fn a_new_user_gets_a_number_that_nobody_has() {

@@ -3,6 +3,7 @@
 use super::certificate::Identity;
 use super::name::{PeerName, Role};
 use crate::error::{Code, Error, Result};
+use crate::given_file;
 use crate::ids::ClusterId;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -10,6 +11,7 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -103,6 +105,27 @@ impl Authority {
             .and_then(|identity| identity.check_signature())
             .map_err(|error| refuse(format!("its key and certificate differ ({})", error.text)))?;
         Ok(authority)
+    }
+
+    /// Reads the authority's file.
+    ///
+    /// # Errors
+    /// `Configuration`: the file can not be read, is readable by others, or is no authority's.
+    pub fn load(path: &Path) -> Result<Authority> {
+        let shown = path.display();
+        let refuse = |text: String| Error::new(Code::Configuration, text);
+        let file = given_file::read(path).map_err(|error| {
+            refuse(format!(
+                "the cluster's authority {shown} can not be read ({error}): 'quarry cluster init' makes it"
+            ))
+            .with_source(error)
+        })?;
+        // Whoever has this key is every user and every server.
+        if let Some(open) = file.key_is_open(format_args!("the cluster's authority {shown}"), path)
+        {
+            return Err(refuse(open));
+        }
+        Authority::from_pem(&file.text).map_err(|error| error.context(shown))
     }
 
     /// A certificate with a new key for `name`, valid from shortly before `now`.

@@ -1,22 +1,17 @@
 //! A certificate with its private key and the authority that signed it, in memory and in a file.
 
 use super::name::PeerName;
-use super::verify::{hash_of, name_in};
+use super::verify::{Refusal, hash_of, name_in, text_of, verify};
 use crate::durable;
 use crate::error::{Code, Error, Result};
+use crate::given_file;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// The longest identity file that is read, in bytes: a real one has about 2,000.
-const PEM_LEN_MAX: u64 = 64 << 10;
 
 /// Who this process is: what it shows in a handshake, and whom it believes.
 ///
@@ -88,22 +83,11 @@ impl Identity {
             )
             .with_source(error)
         };
-        let file = File::open(path).map_err(io)?;
-        let mode = file.metadata().map_err(io)?.mode();
-        if mode & 0o077 != 0 {
-            return Err(Error::new(
-                Code::Configuration,
-                format!(
-                    "the identity {shown} holds a private key and others may read it (mode {:04o}): chmod 600 {shown}",
-                    mode & 0o7777
-                ),
-            ));
+        let file = given_file::read(path).map_err(io)?;
+        if let Some(open) = file.key_is_open(format_args!("the identity {shown}"), path) {
+            return Err(Error::new(Code::Configuration, open));
         }
-        let mut pem = String::new();
-        file.take(PEM_LEN_MAX)
-            .read_to_string(&mut pem)
-            .map_err(io)?;
-        Identity::from_pem(&pem).map_err(|error| {
+        Identity::from_pem(&file.text).map_err(|error| {
             error.context(format!(
                 "the identity {shown} can not be used, have a new one issued"
             ))
@@ -182,6 +166,33 @@ impl Identity {
                 ),
             )),
         }
+    }
+
+    /// Finds out before anybody is dialled that all would refuse the certificate at `now`. One that is
+    /// not valid yet is let through: peers go by their own clocks, and this one may be behind.
+    ///
+    /// # Errors
+    /// `Configuration`: it has expired, or the authority in this identity did not sign it.
+    pub fn check_valid(&self, now: SystemTime) -> Result<()> {
+        let since_1970 = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(since_1970);
+        let usage = webpki::KeyUsage::client_auth();
+        let why = match verify(
+            &self.anchor()?,
+            self.name.cluster,
+            self.certificate(),
+            usage,
+            now,
+        ) {
+            Ok(_) | Err(Refusal::NotYetValid(_)) => return Ok(()),
+            Err(Refusal::Expired(ago)) => format!(
+                "expired {} ago: have a new one issued, or set the clock of this machine right",
+                text_of(ago)
+            ),
+            Err(refusal) => format!("can not be used ({refusal}): have a new one issued"),
+        };
+        let text = format!("the certificate of {} {why}", self.name);
+        Err(Error::new(Code::Configuration, text))
     }
 
     /// Checks that the authority in this identity signed it, whatever the time.

@@ -79,11 +79,46 @@ fn a_key_that_others_may_read_is_refused_with_the_command() {
             "{error}"
         );
     }
+    let path = dir.path().join("authority.pem");
+    fs::write(&path, authority.to_pem()).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = Authority::load(&path).err().unwrap();
+    assert_eq!(error.code, Code::Configuration);
+    let remedy = format!("(mode 0644): chmod 600 {}", path.display());
+    assert!(error.text.contains(&remedy), "{error}");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(Authority::load(&path).ok().unwrap().cluster(), OURS);
+
+    let directory = dir.path().join("folder");
+    fs::create_dir(&directory).unwrap();
+    for error in [
+        Identity::load(&directory).unwrap_err(),
+        Authority::load(&directory).err().unwrap(),
+    ] {
+        for part in ["folder", "a directory", "a file is wanted"] {
+            assert!(error.text.contains(part), "{error}");
+        }
+        assert!(!error.text.contains("chmod"), "{error}");
+    }
     let error = Identity::load(&dir.path().join("none")).unwrap_err();
     assert!(
         error.text.contains("none") && error.text.contains("issued"),
         "{error}"
     );
+}
+
+#[test]
+fn a_certificate_that_all_would_refuse_is_known_before_anybody_is_dialled() {
+    let identity = server_of(&Authority::create(OURS, at(0)).unwrap(), 1, at(10));
+    // The clock of who asks may be behind that of the authority.
+    for day in [5, 10, 99] {
+        assert_eq!(identity.check_valid(at(day)), Ok(()), "day {day}");
+    }
+    let error = identity.check_valid(at(103)).unwrap_err();
+    assert_eq!(error.code, Code::Configuration);
+    for part in ["metaserver/1", "expired 3 days ago", "issued", "clock"] {
+        assert!(error.text.contains(part), "{error}");
+    }
 }
 
 #[test]

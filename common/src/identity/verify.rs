@@ -54,7 +54,7 @@ fn role_hint(expected: &PeerName, found: &PeerName) -> String {
 }
 
 /// A duration as a person says it: its largest unit.
-fn text_of(duration: Duration) -> String {
+pub(super) fn text_of(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (count, unit) = match seconds {
         0..60 => (seconds, "second"),

@@ -33,6 +33,11 @@ impl Serving {
                 self.check_admin(peer)?;
                 self.add_user(user).await
             }
+            AdminOp::RenewUser(name) => {
+                self.check_admin(peer)?;
+                self.consensus.read_barrier().await?;
+                self.renew_user(&name)
+            }
             AdminOp::Users => {
                 self.consensus.read_barrier().await?;
                 Ok(AdminReply::Users(users::users(&*self.kv)?))
@@ -55,11 +60,28 @@ impl Serving {
     }
 
     async fn add_user(&self, user: User) -> Result<AdminReply> {
-        let cluster = self.map().topology.cluster;
-        let name = PeerName::user(cluster, &user.name)?;
+        let name = PeerName::user(self.map().topology.cluster, &user.name)?;
         self.propose(Default::default(), Action::AddUser(user))
             .await?;
-        let identity = self.authority.issue(&name, USER_VALID, SystemTime::now())?;
+        self.issue(&name)
+    }
+
+    /// The certificates that the user has stay good: nothing is stored.
+    fn renew_user(&self, name: &str) -> Result<AdminReply> {
+        let Some(user) = users::user(&*self.kv, name)? else {
+            let text = format!(
+                "there is no user '{}': 'quarry user list' lists them, 'quarry user add' adds one",
+                name.escape_debug()
+            );
+            return Err(Error::new(Code::NotFound, text));
+        };
+        let name = PeerName::user(self.map().topology.cluster, &user.name)?;
+        tracing::info!(%name, "a user gets a new certificate");
+        self.issue(&name)
+    }
+
+    fn issue(&self, name: &PeerName) -> Result<AdminReply> {
+        let identity = self.authority.issue(name, USER_VALID, SystemTime::now())?;
         let metaservers = self
             .map()
             .topology

@@ -8,6 +8,7 @@ use crate::size::counted;
 use anyhow::{Context as _, Result, bail};
 use quarry_client::ClientFile;
 use quarry_common::durable;
+use quarry_common::given_file;
 use quarry_common::identity::{Authority, Identity, PeerName, SERVER_VALID, USER_VALID};
 use quarry_common::ids::{ClusterId, ServerId};
 use quarry_common::limits::DOOM_GRACE;
@@ -160,11 +161,11 @@ impl Home {
     /// `dev.toml` can not be read or understood.
     pub fn plan(&self) -> Result<Option<Plan>> {
         let path = self.dir.join("dev.toml");
-        let text = match std::fs::read_to_string(&path) {
+        let file = match given_file::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.with_context(|| format!("{}: can not be read", path.display()))?,
         };
-        let plan: Plan = match toml::from_str(&text) {
+        let plan: Plan = match toml::from_str(&file.text) {
             Ok(plan) => plan,
             Err(error) => bail!("{}: {}", path.display(), error.to_string().trim_end()),
         };
@@ -308,9 +309,7 @@ impl Home {
     /// The file can not be read, or is another cluster's.
     pub fn authority(&self, plan: &Plan) -> Result<Authority> {
         let path = self.authority_path();
-        let pem = std::fs::read_to_string(&path)
-            .with_context(|| format!("{}: can not be read", path.display()))?;
-        let authority = Authority::from_pem(&pem).map_err(|error| error.context(path.display()))?;
+        let authority = Authority::load(&path)?;
         let cluster: ClusterId = plan.cluster.parse().map_err(anyhow::Error::msg)?;
         if authority.cluster() != cluster {
             bail!(

@@ -488,10 +488,9 @@ mod tests {
             let settings = metaserver::Run::of_file(file).settings().unwrap();
             let (config, _) = home.metaserver(&authority, &plan, id).unwrap();
             assert_eq!(settings.server, config);
-            let seed = metaserver::read_seed(&settings.seed.unwrap()).unwrap();
-            assert_eq!(seed, plan.seed(&authority));
-            let read = metaserver::read_authority(&settings.authority).unwrap();
-            assert_eq!(read.cluster(), authority.cluster());
+            let files = settings.files().unwrap();
+            assert_eq!(files.seed, Some(plan.seed(&authority)));
+            assert_eq!(files.authority.cluster(), authority.cluster());
         }
         for (id, _) in plan.dataserver_addresses() {
             processes.command(Server::Data(id)).unwrap();

@@ -3,7 +3,7 @@
 mod members;
 mod run;
 
-pub use run::{Run, read_authority, read_seed};
+pub use run::Run;
 
 use crate::context::Context;
 use anyhow::Result;

@@ -3,9 +3,12 @@
 use crate::server::{self, load_identity};
 use anyhow::{Context as _, Result};
 use quarry_common::config::ConfigFile;
-use quarry_common::identity::Authority;
+use quarry_common::given_file;
+use quarry_common::identity::{Authority, Identity};
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The keys of a metaserver's configuration file.
 pub const KEYS: &[&str] = &[
@@ -68,6 +71,32 @@ pub struct Settings {
     pub server: MetaserverConfig,
 }
 
+/// What is in the files that the settings name.
+pub struct Files {
+    pub identity: Arc<Identity>,
+    pub authority: Authority,
+    pub seed: Option<ClusterSeed>,
+}
+
+impl Settings {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// One can not be read or understood, or nobody would talk to who has this identity.
+    pub fn files(&self) -> Result<Files> {
+        let identity = load_identity(&self.identity)?;
+        let shown = self.identity.display();
+        identity
+            .check_valid(SystemTime::now())
+            .map_err(|error| error.context(format_args!("the identity {shown}")))?;
+        Ok(Files {
+            identity,
+            authority: Authority::load(&self.authority)?,
+            seed: self.seed.as_deref().map(read_seed).transpose()?,
+        })
+    }
+}
+
 impl Run {
     /// Runs it.
     ///
@@ -75,9 +104,11 @@ impl Run {
     /// The configuration can not work, or the server ends with an error.
     pub fn run(self) -> Result<()> {
         let settings = self.settings()?;
-        let seed = settings.seed.as_deref().map(read_seed).transpose()?;
-        let identity = load_identity(&settings.identity)?;
-        let authority = read_authority(&settings.authority)?;
+        let Files {
+            identity,
+            authority,
+            seed,
+        } = settings.files()?;
         server::run(async move |mut stopped| {
             let starting =
                 quarry_metaserver::Metaserver::start(settings.server, identity, authority, seed);
@@ -95,7 +126,7 @@ impl Run {
     /// Flags over environment over file.
     ///
     /// # Errors
-    /// `Configuration`: an unknown key, a missing one, a wrong type.
+    /// `Configuration`: an unknown key, a missing one, a wrong type, or what can not work.
     pub fn settings(&self) -> Result<Settings> {
         let mut file = ConfigFile::read(self.config.as_deref(), KEYS)?;
         file.set("listen", self.listen.clone());
@@ -110,11 +141,13 @@ impl Run {
         let dir = server::path(&mut file, "dir", &self.dir)?;
         let dir = server::needed(&file, "dir", dir)?;
         file.set("dir", Some(server::text(&dir)?));
+        let server: MetaserverConfig = file.decode()?;
+        server.check().map_err(|error| file.wrong(&error.text))?;
         Ok(Settings {
             identity: server::needed(&file, "identity", identity)?,
             authority: server::needed(&file, "authority", authority)?,
             seed,
-            server: file.decode()?,
+            server,
         })
     }
 
@@ -131,28 +164,18 @@ impl Run {
 ///
 /// # Errors
 /// The file can not be read or understood.
-pub fn read_seed(path: &std::path::Path) -> Result<ClusterSeed> {
-    let text = std::fs::read_to_string(path).with_context(|| {
+fn read_seed(path: &std::path::Path) -> Result<ClusterSeed> {
+    let file = given_file::read(path).with_context(|| {
         format!(
             "{}: the seed of the cluster can not be read",
             path.display()
         )
     })?;
-    toml::from_str(&text).with_context(|| format!("{}: is no seed of a cluster", path.display()))
-}
-
-/// Reads the cluster's authority.
-///
-/// # Errors
-/// The file can not be read or understood.
-pub fn read_authority(path: &std::path::Path) -> Result<Authority> {
-    let pem = std::fs::read_to_string(path).with_context(|| {
-        format!(
-            "{}: the cluster's authority can not be read; 'quarry cluster init' makes it",
-            path.display()
-        )
-    })?;
-    Ok(Authority::from_pem(&pem).map_err(|error| error.context(path.display()))?)
+    let seed: ClusterSeed = toml::from_str(&file.text)
+        .with_context(|| format!("{}: is no seed of a cluster", path.display()))?;
+    seed.check()
+        .map_err(|error| error.context(path.display()))?;
+    Ok(seed)
 }
 
 #[cfg(test)]
@@ -176,9 +199,45 @@ mod tests {
         for part in ["colour", "metaserver.toml", "cache_mib"] {
             assert!(error.contains(part), "{error}");
         }
+        let (_folder, path) = file(&GOOD.replace("127.0.0.1:7410", "junk"));
+        let error = Run::of_file(path).settings().err().unwrap().to_string();
+        for part in ["metaserver.toml", "'junk'", "IP:PORT", "listen"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let (_folder, path) = file(&format!("{GOOD}advertise = 'junk'\n"));
+        let error = Run::of_file(path).settings().err().unwrap().to_string();
+        for part in ["metaserver.toml", "advertise 'junk'", "HOST:PORT"] {
+            assert!(error.contains(part), "{error}");
+        }
         let (_folder, path) = file("identity = 'i'\nauthority = 'a'\nlisten = '127.0.0.1:7410'\n");
         let error = Run::of_file(path).settings().err().unwrap().to_string();
         assert!(error.contains("'dir'"), "{error}");
+    }
+
+    #[test]
+    fn an_expired_certificate_does_not_start_and_is_no_good_configuration() {
+        use quarry_common::identity::PeerName;
+        use quarry_common::ids::{ClusterId, ServerId};
+        use std::time::Duration;
+        let (folder, path) = file(GOOD);
+        let at = |name: &str| folder.path().join(name);
+        let (now, hour) = (SystemTime::now(), Duration::from_secs(3_600));
+        let authority = Authority::create(ClusterId([1; 16]), now - 48 * hour).unwrap();
+        crate::founding::save_authority(&authority, &at("a")).unwrap();
+        let name = PeerName::metaserver(authority.cluster(), ServerId(1));
+        for (valid, good) in [(72 * hour, true), (24 * hour, false)] {
+            let identity = authority.issue(&name, valid, now - 47 * hour).unwrap();
+            identity.save(&at("i")).unwrap();
+            let settings = Run::of_file(path.clone()).settings().unwrap();
+            let checked = crate::commands::config::check(&path);
+            assert_eq!((settings.files().is_ok(), checked.is_ok()), (good, good));
+            if let Err(error) = checked {
+                let text = format!("{error:#}");
+                for part in [at("i").to_str().unwrap(), "expired 23 hours ago", "issued"] {
+                    assert!(text.contains(part), "{text}");
+                }
+            }
+        }
     }
 
     #[test]

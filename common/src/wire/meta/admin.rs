@@ -29,6 +29,8 @@ pub enum AdminOp {
     RemoveMetaserver(ServerId),
     /// All metaservers, and how far each is. Anybody may ask. → `Metaservers`
     Metaservers,
+    /// Issues a further certificate to the user of that name. → `Identity`
+    RenewUser(String),
 }
 
 /// The reply to an admin's request.
@@ -38,7 +40,7 @@ pub enum AdminReply {
     Status(Box<Status>),
     /// Placement groups, at most 4,096 from the one asked for.
     Pgs(Vec<PgStatus>),
-    /// A new user's certificate, key and CA, in PEM.
+    /// A user's new certificate, key and CA, in PEM.
     Identity {
         /// The text of an identity file.
         pem: String,

@@ -84,7 +84,7 @@ pub fn add_user(txn: &mut Txn<'_>, user: User) -> OpResult<Reply> {
         }
         let taken = match (other.name == user.name, other.uid == user.uid) {
             (true, _) => format!(
-                "there is a user '{name}' already (uid {}): choose another name",
+                "there is a user '{name}' already (uid {}): choose another name, or give this one a new client file with 'quarry user renew {name}'",
                 other.uid
             ),
             (_, true) => format!(
