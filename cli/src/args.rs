@@ -139,6 +139,24 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// The check before this one looks at it only where debug assertions are on.
+    #[test]
+    fn no_letter_has_two_meanings() {
+        fn check(command: &clap::Command) {
+            let mut letters = std::collections::BTreeSet::new();
+            for arg in command.get_arguments() {
+                for letter in arg.get_short_and_visible_aliases().unwrap_or_default() {
+                    let name = command.get_name();
+                    assert!(letters.insert(letter), "-{letter} of {name}: {letters:?}");
+                }
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut all = Arguments::command();
+        all.build();
+        check(&all);
+    }
+
     #[test]
     fn every_command_has_a_help_text() {
         for command in Arguments::command().get_subcommands() {
@@ -162,6 +180,7 @@ mod tests {
             "chmod u+x,go-w /a",
             "chmod -R 755 /a",
             "chown 1000:100 /a",
+            "chown -h -R anna /a",
             "xattr set /a user.k v",
             "xattr get /a user.k",
             "xattr list /a",

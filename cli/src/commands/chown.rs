@@ -13,6 +13,7 @@ use std::ffi::OsString;
 
 /// Change the owner, the group, or both
 #[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
 pub struct Chown {
     /// Directories with all that is in them
     #[arg(short = 'R', long)]
@@ -20,6 +21,9 @@ pub struct Chown {
     /// A symbolic link itself, not what it leads to
     #[arg(short = 'h', long)]
     no_dereference: bool,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     /// OWNER, OWNER:GROUP or :GROUP; an owner is a number or a user of the cluster, a group a number
     #[arg(value_name = "OWNER[:GROUP]")]
     owner: String,
