@@ -40,7 +40,7 @@ pub(super) const OPENRAFT_LEASE: Duration = Duration::from_millis(400);
 
 /// A leader that a majority has not answered for so long does not believe that it leads, and sends its callers elsewhere.
 /// (Others may lead by then: what it reads and changes needs a majority all the same.)
-pub(super) const LOST_AFTER: Duration = Duration::from_millis(800);
+const LOST_AFTER: Duration = Duration::from_millis(800);
 
 /// How long a barrier is tried again when a majority does not answer at once.
 const BARRIER_WITHIN: Duration = Duration::from_millis(1_000);

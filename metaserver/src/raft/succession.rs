@@ -4,17 +4,14 @@
 //! §9.6), and stands only if a majority would: so one that was paused or cut off, and comes back, deposes nobody.
 //! Silence alone does not tell a dead leader from a slow one. But a machine that runs says at once that nothing listens
 //! at an address: then the leader's process has died, and only openraft's own lease is waited for.
-//!
-//! A leader whom no majority hears is still heard by some, who would vote for nobody else: so it gives its lead up.
 
 use super::fitness::Fitness;
-use super::group::{LOST_AFTER, OPENRAFT_LEASE};
+use super::group::OPENRAFT_LEASE;
 use super::log::LogEnd;
 use super::network::Network;
 use super::types::{LogId, NodeId, Types, server_id};
 use super::wire::{RaftCall, RaftReply};
-use openraft::raft::VoteRequest;
-use openraft::{ServerState, Vote};
+use openraft::ServerState;
 use quarry_common::ids::ShardId;
 use quarry_common::net;
 use rand::Rng;
@@ -44,10 +41,6 @@ const SILENT_AFTER: Duration = Duration::from_millis(700);
 
 /// Who has a higher number waits for longer, so that not all ask for votes at the same time: about an election.
 const TURN: Duration = Duration::from_millis(100);
-
-/// A leader that has lost its majority for so long, besides [`LOST_AFTER`], leads no more: the others may have one among
-/// them. Much longer than a disk syncs that is only busy.
-const DESERTED_AFTER: Duration = Duration::from_secs(2);
 
 /// How long the others have to say whether they would vote.
 const ASK_WAIT: Duration = Duration::from_millis(200);
@@ -201,15 +194,11 @@ impl Succession {
     }
 
     async fn look(self: &Arc<Self>) {
-        let (mut heard, mut looks, mut deserted) = (0, 0, 0);
+        let (mut heard, mut looks) = (0, 0);
         let mut probe = JoinSet::new();
         loop {
             sleep(LOOK_EVERY).await;
             while probe.try_join_next().is_some() {}
-            deserted = if self.is_deserted() { deserted + 1 } else { 0 };
-            if LOOK_EVERY * deserted >= DESERTED_AFTER {
-                self.resign().await;
-            }
             let Some(place) = self.place() else {
                 looks = 0;
                 continue;
@@ -273,41 +262,6 @@ impl Succession {
             turn: turn as u32,
             others: others.filter_map(address).collect(),
         })
-    }
-
-    /// Whether this metaserver leads and no majority answers.
-    fn is_deserted(&self) -> bool {
-        let metrics = self.inner.metrics();
-        let metrics = metrics.borrow();
-        let silence = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-        // A leader that nobody has answered yet knows of no time.
-        metrics.state == ServerState::Leader && silence.is_none_or(|silence| silence >= LOST_AFTER)
-    }
-
-    /// Leads no more: votes for another one, who did not ask and need not know. If it asks, it has this vote.
-    async fn resign(&self) {
-        let (next, vote) = {
-            let metrics = self.inner.metrics();
-            let metrics = metrics.borrow();
-            let mut voters = metrics.membership_config.membership().voter_ids();
-            (voters.find(|id| *id != metrics.id), metrics.vote)
-        };
-        let Some(next) = next else {
-            return;
-        };
-        let vote = Vote::new(vote.leader_id.term.saturating_add(1), next);
-        match self
-            .inner
-            .vote(VoteRequest::new(vote, self.end.get()))
-            .await
-        {
-            Ok(reply) if reply.vote_granted => {
-                tracing::warn!("no majority answers this leader: it leads no more");
-            }
-            // Entries came meanwhile: it is asked again.
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "it could not resign"),
-        }
     }
 
     /// Whether a majority would vote for this metaserver.
