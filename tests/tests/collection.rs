@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const DATASERVERS: u32 = 3;
 
@@ -165,7 +165,7 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
     settle(&cluster, kept.len() as u64, until).await?;
     // What a killed dataserver had deleted of segments is in them again: it asks once more.
     cluster.kill("dataserver-1")?;
-    cluster.start("dataserver-1")?;
+    trash_goes_though_metaservers_are_silent(&mut cluster, "dataserver-1").await?;
     settle(&cluster, kept.len() as u64, until).await?;
     for server in 1..=DATASERVERS {
         cluster.stop(&format!("dataserver-{server}"))?;
@@ -178,6 +178,25 @@ async fn in_the_end_every_disk_has_exactly_what_files_refer_to() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Starts a dataserver with something in its trash that is two days old, and the metaserver once it is gone.
+async fn trash_goes_though_metaservers_are_silent(
+    cluster: &mut Processes<'_>,
+    server: &str,
+) -> Result<()> {
+    let old = cluster.folder(server).join("disk-1/trash/of-old");
+    fs::write(&old, "nobody's")?;
+    fs::File::open(&old)?.set_modified(SystemTime::now() - Duration::from_secs(2 * 86_400))?;
+    cluster.start(server)?;
+    cluster.kill("metaserver-1")?;
+    ensure!(old.exists(), "the trash went before the metaserver");
+    let until = Instant::now() + Duration::from_secs(60);
+    while old.exists() {
+        ensure!(Instant::now() < until, "the trash of two days ago stays");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    cluster.start("metaserver-1")
 }
 
 /// Waits until nothing waits for its deletion, and the disks have no more than what `kept` chunks need.

@@ -5,11 +5,13 @@ use super::batcher::{Batcher, Clock, Propose};
 use super::belief::Belief;
 use super::fitness::Fitness;
 use super::hearing::Vouched;
+use super::leading::{Watch, leads, leads_not, not_leader};
 use super::log::{Flushed, Growth, LogStore};
 use super::machine::Machine;
 use super::network::{Members, Network};
 use super::snapshot::Snapshots;
 use super::succession::Succession;
+use super::transfer::Arrivals;
 use super::types::{
     Fatal, LogId, NodeId, Pending, Types, blocking, end_process, node_id, server_id,
 };
@@ -17,7 +19,7 @@ use super::{Apply, Consensus, GroupMember, Leader, Metrics};
 use crate::kv::Kv;
 use bytes::Bytes;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
-use openraft::{BasicNode, RaftMetrics, ServerState, SnapshotPolicy};
+use openraft::{BasicNode, RaftMetrics, SnapshotPolicy};
 use quarry_common::ids::{ServerId, ShardId};
 use quarry_common::time::Nanos;
 use quarry_common::wire::meta::Standing;
@@ -37,10 +39,6 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// a leader. When votes are asked for is decided by [`Succession`].
 const VOTE_WAIT: Duration = Duration::from_millis(350);
 pub(super) const OPENRAFT_LEASE: Duration = Duration::from_millis(400);
-
-/// A leader that a majority has not answered for so long does not believe that it leads, and sends its callers elsewhere.
-/// (Others may lead by then: what it reads and changes needs a majority all the same.)
-const LOST_AFTER: Duration = Duration::from_millis(800);
 
 /// How long a barrier is tried again when a majority does not answer at once.
 const BARRIER_WITHIN: Duration = Duration::from_millis(1_000);
@@ -107,8 +105,7 @@ pub struct Raft {
     pub(super) vouched: Vouched,
     pub(super) belief: Belief,
     pub(super) succession: Arc<Succession>,
-    /// Held while a snapshot arrives; a queue for nobody, so that it is only ever tried.
-    pub(super) receiving: tokio::sync::Mutex<()>,
+    pub(super) arrivals: Arrivals,
     /// The term in which this metaserver leads, while it does.
     leading: watch::Receiver<Option<u64>>,
     /// Taken away by `stop`.
@@ -243,7 +240,7 @@ impl Raft {
             vouched: Vouched::default(),
             belief: Belief::default(),
             succession,
-            receiving: tokio::sync::Mutex::default(),
+            arrivals: Arrivals::default(),
             leading,
             end_at_start,
             stopped,
@@ -403,62 +400,6 @@ fn check_ends(log: &LogStore, machine: &Machine, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Follows what openraft says of itself: ends the process when it has failed, asks for a snapshot when the log has
-/// grown, and says when this metaserver begins and ceases to lead.
-struct Watch {
-    inner: Inner,
-    growth: Arc<Growth>,
-    fitness: Arc<Fitness>,
-    succession: Arc<Succession>,
-    end_at_start: Option<LogId>,
-    leads: watch::Sender<Option<u64>>,
-    fatal: Fatal,
-    stopped: CancellationToken,
-}
-
-impl Watch {
-    async fn run(self) {
-        let mut metrics = self.inner.metrics();
-        loop {
-            tokio::select! {
-                () = self.stopped.cancelled() => break,
-                () = self.growth.enough.notified() => {
-                    if self.inner.trigger().snapshot().await.is_err() {
-                        break;
-                    }
-                }
-                changed = metrics.changed() => {
-                    let (state, term) = {
-                        let now = metrics.borrow_and_update();
-                        let term = leads(&now, self.end_at_start).then_some(now.current_term);
-                        (now.running_state.clone(), term)
-                    };
-                    match state {
-                        Ok(()) if changed.is_ok() => {}
-                        Err(error) if !self.stopped.is_cancelled() => {
-                            (self.fatal)(&failed(error));
-                            break;
-                        }
-                        Ok(()) | Err(_) => break,
-                    }
-                    if term.is_some() {
-                        match self.fitness.handle_fit() {
-                            Ok(true) => self.succession.allow(true),
-                            Ok(false) => {}
-                            Err(error) => {
-                                (self.fatal)(&error);
-                                break;
-                            }
-                        }
-                    }
-                    self.leads.send_if_modified(|leads| std::mem::replace(leads, term) != term);
-                }
-            }
-        }
-        self.leads.send_replace(None);
-    }
-}
-
 /// The way of entries into openraft.
 struct Proposals {
     inner: Inner,
@@ -524,49 +465,6 @@ async fn pass_barrier(inner: Inner, leading: watch::Receiver<Option<u64>>) -> Re
             return Err(error);
         }
     }
-}
-
-/// Whether this node leads and has applied everything that was agreed before: an entry of its own
-/// term. After a restart openraft may resume the term in which it led before, and the state
-/// may hold entries of that term while others wait to be replayed: so the end of the log
-/// at the start must be reached as well.
-///
-/// A leader that is cut off hears of no other one; it ceases to lead when a majority is silent.
-fn leads(metrics: &RaftMetrics<NodeId, BasicNode>, end_at_start: Option<LogId>) -> bool {
-    // Two nodes may lead in one term, one after the other: the number is not enough.
-    let is_own = |applied: LogId| applied.leader_id == metrics.vote.leader_id;
-    let silence = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-    metrics.state == ServerState::Leader
-        && metrics.vote.leader_id.node_id == metrics.id
-        && metrics.last_applied.is_some_and(is_own)
-        && metrics.last_applied >= end_at_start
-        && silence.is_some_and(|silence| silence < LOST_AFTER)
-}
-
-/// Who leads instead, for those who asked here.
-fn leads_not(inner: &Inner) -> Error {
-    let metrics = inner.metrics();
-    let metrics = metrics.borrow();
-    let leader = metrics.current_leader;
-    let node = leader.and_then(|id| {
-        metrics
-            .membership_config
-            .membership()
-            .get_node(&id)
-            .cloned()
-    });
-    not_leader(metrics.id, leader, node.as_ref())
-}
-
-/// The error for what only the leader may do.
-pub(super) fn not_leader(own: NodeId, leader: Option<NodeId>, node: Option<&BasicNode>) -> Error {
-    // One that was cut off or removed while it led still holds its own vote.
-    let leader = leader.filter(|id| *id != own).zip(node);
-    let leader = leader.map(|(id, node)| Leader {
-        id: server_id(id),
-        address: node.addr.clone(),
-    });
-    super::not_leader(leader.as_ref())
 }
 
 fn barrier_failed(

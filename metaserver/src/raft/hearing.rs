@@ -187,17 +187,11 @@ impl Raft {
             return Ok(ours);
         }
         self.check_belief(peer, &vote).await?;
-        // One at a time: two would need the space of two.
-        let _only = self.receiving.try_lock().map_err(|_| {
-            Error::new(
-                Code::Overloaded,
-                "this metaserver is receiving another snapshot",
-            )
-        })?;
+        let mut turn = self.arrivals.begin().await;
         let machine = self.machine()?;
         let copy = machine.receive()?;
         tracing::info!(from = %peer, bytes = arriving.head.len, "receiving a snapshot");
-        arriving.receive(&copy).await?;
+        turn.receive(arriving, &copy).await?;
         let meta: SnapshotMeta = arriving.head.meta.clone();
         // Before Raft hears of it: from then on a bad one would end the process.
         super::types::blocking(|| machine.check_received(&meta, &copy))?;

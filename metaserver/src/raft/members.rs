@@ -3,7 +3,8 @@
 //! A change of those who vote goes through a joint configuration, in which both the old and the new majority are
 //! needed. If its leader dies in between, the next one finishes it ([`Raft::settle`]).
 
-use super::group::{failed, not_leader};
+use super::group::failed;
+use super::leading::not_leader;
 use super::types::{NodeId, node_id, server_id};
 use super::wire::{RaftCall, RaftReply};
 use super::{Consensus, GroupMember, Raft};

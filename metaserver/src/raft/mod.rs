@@ -7,7 +7,7 @@
 //!
 //! Members reach each other through `network` and are heard by `hearing`; `transfer` carries snapshots, `members` changes
 //! who belongs to the group, `fitness` keeps a log that may have forgotten something from voting and `belief` from following
-//! a leader of the past, `succession` decides when to ask for votes.
+//! a leader of the past, `succession` decides when to ask for votes, `leading` follows whether this metaserver leads.
 
 mod apply;
 mod barrier;
@@ -20,6 +20,7 @@ mod fitness;
 mod golden;
 mod group;
 mod hearing;
+mod leading;
 mod log;
 mod machine;
 mod members;

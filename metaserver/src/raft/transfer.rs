@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// Bytes read, sent and written at a time.
 const PIECE_LEN: usize = 1 << 20;
@@ -138,6 +139,60 @@ async fn send_file(writer: &mut BulkWriter, path: &Path, head: FileHead) -> Resu
     moving(writer.write_message(&FileEnd { crc })).await
 }
 
+/// Snapshots that arrive: one at a time, since two would need the space of two. The latest takes the place of one that is
+/// still on its way: that one's sender has given it up, or leads no more and may be cut off in the middle of it.
+#[derive(Default)]
+pub(super) struct Arrivals {
+    /// The number of the latest.
+    latest: watch::Sender<u64>,
+    turn: Mutex<()>,
+}
+
+impl Arrivals {
+    /// Ends the one that is on its way, if there is one, and waits until it is gone.
+    pub(super) async fn begin(&self) -> Turn<'_> {
+        let mut number = 0;
+        self.latest.send_modify(|latest| {
+            *latest += 1;
+            number = *latest;
+        });
+        Turn {
+            number,
+            latest: self.latest.subscribe(),
+            _only: self.turn.lock().await,
+        }
+    }
+}
+
+/// While this lives no other snapshot arrives.
+pub(super) struct Turn<'a> {
+    number: u64,
+    latest: watch::Receiver<u64>,
+    _only: MutexGuard<'a, ()>,
+}
+
+impl Turn<'_> {
+    /// Writes all files of a snapshot, as [`Arriving::receive`] does.
+    ///
+    /// # Errors
+    /// Those of it; `Overloaded` when a later snapshot takes its place.
+    pub(super) async fn receive(
+        &mut self,
+        arriving: &mut Arriving,
+        to: &SnapshotCopy,
+    ) -> Result<()> {
+        let number = self.number;
+        tokio::select! {
+            biased;
+            _ = self.latest.wait_for(|latest| *latest != number) => Err(Error::new(
+                Code::Overloaded,
+                "this metaserver is sent another snapshot meanwhile",
+            )),
+            received = arriving.receive(to) => received,
+        }
+    }
+}
+
 /// A snapshot that arrives.
 pub(super) struct Arriving {
     writer: BulkWriter,
@@ -173,7 +228,7 @@ impl Arriving {
     /// # Errors
     /// `DamagedOnTheWay` for a wrong CRC, `Malformed` for other files than were announced, `DiskFull`; those
     /// of disk and stream.
-    pub(super) async fn receive(&mut self, to: &SnapshotCopy) -> Result<()> {
+    async fn receive(&mut self, to: &SnapshotCopy) -> Result<()> {
         let dir = to.copy_dir();
         check_space(&dir, self.head.len)?;
         let mut left = self.head.len;

@@ -106,7 +106,11 @@ async fn a_peer_that_died_is_given_up_sooner_where_its_machine_says_so() {
 
 /// A relay to a server, which no datagram passes any more once it is told so. What the server said last comes again
 /// and again, as from one that waits for our acknowledgement.
-async fn relay_that_is_cut_one_way(to: SocketAddr, cut: Arc<AtomicBool>) -> SocketAddr {
+async fn relay_that_is_cut_one_way(
+    to: SocketAddr,
+    cut: Arc<AtomicBool>,
+    repeats_every: Duration,
+) -> SocketAddr {
     let (outside, inside) = (bind().await, bind().await);
     inside.connect(to).await.unwrap();
     let address = outside.local_addr().unwrap();
@@ -114,13 +118,14 @@ async fn relay_that_is_cut_one_way(to: SocketAddr, cut: Arc<AtomicBool>) -> Sock
         let mut us = address;
         let (mut ours, mut theirs) = (vec![0; 65_536], vec![0; 65_536]);
         let mut theirs_len = 0;
-        let mut again = tokio::time::interval(Duration::from_millis(200));
+        let mut again = tokio::time::interval(repeats_every);
         loop {
             tokio::select! {
                 received = outside.recv_from(&mut ours) => {
                     let (len, from) = received.unwrap();
-                    us = from;
+                    // What asks whether anybody listens here has an address of its own.
                     if !cut.load(Ordering::Relaxed) {
+                        us = from;
                         inside.send(&ours[..len]).await.unwrap();
                     }
                     continue;
@@ -138,15 +143,34 @@ async fn bind() -> UdpSocket {
     UdpSocket::bind(LOOPBACK).await.unwrap()
 }
 
-#[tokio::test]
-async fn a_peer_that_does_not_hear_us_is_given_up_though_it_is_heard() {
+/// A peer that has ceased to hear us, and repeats itself so often.
+async fn peer_that_is_deaf(repeats_every: Duration) -> Peer {
     let (endpoint, address) = server(&meta(1));
     serve_echo(endpoint);
     let cut = Arc::new(AtomicBool::new(false));
-    let address = relay_that_is_cut_one_way(address, Arc::clone(&cut)).await;
+    let address = relay_that_is_cut_one_way(address, Arc::clone(&cut), repeats_every).await;
     let peer = Peers::new(client()).get(&meta(1), address).await.unwrap();
     peer.requests.call("b".into(), SOON).await.unwrap();
     cut.store(true, Ordering::Relaxed);
+    peer
+}
+
+/// Where much is on its way, our answer waits in line.
+#[tokio::test]
+async fn a_peer_of_which_much_arrives_is_waited_for_though_it_acknowledges_nothing() {
+    let peer = peer_that_is_deaf(Duration::from_millis(40)).await;
+    let acknowledged = peer.connection.stats().frame_rx.acks;
+    let work = async {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        Ok(7)
+    };
+    assert_eq!(peer.while_alive("b".into(), work).await.unwrap(), 7);
+    assert_eq!(peer.connection.stats().frame_rx.acks, acknowledged);
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_hear_us_is_given_up_though_it_is_heard() {
+    let peer = peer_that_is_deaf(Duration::from_millis(200)).await;
     let before = peer.connection.stats().udp_rx.datagrams;
     let error = soon(peer.while_alive("b".into(), never())).await;
     let error = error.unwrap_err();

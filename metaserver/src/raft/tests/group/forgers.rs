@@ -3,11 +3,11 @@
 use super::*;
 use crate::raft::transfer;
 use crate::raft::types::{NodeId, SnapshotMeta, Types, node_id};
-use crate::raft::wire::{RaftCall, RaftReply, RaftRequest};
+use crate::raft::wire::{RaftCall, RaftReply, RaftRequest, SnapshotAnswer, SnapshotHead};
 use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use openraft::{CommittedLeaderId, Vote};
 use quarry_common::codec;
-use quarry_common::net::Peers;
+use quarry_common::net::{BulkReader, BulkWriter, Peers};
 
 /// Somebody with a certificate of this cluster.
 pub(super) struct Forger {
@@ -223,5 +223,52 @@ async fn a_bad_snapshot_is_refused_and_harms_nothing() {
         .unwrap()
         .count();
     assert_eq!(left, 0, "what was received is removed");
+    group.stop().await;
+}
+
+/// Its sender may have been cut off in the middle of it, and nobody else could send one until that is noticed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_stands_still_gives_way_to_the_next_one() {
+    use openraft::RaftSnapshotBuilder;
+    let group = Group::of_three(|options| options).await;
+    let leader = group.leader().await;
+    assert_eq!(propose(&group.raft(leader), "x").await, 1);
+    let target = group.followers(leader)[0];
+    let machine = group.raft(leader).machine().unwrap();
+    let good = machine.clone().build_snapshot().await.unwrap();
+    let vote = Vote::new_committed(group.raft(leader).metrics().term, node_id(leader));
+    let forger = Forger::new(&group, &group.name(leader));
+    let stalled = {
+        let at = group.nodes[&target].endpoint.local_addr().unwrap();
+        let peer = forger.peers.get(&group.name(target), at).await.unwrap();
+        let (send, recv) = peer.connection.open(StreamType::RaftSnapshot).await.unwrap();
+        let mut writer = BulkWriter::new(send);
+        let head = SnapshotHead {
+            shard: ShardId::FIRST,
+            vote,
+            meta: good.meta.clone(),
+            files: 1,
+            len: 1,
+        };
+        writer.write_message(&head).await.unwrap();
+        (writer, BulkReader::new(recv))
+    };
+    let arriving = || {
+        let dir = std::fs::read_dir(group.dir(target).join("snapshots"));
+        dir.unwrap().count()
+    };
+    let begun = Instant::now();
+    while arriving() == 0 {
+        assert!(begun.elapsed() < LONG, "the first does not arrive");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let begun = Instant::now();
+    let answer = forger.snapshot(&group, target, vote, &good).await;
+    assert_eq!(answer.unwrap(), vote);
+    assert!(begun.elapsed() < Duration::from_secs(5), "{begun:?}");
+    let (_writer, mut reader) = stalled;
+    let answer = reader.read_message::<SnapshotAnswer>("an answer").await;
+    let error = answer.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.code, Code::Overloaded, "{error}");
     group.stop().await;
 }

@@ -114,7 +114,6 @@ async fn who_leads_hears_a_leader_or_has_the_longer_log_would_vote_for_nobody() 
     };
     assert_eq!(propose(&group.raft(leader), "x").await, 1);
     group.wait_for(asked, "x", 1).await;
-    group.settle().await;
     let forger = Forger::new(&group, &group.name(asks));
     let end = group.raft(leader).succession.end.get();
     let would_vote = async |to, end, gone| {

@@ -62,7 +62,6 @@ async fn a_member_does_not_vote_what_was_agreed_with_it_away(left: Left) {
     for id in [witness, lagging] {
         group.wait_for(id, "w", 1).await;
     }
-    group.settle().await;
     let part = group.dir.path().join("part");
     if left == Left::Part {
         group.kill(witness).await;
@@ -163,7 +162,6 @@ async fn a_member_does_not_follow_a_leader_of_the_past(sends: Sends) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    group.settle().await;
     group.kill(first).await;
     let second = group.leader().await;
     let [third] = group.followers(second)[..] else {
@@ -212,7 +210,6 @@ async fn second_leader_lost() -> (Group, [ServerId; 3]) {
     for id in group.followers(first) {
         group.wait_for(id, "w", 1).await;
     }
-    group.settle().await;
     group.kill(first).await;
     let second = group.leader().await;
     let [third] = group.followers(second)[..] else {

@@ -54,27 +54,23 @@ impl Group {
         }
     }
 
-    /// Members 1 to 3, of which one leads.
+    /// Members 1 to 3, of which one leads. All vote.
     async fn of_three(with: fn(RaftOptions) -> RaftOptions) -> Group {
-        Group::of(3, with).await
-    }
-
-    /// So many members, of which one leads.
-    async fn of(count: u32, with: fn(RaftOptions) -> RaftOptions) -> Group {
         let mut group = Group {
             with,
             ..Group::new().await
         };
-        for id in ids(1..=count) {
+        for id in ids(1..=3) {
             group.invite(id).await;
         }
         let told_of = group.addresses.clone();
-        for id in ids(1..=count) {
+        for id in ids(1..=3) {
             group.start(id, told_of.clone()).await.unwrap();
         }
         let members: Vec<_> = told_of.into_iter().collect();
         group.raft(ServerId(1)).init(&members).await.unwrap();
         group.leader().await;
+        group.settle().await;
         group
     }
 
