@@ -303,6 +303,16 @@ fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
         .arg(other.folder("dataserver-2").join("identity.pem"));
     fails(run, &["cluster"])?;
 
+    // An identity that another process has, which runs.
+    let mut run = cluster.command("dataserver-2");
+    run.arg("--identity")
+        .arg(cluster.folder("dataserver-1").join("identity.pem"));
+    run.arg("--disks").arg(at("fresh"));
+    fails(run, &["dataserver 1 runs already", "stop that one"])?;
+    ensure!(!at("fresh").exists(), "a disk was made for it");
+    let status = String::from_utf8(cluster.ok(["status"])?.stdout)?;
+    ensure!(status.contains("dataserver 1 runs already"), "{status}");
+
     // Ports and keys.
     fails(
         cluster.command("metaserver-1"),

@@ -71,6 +71,8 @@ pub struct Seen {
     /// What the leader says.
     pub report: Report,
     silent: BTreeSet<ServerId>,
+    /// What else the leader says.
+    warnings: Vec<String>,
 }
 
 impl Seen {
@@ -79,18 +81,24 @@ impl Seen {
     /// # Errors
     /// What the cluster says.
     pub async fn of(client: &quarry_client::Client) -> Result<Seen> {
-        let (report, metaservers) = tokio::try_join!(client.status(), client.metaservers())?;
+        let (report, metaservers, warnings) =
+            tokio::try_join!(client.status(), client.metaservers(), client.warnings())?;
         let silent = metaservers.iter().filter(|one| one.standing.is_none());
         Ok(Seen {
             silent: silent.map(|one| one.id).collect(),
             report,
+            warnings,
         })
     }
 }
 
 /// What is wrong, each with what to do; nothing if all is well.
 pub fn problems(seen: &Seen) -> Vec<String> {
-    let Seen { report, silent } = seen;
+    let Seen {
+        report,
+        silent,
+        warnings,
+    } = seen;
     let mut found = Vec::new();
     for (id, address) in &report.metaservers {
         if silent.contains(id) {
@@ -99,9 +107,13 @@ pub fn problems(seen: &Seen) -> Vec<String> {
             ));
         }
     }
+    found.extend(warnings.iter().cloned());
     if report.servers.is_empty() {
         found.push("no dataserver has registered: start them ('quarry dataserver run')".to_owned());
     }
+    let pools = report.pools.iter();
+    let chunk_len = pools.map(|(_, pool, _)| u64::from(pool.chunk_len_max));
+    let chunk_len = chunk_len.max().unwrap_or(0);
     // What is out was rebuilt elsewhere, or is being: that shows in the groups.
     let counts_on = |disk: &DiskStatus| disk.state != DiskState::Out;
     let missed = |server: &&ServerStatus| {
@@ -528,6 +540,7 @@ pub mod tests {
         Seen {
             report,
             silent: BTreeSet::new(),
+            warnings: Vec::new(),
         }
     }
 

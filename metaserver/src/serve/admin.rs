@@ -25,6 +25,11 @@ impl Serving {
                 self.consensus.read_barrier().await?;
                 Ok(AdminReply::Status(Box::new(self.status()?)))
             }
+            AdminOp::Warnings => {
+                self.consensus.read_barrier().await?;
+                let warnings = self.health().refused(Instant::now());
+                Ok(AdminReply::Warnings(warnings))
+            }
             AdminOp::Pgs { pool, from } => {
                 self.consensus.read_barrier().await?;
                 Ok(AdminReply::Pgs(self.pgs(pool, from)?))
