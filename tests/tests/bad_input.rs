@@ -167,8 +167,15 @@ fn a_full_cluster_says_so_and_keeps_what_it_has() -> Result<()> {
     // Small ones find room for a while yet; nobody finds it for a large one.
     fails(
         dev.quarry(["put", old, "/large"]),
-        &["/large", "full disk", "remove files or add disks"],
+        &[
+            "/large",
+            "full disk (disk 1)",
+            "add disks, or remove files",
+            "minutes",
+        ],
     )?;
+    let status = String::from_utf8(dev.ok(["status"])?.stdout)?;
+    ensure!(status.contains("is full"), "{status}");
     // A replacement that does not fit leaves what was there.
     let other = scratch.path().join("other");
     random_file(&other, 4, 90 << 20)?;
