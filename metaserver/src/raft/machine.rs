@@ -287,8 +287,13 @@ impl RaftStateMachine<Types> for Machine {
 
 impl RaftSnapshotBuilder<Types> for Machine {
     async fn build_snapshot(&mut self) -> Result<openraft::Snapshot<Types>, StorageError> {
-        blocking(|| self.shared.build())
-            .map_err(|error| StorageIOError::write_snapshot(None, any(error)).into())
+        // openraft would end the same way, with words of its own.
+        blocking(|| {
+            self.shared
+                .build()
+                .inspect_err(|error| (self.shared.fatal)(error))
+        })
+        .map_err(|error| StorageIOError::write_snapshot(None, any(error)).into())
     }
 }
 
