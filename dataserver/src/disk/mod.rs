@@ -42,7 +42,7 @@ mod tests;
 mod trash;
 mod writer;
 
-pub use identity::{DiskIdentity, State};
+pub use identity::{DiskIdentity, State, nameless, replacing};
 pub use index::Counts;
 pub use layout::Run;
 pub use name::ChunkName;
