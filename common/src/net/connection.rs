@@ -283,11 +283,19 @@ async fn first_byte(peer: PeerName, mut send: SendStream, mut recv: RecvStream) 
     let chunk = tokio::time::timeout(FIRST_BYTE_TIMEOUT, recv.read_chunk(1, true)).await;
     let byte = match chunk {
         Ok(Ok(Some(chunk))) => chunk.bytes.first().copied(),
-        // Too late, ended at once, or reset.
-        Err(_) | Ok(Ok(None)) | Ok(Err(_)) => None,
+        // Too late, or ended at once.
+        Err(_) | Ok(Ok(None)) => None,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a stream ended before its first byte");
+            refuse(&mut send, &mut recv, EndCode::UnknownStream);
+            return None;
+        }
     };
     let Some(kind) = byte.and_then(StreamType::from_byte) else {
-        tracing::warn!(%peer, ?byte, "a stream of an unknown kind was refused");
+        match byte {
+            Some(byte) => tracing::warn!("a stream of {peer} was refused: kind {byte} is unknown"),
+            None => tracing::warn!("a stream of {peer} was refused: it did not say its kind"),
+        }
         refuse(&mut send, &mut recv, EndCode::UnknownStream);
         return None;
     };

@@ -272,7 +272,7 @@ impl Health {
         let lived = lived.or_insert_with(|| Lived::new(began_at));
         let before = lived.life;
         if lived.handle(event, now) {
-            tracing::info!(%disk, ?before, after = ?lived.life, "a disk changed");
+            tracing::info!("disk {disk} is {}, was {before}", lived.life);
             if lived.life != Life::Down {
                 self.down_before.remove(&disk);
             }
