@@ -20,6 +20,17 @@ impl Client {
         }
     }
 
+    /// What else people must know, each with what to do.
+    ///
+    /// # Errors
+    /// As any call to the metaservers.
+    pub async fn warnings(&self) -> Result<Vec<String>> {
+        match self.admin(AdminOp::Warnings).await? {
+            AdminReply::Warnings(warnings) => Ok(warnings),
+            _ => Err(unexpected("the warnings")),
+        }
+    }
+
     /// A page of placement groups from `from` on, at most 4,096.
     ///
     /// # Errors

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// A report that takes longer is of no more use.
 const REPORT_WITHIN: Duration = Duration::from_secs(2);
 
+/// So many full disks are named.
+const FULL_NAMED: usize = 8;
+
 /// Settings of the data plane.
 #[derive(Clone, Debug)]
 pub struct DataOptions {
@@ -215,6 +218,18 @@ impl DataLink {
         };
         let mut placed = rows.iter().filter(|row| row.present() > 0);
         placed.all(|row| row.chain().any(|disk| self.health.is_full(disk, now)))
+    }
+
+    /// The disks that said lately that they are full, for people.
+    pub fn full_disks(&self) -> String {
+        let (map, now) = (self.map.get(), Instant::now());
+        let disks = map.topology.disks.keys();
+        let full = disks.filter(|disk| self.health.is_full(**disk, now));
+        let mut named: Vec<String> = full.map(|disk| format!("disk {disk}")).collect();
+        let more = named.len().saturating_sub(FULL_NAMED);
+        named.truncate(FULL_NAMED);
+        named.extend((more > 0).then(|| format!("{more} more")));
+        named.join(", ")
     }
 }
 

@@ -123,6 +123,8 @@ codes! {
     Changed = 1005 => Kind::Retry,
     /// A chunk has had all the flushes it can take; seal it and go on in another.
     FlushesUsedUp = 1006 => Kind::Retry,
+    /// A metaserver does not reach a dataserver at the address that it advertises.
+    NotReached = 1007 => Kind::Retry,
 
     /// The map of the caller is older than this server's.
     OldMap = 2000 => Kind::Refresh,
@@ -344,6 +346,7 @@ mod tests {
         1004 Disconnected Retry
         1005 Changed Retry
         1006 FlushesUsedUp Retry
+        1007 NotReached Retry
         2000 OldMap Refresh
         2001 NotMember Refresh
         2002 OldReceipt Refresh

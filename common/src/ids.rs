@@ -87,6 +87,10 @@ id!(
     OpenNumber(u64)
 );
 id!(
+    /// One run of a process, drawn when it starts: two with one certificate differ.
+    ProcessNumber(u64)
+);
+id!(
     /// A numeric user id, as in POSIX.
     Uid(u32)
 );

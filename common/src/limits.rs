@@ -112,6 +112,10 @@ pub const SESSION_RENEW_EVERY: Duration = Duration::from_secs(10);
 /// How often a dataserver sends a heartbeat.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 
+/// Clients stop writing to a disk when less than this many percent are free: what is left is for repair (down to
+/// 2 %) and for compaction and deletion (down to 0.5 %), without which a full disk stays full (DESIGN §4.4).
+pub const CLIENT_FREE_PERCENT: u8 = 5;
+
 /// A dataserver is down after this long without a heartbeat (DESIGN §4.1).
 pub const DOWN_AFTER: Duration = Duration::from_secs(5);
 
@@ -121,6 +125,9 @@ pub const WRITE_LEASE: Duration = Duration::from_secs(4);
 /// Disks delete a doomed chunk this long after it was doomed: whoever found its extents before is done
 /// with it, or finds out that the file is gone (DESIGN §5.4).
 pub const DOOM_GRACE: Duration = Duration::from_secs(300);
+
+/// The room of a removed file is free within about this time, unless the metaservers are told another grace.
+pub const FREED_AFTER: Duration = SESSION_LEASE.saturating_add(DOOM_GRACE);
 
 /// A capability for an id range lives this long; ranges are renewed before.
 pub const CAPABILITY_LIFE: Duration = Duration::from_secs(24 * 3600);

@@ -6,7 +6,7 @@
 //! the metaservers refuse, keeps no other from serving.
 
 use crate::config::DataserverConfig;
-use crate::disk::{Disk, DiskIdentity, DiskOptions, Space, State};
+use crate::disk::{Disk, DiskIdentity, DiskOptions, Space, State, nameless, replacing};
 use crate::disks::{Disks, report_of, share_capacity};
 use quarry_common::ids::{ClusterId, DiskId, OpenNumber};
 use quarry_common::wire::meta::DiskReport;
@@ -71,7 +71,7 @@ impl Directories {
                 Ok(Err(report)) => broken.push(report),
                 Err(error) if is_breakage(&error) => {
                     tracing::error!(
-                        "{} can not be read and is left out; the other disks serve on: {error}",
+                        "{} can not be read and is left out: {error}",
                         disk.path.display()
                     );
                 }
@@ -183,7 +183,7 @@ impl Directories {
                 }
                 (Some(error), Found::Empty(path)) => {
                     let path = path.display();
-                    tracing::error!("{path} is left out; the other disks serve on: {error}");
+                    tracing::error!("{path} is left out: {error}");
                 }
             }
         }
@@ -241,10 +241,24 @@ fn look(path: &Path, cluster: ClusterId, options: DiskOptions) -> Result<Look> {
                 ),
             ));
         }
+        State::Nameless => return Err(nameless(path)),
         State::Formatted(identity) => identity,
     };
     match Disk::open(path, cluster, options) {
         Ok(disk) => Ok(Ok(Found::Open(disk))),
+        Err(error) if error.code == Code::NotFound => {
+            let Error { text, source, .. } = error;
+            let text = format!(
+                "{text}: a part of the disk is missing; put it back; {}",
+                replacing(path)
+            );
+            let error = Error {
+                code: Code::NotFound,
+                text,
+                source,
+            };
+            Ok(Err(broken(identity.disk, path, error)))
+        }
         Err(error) if is_to_be_settled(&error) => Err(error),
         Err(error) => Ok(Err(broken(identity.disk, path, error))),
     }
@@ -252,7 +266,7 @@ fn look(path: &Path, cluster: ClusterId, options: DiskOptions) -> Result<Look> {
 
 /// What is reported of a disk that does not serve.
 fn broken(disk: DiskId, path: &Path, error: Error) -> DiskReport {
-    tracing::error!("disk {disk} does not serve, the others do: {error}");
+    tracing::error!("disk {disk} does not serve: {error}");
     DiskReport {
         disk: Some(disk),
         path: path.display().to_string(),
@@ -341,6 +355,10 @@ mod tests {
             fs::remove_dir(config.disks[0].path.join(folder)).unwrap();
             let directories = Directories::open(&config, CLUSTER).unwrap();
             assert_eq!(failed(&directories), [Some(DiskId(1))], "{folder}");
+            let why = directories.broken[0].failed.clone().unwrap();
+            for part in [folder, "put it back", "--replace-disk", "/disk-1'"] {
+                assert!(why.contains(part), "{part} in {why}");
+            }
             assert_eq!(served(directories), [2], "{folder}");
         }
     }
@@ -361,6 +379,20 @@ mod tests {
         fs::copy(identity, config.disks[1].path.join("identity")).unwrap();
         let directories = Directories::open(&config, CLUSTER).unwrap();
         assert!(directories.has_copies());
+    }
+
+    #[test]
+    fn a_disk_without_its_identity_is_refused_with_what_to_do() {
+        let (_dir, config) = two_disks();
+        drop(Directories::open(&config, CLUSTER).unwrap());
+        let path = &config.disks[0].path;
+        fs::remove_file(path.join("identity")).unwrap();
+        let refused = Directories::open(&config, CLUSTER).err().unwrap();
+        assert_eq!(refused.code, Code::Configuration);
+        let replaced = format!("--replace-disk {}'", path.display());
+        for part in ["'identity' is gone", "backup", &replaced] {
+            assert!(refused.text.contains(part), "{part} in {refused}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::read::files::{self, Files};
 use crate::repair;
 use crate::serve;
 use quarry_common::identity::{Identity, PeerName, Role};
-use quarry_common::ids::DiskId;
+use quarry_common::ids::{DiskId, ProcessNumber};
 use quarry_common::net::Endpoint;
 use quarry_common::wire::meta::{DiskReport, MetaBody, MetaReply, Registered, Registration};
 use quarry_common::{Code, Error, Kind, Result};
@@ -57,7 +57,7 @@ impl Dataserver {
     ///
     /// # Errors
     /// `Configuration` and others whose text says what to settle: an address in use, another cluster's or
-    /// a foreign directory, two copies of a disk; disks that the metaservers refuse, if they refuse all.
+    /// a foreign directory, two copies of a disk, a second process with this identity; disks that the metaservers refuse, if they refuse all.
     pub async fn start(config: DataserverConfig, identity: Arc<Identity>) -> Result<Dataserver> {
         config.check()?;
         let name = identity.name().clone();
@@ -74,9 +74,20 @@ impl Dataserver {
         let known = config.metaservers.iter().cloned();
         let mut metaservers = Metaservers::new(dial.clone(), name.cluster, known);
 
-        let (directories, registered) = disks(&config, &name, address, &mut metaservers).await?;
+        let (directories, registered) = disks(
+            &config,
+            &name,
+            (address, endpoint.process()),
+            &mut metaservers,
+        )
+        .await?;
         let membership = Membership::new(registered.keys);
         let disks = directories.into_disks();
+        if disks.all().next().is_none() {
+            tracing::error!(
+                "no disk of this dataserver serves: it holds nothing until that is mended and it is started again"
+            );
+        }
         let (files, callers) = match Files::listen() {
             Ok((files, listener)) => (Some(files), Some(listener)),
             Err(error) => {
@@ -177,11 +188,15 @@ async fn accept(node: Arc<Node>, endpoint: Endpoint, tasks: TaskTracker) {
 async fn disks(
     config: &DataserverConfig,
     name: &PeerName,
-    address: SocketAddr,
+    (address, process): (SocketAddr, ProcessNumber),
     metaservers: &mut Metaservers,
 ) -> Result<(Directories, Registered)> {
     // Before a disk is opened: each start writes its number, and the metaservers are to hear of each one.
-    wait_for_leader(metaservers).await?;
+    let introduction = MetaBody::Introduce {
+        address: config.advertised(address),
+        process,
+    };
+    insist(metaservers, introduction).await?;
     let (cluster, opening) = (name.cluster, config.clone());
     let mut directories = blocking(move || Directories::open(&opening, cluster)).await?;
     let registration = |disks: Vec<DiskReport>| Registration {
@@ -268,15 +283,6 @@ async fn refused(
     }
 }
 
-/// Waits until a metaserver leads.
-async fn wait_for_leader(metaservers: &mut Metaservers) -> Result<()> {
-    let body = MetaBody::Map {
-        since: quarry_common::ids::Epoch(u64::MAX),
-        from: None,
-    };
-    insist(metaservers, body).await.map(|_| ())
-}
-
 async fn register(metaservers: &mut Metaservers, registration: Registration) -> Result<Registered> {
     match insist(metaservers, MetaBody::Register(registration)).await? {
         MetaReply::Registered(registered) => Ok(registered),
@@ -298,8 +304,13 @@ async fn insist(metaservers: &mut Metaservers, body: MetaBody) -> Result<MetaRep
         }
         let due = said_at.map_or(began, |at| at).elapsed() >= LOG_EVERY;
         if due || said_at.is_none() {
-            let named = metaservers.named();
-            tracing::warn!("waiting for a metaserver ({named}): {error}");
+            match error.code {
+                Code::NotReached => tracing::warn!("{error}"),
+                _ => {
+                    let named = metaservers.named();
+                    tracing::warn!("waiting for a metaserver ({named}): {error}");
+                }
+            }
             said_at = Some(Instant::now());
         }
         tokio::time::sleep(REGISTER_EVERY).await;

@@ -67,6 +67,24 @@ async fn a_directory_is_formatted_only_after_the_registration() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_reached_touches_no_disk_and_asks_again() {
+    let mut cluster = Cluster::bare().await;
+    cluster
+        .meta
+        .state
+        .unreached
+        .store(usize::MAX, Ordering::SeqCst);
+    let waiting = Dataserver::start(cluster.config(1), cluster.identity_of(1));
+    let waited = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+    assert!(waited.is_err(), "it waits");
+    let left = cluster.meta.state.unreached.load(Ordering::SeqCst);
+    assert!(left < usize::MAX - 1, "it asks again");
+    assert!(!cluster.disk_path(1).exists());
+    cluster.meta.state.unreached.store(1, Ordering::SeqCst);
+    cluster.start_server(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disks_on_one_file_system_share_its_capacity() {
     let cluster = Cluster::bare().await;
     let mut config = cluster.config(1);

@@ -1,7 +1,7 @@
 //! The life of a metaserver on one screen.
 
 use crate::config::{ClusterSeed, MetaserverConfig};
-use crate::kv::{Kv, Rocks, RocksOptions};
+use crate::kv::{Kv, Rocks, RocksOptions, warning};
 use crate::raft::{Consensus, Network, Raft, RaftOptions};
 use crate::serve::{Founding, Lead, Serving, Settings, accept_loop, lead};
 use crate::state::apply::Machine;
@@ -13,7 +13,7 @@ use quarry_common::net::Endpoint;
 use quarry_common::task::Stop;
 use quarry_common::{Code, Error, Result};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -23,6 +23,10 @@ const LEADING_WITHIN: Duration = Duration::from_secs(120);
 
 /// How often a metaserver that has moved tells the others.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the room on the disk is looked at, and how often it is said that there is little: a disk fills in minutes.
+const LOOK_AT_ROOM_EVERY: Duration = Duration::from_secs(5);
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A running metaserver.
 pub struct Metaserver {
@@ -79,6 +83,7 @@ impl Metaserver {
             dataservers_wanted: seed.as_ref().map_or(0, |seed| seed.dataservers as usize),
             doom_grace: Duration::from_secs(config.doom_grace_seconds),
             out_after: Duration::from_secs(config.out_after_seconds),
+            dir: config.dir.clone(),
         };
         if !raft.is_initialised().await? {
             match &seed {
@@ -108,6 +113,7 @@ impl Metaserver {
             lead(Arc::clone(&serving), founding, leads, stop.clone()),
         );
         stop.spawn_cancellable("announcing", announce(Arc::clone(&consensus), address));
+        stop.spawn_cancellable("room", watch_room(config.dir));
         let accepting = accept_loop(serving, Arc::clone(&raft), endpoint.clone(), stop.clone());
         stop.spawn_cancellable("accept", accepting);
         let metaserver = Metaserver {
@@ -175,6 +181,19 @@ async fn found(raft: &Raft, server: ServerId, address: &str, seed: &ClusterSeed)
         false => (*id, at.clone()),
     });
     raft.init(&members.collect::<Vec<_>>()).await
+}
+
+/// Says that the disk of the directory is nearly full, again and again.
+async fn watch_room(dir: PathBuf) {
+    loop {
+        match warning(&dir) {
+            Some(words) => {
+                tracing::warn!("{words}");
+                tokio::time::sleep(SAY_AGAIN_AFTER).await;
+            }
+            None => tokio::time::sleep(LOOK_AT_ROOM_EVERY).await,
+        }
+    }
 }
 
 /// Tells the other metaservers where this one is reached, until they know.

@@ -2,13 +2,13 @@
 
 mod fake;
 
-use fake::{Cluster, Confirms, Dataserver, POOL, receipt};
+use fake::{Cluster, Confirms, Dataserver, POOL, introduce, receipt};
 use quarry_common::Code;
 use quarry_common::ids::{DiskId, FileOffset, InodeId, PgId};
 use quarry_common::map::{ClusterMap, DiskState, MemberState};
 use quarry_common::token::Receipt;
 use quarry_common::wire::meta::{Complete, MetaBody, MetaReply, NewExtent, Op, Source};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So long a disk is down before it is out, where a test is not about that.
 const LONG: u64 = 600;
@@ -278,5 +278,43 @@ async fn a_disk_goes_out_comes_back_and_its_group_is_clean_after_each_report() {
         .await
         .unwrap();
     assert!(cluster.row(PgId(0)).await.holders.is_empty(), "clean again");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataserver_is_let_in_where_it_is_reached_and_only_one_process_of_it() {
+    let (cluster, mut all) = cluster(3, LONG).await;
+    let at = all[0].address();
+    let began = Instant::now();
+    assert_eq!(all[0].introduce(&at).await, Ok(MetaReply::Noted));
+    assert!(began.elapsed() < Duration::from_secs(2));
+    // Where nobody is, and where another dataserver is.
+    for address in ["127.0.0.1:1", &all[1].address()] {
+        let refused = all[0].introduce(address).await.unwrap_err();
+        assert_eq!(refused.code, Code::NotReached, "{refused}");
+        let parts = ["metaserver 1", address, "dataserver 1", "set 'advertise'"];
+        for part in parts {
+            assert!(refused.text.contains(part), "{part} in {refused}");
+        }
+        assert_eq!(cluster.warnings().await, [refused.text]);
+    }
+    assert_eq!(all[0].introduce(&at).await, Ok(MetaReply::Noted));
+    assert_eq!(cluster.warnings().await, [""; 0]);
+
+    // Its identity was copied: the second process has another address, or claims the same one.
+    let (second, link) = cluster.process_of(all[0].server);
+    let elsewhere = second.local_addr().unwrap().to_string();
+    for address in [&elsewhere, &at] {
+        let refused = introduce(&second, &link, address).await.unwrap_err();
+        assert_eq!(refused.code, Code::Configuration, "{refused}");
+        for part in ["dataserver 1 runs already", &at, "stop that one"] {
+            assert!(refused.text.contains(part), "{part} in {refused}");
+        }
+        assert_eq!(cluster.warnings().await, [refused.text]);
+    }
+    // It was moved.
+    all[0].die().await;
+    let let_in = introduce(&second, &link, &elsewhere).await;
+    assert_eq!(let_in, Ok(MetaReply::Noted));
     cluster.stop().await;
 }

@@ -167,8 +167,15 @@ fn a_full_cluster_says_so_and_keeps_what_it_has() -> Result<()> {
     // Small ones find room for a while yet; nobody finds it for a large one.
     fails(
         dev.quarry(["put", old, "/large"]),
-        &["/large", "full disk", "remove files or add disks"],
+        &[
+            "/large",
+            "full disk (disk 1)",
+            "add disks, or remove files",
+            "minutes",
+        ],
     )?;
+    let status = String::from_utf8(dev.ok(["status"])?.stdout)?;
+    ensure!(status.contains("is full"), "{status}");
     // A replacement that does not fit leaves what was there.
     let other = scratch.path().join("other");
     random_file(&other, 4, 90 << 20)?;
@@ -238,6 +245,67 @@ fn a_full_disk_among_others_is_passed_over() -> Result<()> {
 }
 
 #[test]
+fn a_metaserver_whose_disk_is_full_says_so_and_goes_on_where_there_is_room() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let place = LoopDisk::new(scratch.path(), "disk", 4 << 30)?;
+    let own = LoopDisk::new(scratch.path(), "own", 300 << 20)?;
+    let in_the_way = own.path().join("other");
+    let mut cluster = Processes::init(
+        &place.path().join("cluster"),
+        &Processes::free_addresses(2)?,
+        None,
+    )?;
+    cluster.keep_logs();
+    let dir = own.path().join("meta");
+    let args = ["--dir", dir.to_str().context("utf-8")?];
+    cluster.start_with("metaserver-1", &args)?;
+    cluster.start("dataserver-1")?;
+    cluster.ok(["mkdir", "/d"])?;
+    let status = String::from_utf8(cluster.ok(["status"])?.stdout)?;
+    ensure!(status.contains("nearly full"), "{status}");
+    let log = fs::read_to_string(cluster.folder("metaserver-1").join("log"))?;
+    ensure!(log.contains("WARN") && log.contains("nearly full"), "{log}");
+    ensure!(!log.contains("a stream"), "a client that leaves: {log}");
+    cluster.stop("metaserver-1")?;
+
+    // Before a start, which sets room aside for the log.
+    let found = rustix::fs::statvfs(own.path())?;
+    let free = (found.f_bavail * found.f_frsize).saturating_sub(4 << 20);
+    fs::write(&in_the_way, vec![1; free as usize])?;
+    cluster.start_with("metaserver-1", &args)?;
+    let value = "x".repeat(60_000);
+    let ended = || -> Result<Option<String>> {
+        let log = fs::read_to_string(cluster.folder("metaserver-1").join("log"))?;
+        let mut ends = log.lines().filter(|line| line.contains("can not go on"));
+        Ok(ends.next().map(str::to_owned))
+    };
+    let mut words = None;
+    for _ in 0..400 {
+        let mut set = cluster.quarry(["xattr", "set", "/d", "user.a", &value]);
+        let mut set = set.stderr(Stdio::null()).spawn()?;
+        while words.is_none() && set.try_wait()?.is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            words = ended()?;
+        }
+        if words.is_some() {
+            set.kill()?;
+            set.wait()?;
+            break;
+        }
+    }
+    let words = words.context("4 MiB took 24 MB")?;
+    for part in [args[1], "its disk is full", "MiB are free", "start this"] {
+        ensure!(words.contains(part), "{part} in {words}");
+    }
+    ensure!(!words.contains("No space left"), "{words}");
+    cluster.kill("metaserver-1")?;
+    fs::remove_file(&in_the_way)?;
+    cluster.start_with("metaserver-1", &args)?;
+    cluster.ok(["mkdir", "/d/e"])?;
+    Ok(())
+}
+
+#[test]
 fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let place = LoopDisk::new(scratch.path(), "disk", 4 << 30)?;
@@ -302,6 +370,16 @@ fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
     run.arg("--identity")
         .arg(other.folder("dataserver-2").join("identity.pem"));
     fails(run, &["cluster"])?;
+
+    // An identity that another process has, which runs.
+    let mut run = cluster.command("dataserver-2");
+    run.arg("--identity")
+        .arg(cluster.folder("dataserver-1").join("identity.pem"));
+    run.arg("--disks").arg(at("fresh"));
+    fails(run, &["dataserver 1 runs already", "stop that one"])?;
+    ensure!(!at("fresh").exists(), "a disk was made for it");
+    let status = String::from_utf8(cluster.ok(["status"])?.stdout)?;
+    ensure!(status.contains("dataserver 1 runs already"), "{status}");
 
     // Ports and keys.
     fails(

@@ -6,6 +6,7 @@ use crate::size::{grouped, human};
 use crate::table::Table;
 use anyhow::Result;
 use clap::Subcommand;
+use quarry_common::limits::CLIENT_FREE_PERCENT;
 use quarry_common::map::DiskState;
 use quarry_common::wire::meta::{DiskStatus, ServerStatus, Status};
 use serde_json::{Value, json};
@@ -53,6 +54,12 @@ pub fn used(disk: &DiskStatus) -> (u64, u64) {
     let used = disk.report.total.saturating_sub(disk.report.free);
     let share = (u128::from(used) * 100).checked_div(u128::from(disk.report.total));
     (used, share.unwrap_or(0) as u64)
+}
+
+/// Bytes that clients may still write to it.
+pub fn room(disk: &DiskStatus) -> u64 {
+    let kept = disk.report.total / 100 * u64::from(CLIENT_FREE_PERCENT);
+    disk.report.free.saturating_sub(kept)
 }
 
 /// A disk's state in a word or two.

@@ -1,13 +1,13 @@
 //! `quarry status`.
 
-use super::disk::{disks, used};
+use super::disk::{disks, room, used};
 use crate::context::Context;
 use crate::size::{counted, grouped, human};
 use crate::table::Table;
 use anyhow::Result;
 use indicatif::HumanDuration;
 use quarry_common::ids::ServerId;
-use quarry_common::limits::DOWN_AFTER;
+use quarry_common::limits::{CLIENT_FREE_PERCENT, DOWN_AFTER, FREED_AFTER};
 use quarry_common::map::{DiskState, Redundancy};
 use quarry_common::wire::meta::{DiskStatus, ServerStatus, Status as Report};
 use serde_json::{Value, json};
@@ -71,6 +71,8 @@ pub struct Seen {
     /// What the leader says.
     pub report: Report,
     silent: BTreeSet<ServerId>,
+    /// What else the leader says.
+    warnings: Vec<String>,
 }
 
 impl Seen {
@@ -79,18 +81,24 @@ impl Seen {
     /// # Errors
     /// What the cluster says.
     pub async fn of(client: &quarry_client::Client) -> Result<Seen> {
-        let (report, metaservers) = tokio::try_join!(client.status(), client.metaservers())?;
+        let (report, metaservers, warnings) =
+            tokio::try_join!(client.status(), client.metaservers(), client.warnings())?;
         let silent = metaservers.iter().filter(|one| one.standing.is_none());
         Ok(Seen {
             silent: silent.map(|one| one.id).collect(),
             report,
+            warnings,
         })
     }
 }
 
 /// What is wrong, each with what to do; nothing if all is well.
 pub fn problems(seen: &Seen) -> Vec<String> {
-    let Seen { report, silent } = seen;
+    let Seen {
+        report,
+        silent,
+        warnings,
+    } = seen;
     let mut found = Vec::new();
     for (id, address) in &report.metaservers {
         if silent.contains(id) {
@@ -99,9 +107,13 @@ pub fn problems(seen: &Seen) -> Vec<String> {
             ));
         }
     }
+    found.extend(warnings.iter().cloned());
     if report.servers.is_empty() {
         found.push("no dataserver has registered: start them ('quarry dataserver run')".to_owned());
     }
+    let pools = report.pools.iter();
+    let chunk_len = pools.map(|(_, pool, _)| u64::from(pool.chunk_len_max));
+    let chunk_len = chunk_len.max().unwrap_or(0);
     // What is out was rebuilt elsewhere, or is being: that shows in the groups.
     let counts_on = |disk: &DiskStatus| disk.state != DiskState::Out;
     let missed = |server: &&ServerStatus| {
@@ -131,6 +143,14 @@ pub fn problems(seen: &Seen) -> Vec<String> {
         } else if !disk.up && is_up(server) {
             found.push(format!(
                 "{name} is down although its server is up: look into the server's log"
+            ));
+        } else if let Some(room) = disk.up.then(|| room(disk)).filter(|room| *room < chunk_len) {
+            found.push(format!(
+                "{name} is full: {} are free for files ({CLIENT_FREE_PERCENT} % of it are kept for repair), less than a chunk of {}: \
+                 add disks, or remove files, whose room is free within about {} minutes",
+                human(room),
+                human(chunk_len),
+                FREED_AFTER.as_secs() / 60
             ));
         } else if disk.up && used(disk).1 >= NEARLY_FULL {
             found.push(format!(
@@ -271,7 +291,7 @@ fn rebuilding(report: &Report) -> Option<String> {
 
 /// The screen.
 pub fn text(seen: &Seen) -> String {
-    let Seen { report, silent } = seen;
+    let Seen { report, silent, .. } = seen;
     let mut text = String::new();
     // Writing to a String can not fail.
     let mut line = |words: String| writeln!(text, "{words}").unwrap_or_default();
@@ -399,7 +419,7 @@ fn trash(report: &Report) -> u64 {
 }
 
 fn json(seen: &Seen) -> Value {
-    let Seen { report, silent } = seen;
+    let Seen { report, silent, .. } = seen;
     let problems = problems(seen);
     let server = |server: &ServerStatus| {
         json!({
@@ -528,6 +548,7 @@ pub mod tests {
         Seen {
             report,
             silent: BTreeSet::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -570,9 +591,22 @@ pub mod tests {
         }
         assert_eq!(json(&seen)["healthy"], false);
         assert_eq!(json(&seen)["metaservers"][1]["answers"], false);
-        let mut full = healthy();
-        full.report.servers[0].disks[0].report.free = 1 << 30;
-        assert!(problems(&full)[0].contains("99% full"));
+        let full = |per_mille: u64, more: u64| {
+            let mut full = healthy();
+            let report = &mut full.report.servers[0].disks[0].report;
+            report.free = report.total / 1000 * per_mille + more;
+            problems(&full).remove(0)
+        };
+        assert!(full(60, 0).contains("94% full"));
+        let words = full(50, 48 << 20);
+        for part in [
+            "disk 1 (/d on dev-1) is full",
+            " 48M are free for files",
+            "64M",
+            "add disks",
+        ] {
+            assert!(words.contains(part), "{part} in {words}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::error::{Code, Error, Result};
 use crate::identity::{PeerName, tls};
+use crate::ids::ProcessNumber;
 use quinn::{ConnectionError, RecvStream, SendStream, VarInt};
 use std::fmt;
 use std::net::SocketAddr;
@@ -99,6 +100,7 @@ struct Inner {
     quic: quinn::Connection,
     peer: PeerName,
     peer_hash: [u8; 32],
+    peer_process: Option<ProcessNumber>,
     /// Streams whose first byte is awaited. A queue, not protocol state: the lock is held while
     /// waiting for the next stream, so that each stream goes to one of several callers.
     arriving: Mutex<JoinSet<Option<Arrived>>>,
@@ -107,12 +109,18 @@ struct Inner {
 type Arrived = (StreamType, SendStream, RecvStream);
 
 impl Connection {
-    pub(super) fn new(quic: quinn::Connection, peer: PeerName, peer_hash: [u8; 32]) -> Connection {
+    pub(super) fn new(
+        quic: quinn::Connection,
+        peer: PeerName,
+        peer_hash: [u8; 32],
+        peer_process: Option<ProcessNumber>,
+    ) -> Connection {
         Connection {
             inner: Arc::new(Inner {
                 quic,
                 peer,
                 peer_hash,
+                peer_process,
                 arriving: Mutex::default(),
             }),
         }
@@ -126,6 +134,11 @@ impl Connection {
     /// The BLAKE3 hash of the peer's certificate, which capabilities are bound to.
     pub fn peer_hash(&self) -> [u8; 32] {
         self.inner.peer_hash
+    }
+
+    /// Which process of that name was dialled, if it said so; nobody knows it of who dialled us.
+    pub fn peer_process(&self) -> Option<ProcessNumber> {
+        self.inner.peer_process
     }
 
     /// Where the peer is.
@@ -270,11 +283,19 @@ async fn first_byte(peer: PeerName, mut send: SendStream, mut recv: RecvStream) 
     let chunk = tokio::time::timeout(FIRST_BYTE_TIMEOUT, recv.read_chunk(1, true)).await;
     let byte = match chunk {
         Ok(Ok(Some(chunk))) => chunk.bytes.first().copied(),
-        // Too late, ended at once, or reset.
-        Err(_) | Ok(Ok(None)) | Ok(Err(_)) => None,
+        // Too late, or ended at once.
+        Err(_) | Ok(Ok(None)) => None,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a stream ended before its first byte");
+            refuse(&mut send, &mut recv, EndCode::UnknownStream);
+            return None;
+        }
     };
     let Some(kind) = byte.and_then(StreamType::from_byte) else {
-        tracing::warn!(%peer, ?byte, "a stream of an unknown kind was refused");
+        match byte {
+            Some(byte) => tracing::warn!("a stream of {peer} was refused: kind {byte} is unknown"),
+            None => tracing::warn!("a stream of {peer} was refused: it did not say its kind"),
+        }
         refuse(&mut send, &mut recv, EndCode::UnknownStream);
         return None;
     };

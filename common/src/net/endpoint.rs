@@ -3,7 +3,8 @@
 //! A handshake is over when the acceptor has said so: in TLS 1.3 the dialler is done before its own
 //! certificate was looked at. So the acceptor, once it has checked name and revocation, opens a
 //! one-way stream and sends its protocol version; the dialler waits for that byte, and gets the
-//! reason of a refusal as an error of [`Endpoint::connect`].
+//! reason of a refusal as an error of [`Endpoint::connect`]. The number of the acceptor's process follows: a certificate may
+//! have been copied.
 
 use super::connection::{Connection, EndCode, canonical, why};
 use super::profile::{DATAGRAM_LEN_MAX, LinkProfile};
@@ -11,6 +12,7 @@ use super::reset_key::{RandomIds, ResetKey};
 use super::socket;
 use crate::error::{Code, Error, Result};
 use crate::identity::{Identity, PeerName, hash_of, name_in, tls};
+use crate::ids::ProcessNumber;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, Incoming, TokioRuntime};
 use rustls_pki_types::CertificateDer;
@@ -57,6 +59,7 @@ pub struct Endpoint {
 }
 
 struct Inner {
+    process: ProcessNumber,
     settings: Arc<RwLock<Settings>>,
     /// The socket that was asked for; a client has none.
     listening: Option<Listening>,
@@ -144,15 +147,18 @@ impl Endpoint {
         )
         .map_err(socket_failed)?;
         let settings = Arc::new(RwLock::new(settings));
+        let process = ProcessNumber(rand::random());
         let (finished, accepted) = mpsc::channel(ACCEPTED_MAX);
         let acceptor = tokio::spawn(accept_all(
             quic.clone(),
+            process,
             settings.clone(),
             Arc::new(allow),
             finished,
         ));
         Ok(Endpoint {
             inner: Arc::new(Inner {
+                process,
                 settings,
                 listening: Some(Listening {
                     quic,
@@ -172,6 +178,7 @@ impl Endpoint {
     pub fn client(identity: Arc<Identity>) -> Result<Endpoint> {
         Ok(Endpoint {
             inner: Arc::new(Inner {
+                process: ProcessNumber(rand::random()),
                 settings: Arc::new(RwLock::new(Settings::new(identity)?)),
                 listening: None,
                 dialling: Mutex::default(),
@@ -182,6 +189,11 @@ impl Endpoint {
     /// Who this endpoint is.
     pub fn identity(&self) -> Arc<Identity> {
         self.settings().identity
+    }
+
+    /// What tells it from others with the same certificate.
+    pub fn process(&self) -> ProcessNumber {
+        self.inner.process
     }
 
     /// Takes a renewed identity for all connections from now on.
@@ -293,7 +305,11 @@ impl Endpoint {
                 ),
             ));
         }
-        Ok(Connection::new(quic, name, hash))
+        // Older acceptors do not say it.
+        let mut process = [0; 8];
+        let told = welcome.read_exact(&mut process).await.is_ok();
+        let process = told.then(|| ProcessNumber(u64::from_le_bytes(process)));
+        Ok(Connection::new(quic, name, hash, process))
     }
 
     /// The listening socket where it can reach the address, else one to dial from.
@@ -483,6 +499,7 @@ pub async fn nobody_there(address: SocketAddr) -> Error {
 /// Takes in all that dial, each in a task of its own.
 async fn accept_all(
     quic: quinn::Endpoint,
+    process: ProcessNumber,
     settings: Arc<RwLock<Settings>>,
     allow: Arc<impl Fn(&PeerName, &[u8; 32]) -> bool + Send + Sync + 'static>,
     finished: mpsc::Sender<Connection>,
@@ -510,7 +527,7 @@ async fn accept_all(
         let (allow, finished) = (allow.clone(), finished.clone());
         let task = tokio::spawn(async move {
             let remote = canonical(incoming.remote_address());
-            let welcomed = welcome(incoming, &settings, &*allow);
+            let welcomed = welcome(incoming, process, &settings, &*allow);
             let result = tokio::time::timeout(CONNECT_TIMEOUT, welcomed).await;
             drop(permit);
             match result {
@@ -529,6 +546,7 @@ async fn accept_all(
 
 async fn welcome(
     incoming: Incoming,
+    process: ProcessNumber,
     settings: &Settings,
     allow: &(impl Fn(&PeerName, &[u8; 32]) -> bool + Sync),
 ) -> Result<Connection> {
@@ -550,10 +568,12 @@ async fn welcome(
     let greet = |error: &dyn fmt::Display| {
         Error::new(Code::Disconnected, format!("{name} left at once ({error})"))
     };
+    let mut said = vec![WELCOME];
+    said.extend_from_slice(&process.0.to_le_bytes());
     welcome
-        .write_all(&[WELCOME])
+        .write_all(&said)
         .await
         .map_err(|error| greet(&error))?;
     welcome.finish().map_err(|error| greet(&error))?;
-    Ok(Connection::new(quic, name, hash))
+    Ok(Connection::new(quic, name, hash, None))
 }

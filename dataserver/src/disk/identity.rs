@@ -94,8 +94,10 @@ pub enum State {
     Missing,
     /// An empty directory, or one whose formatting was interrupted: it can be formatted.
     Empty,
-    /// A directory with other things in it, or a disk that lost its identity file.
+    /// A directory with other things in it.
     Foreign,
+    /// A disk that lost its identity file.
+    Nameless,
     /// A disk.
     Formatted(DiskIdentity),
 }
@@ -130,11 +132,14 @@ pub fn inspect(path: &Path) -> Result<State> {
             })?;
             Ok(State::Formatted(identity))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(if is_empty(path)? {
-            State::Empty
-        } else {
-            State::Foreign
-        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let was_opened = path.join(OPEN_FILE).exists() && Rooms::of(path).chunks.exists();
+            Ok(match is_empty(path)? {
+                true => State::Empty,
+                false if was_opened => State::Nameless,
+                false => State::Foreign,
+            })
+        }
         Err(error) => Err(io_error("read", &file, error)),
     }
 }
@@ -204,6 +209,7 @@ pub fn format(path: &Path, identity: DiskIdentity) -> Result<()> {
                 ),
             ));
         }
+        State::Nameless => return Err(nameless(path)),
     }
     let rooms = Rooms::of(path);
     let make = |path: &Path| match fs::create_dir(path) {
@@ -261,10 +267,30 @@ pub fn expect(path: &Path, cluster: ClusterId) -> Result<DiskIdentity> {
         State::Foreign => Err(Error::new(
             Code::NotFound,
             format!(
-                "{shown} has no identity file, and is not empty: it is no disk of a cluster, or lost its file '{IDENTITY_FILE}'; mount the right disk there, or add an empty directory as a new disk"
+                "{shown} is not empty and is no disk of a cluster: mount the right disk there, or add an empty directory as a new disk"
             ),
         )),
+        State::Nameless => Err(nameless(path)),
     }
+}
+
+/// What to do about a disk without its identity.
+pub fn nameless(path: &Path) -> Error {
+    let shown = path.display();
+    let text = format!(
+        "{shown} is a disk whose file '{IDENTITY_FILE}' is gone: put that small file back, from a backup; {}",
+        replacing(path)
+    );
+    Error::new(Code::Configuration, text)
+}
+
+/// How a disk whose data is lost becomes a new one.
+pub fn replacing(path: &Path) -> String {
+    format!(
+        "if that can not be, empty the directory and start the dataserver with '--replace-disk {}': \
+         it becomes a new disk, to which the other copies of its chunks are copied",
+        path.display()
+    )
 }
 
 /// Locks the disk at `root` for this process until the file is dropped.

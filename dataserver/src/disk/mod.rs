@@ -42,14 +42,14 @@ mod tests;
 mod trash;
 mod writer;
 
-pub use identity::{DiskIdentity, State};
+pub use identity::{DiskIdentity, State, nameless, replacing};
 pub use index::Counts;
 pub use layout::Run;
 pub use name::ChunkName;
 pub use reading::{ChunkData, ChunkLayout};
 pub use recovery::Report;
 pub use replica::CopyWriter;
-pub use space::{CLIENT_FREE_PERCENT, Space};
+pub use space::Space;
 pub use writer::ChunkWriter;
 
 use aside::Aside;
@@ -63,7 +63,7 @@ use identity::Rooms;
 use missing::Missing;
 use quarry_common::checksum::Crc;
 use quarry_common::ids::{ChunkId, ClusterId, OpenNumber, PoolId};
-use quarry_common::limits::{CHUNK_LEN_MAX, SMALL_CHUNK_LEN_MAX};
+use quarry_common::limits::{CHUNK_LEN_MAX, CLIENT_FREE_PERCENT, SMALL_CHUNK_LEN_MAX};
 use quarry_common::read_buffers::ReadBuffers;
 use quarry_common::{Code, Error, Kind, Result};
 use recovery::{Recovered, Recovery};

@@ -26,6 +26,7 @@ use quarry_common::checksum::{self, Crc};
 use quarry_common::limits::{BLOCK_LEN, FLUSHES_MAX};
 use quarry_common::{Code, Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -47,6 +48,28 @@ pub struct Report {
     pub set_aside: u64,
     /// Entries whose file is not there.
     pub files_missing: u64,
+}
+
+impl fmt::Display for Report {
+    /// What there is to say.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.small_found, "small chunks were not in the index"),
+            (self.files_found, "chunk files were not in the index"),
+            (self.files_finished, "open chunks were ended"),
+            (self.files_trashed, "empty chunk files went to the trash"),
+            (self.set_aside, "chunks do not verify and are set aside"),
+            (self.files_missing, "chunk files are missing"),
+        ];
+        let said = counts.into_iter().filter(|(count, _)| *count > 0);
+        let mut said: Vec<String> = said
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        if self.index_rebuilt {
+            said.insert(0, "the index was built anew".to_owned());
+        }
+        f.write_str(&said.join(", "))
+    }
 }
 
 /// What a start brings.
@@ -115,7 +138,7 @@ impl Recovery<'_> {
             rustix::fs::syncfs(&root)
                 .map_err(|error| self.health.sync_error(&self.rooms.root, error.into()))?;
             index.flush()?;
-            tracing::info!("{}: {report:?}", self.rooms.root.display());
+            tracing::info!("{}: {report}", self.rooms.root.display());
         }
         Ok(Recovered {
             index,
@@ -454,7 +477,12 @@ fn flush_records(
 
 fn examine(path: &Path, owner: Owner) -> Result<Finding> {
     let failed = |error| io_error("read", path, error);
-    let of_another = |owner: Owner| Ok(Finding::Damaged(format!("the file is that of {owner:?}")));
+    let of_another = |owner: Owner| {
+        Ok(Finding::Damaged(format!(
+            "the file is that of chunk {} of pool {} on disk {} of cluster {}",
+            owner.chunk, owner.pool, owner.disk, owner.cluster
+        )))
+    };
     let file = File::open(path).map_err(failed)?;
     let file_len = file.metadata().map_err(failed)?.len();
     let mut end = vec![0; file_len.min(FOOTER_LEN_MAX as u64) as usize];

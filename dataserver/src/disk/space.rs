@@ -4,10 +4,6 @@ use super::health::io_error;
 use quarry_common::{Code, Error, Result};
 use std::path::Path;
 
-/// Clients stop writing when less than this many percent are free: what is left is for repair (down to
-/// 2 %) and for compaction and deletion (down to 0.5 %), without which a full disk stays full (DESIGN §4.4).
-pub const CLIENT_FREE_PERCENT: u8 = 5;
-
 /// Repair goes on until less than this many per mille are free.
 pub const REPAIR_FREE_PERMILLE: u16 = 20;
 
@@ -37,8 +33,12 @@ impl Space {
 
     /// Bytes that are missing until so many per mille are free after `len` more bytes.
     pub fn lacking(&self, permille: u16, len: u64) -> u64 {
-        let reserve = self.total / 1000 * u64::from(permille);
+        let reserve = self.reserve(permille);
         reserve.saturating_add(len).saturating_sub(self.free)
+    }
+
+    fn reserve(&self, permille: u16) -> u64 {
+        self.total / 1000 * u64::from(permille)
     }
 
     /// `DiskFull` if fewer than so many per mille would be free after `len` more bytes.
@@ -49,8 +49,10 @@ impl Space {
         Err(Error::new(
             Code::DiskFull,
             format!(
-                "{} is full: {} MiB of {} MiB are free, and {} % are kept for more urgent work; other disks may have room",
+                "{} is full: {} MiB are free for this and {} MiB are wanted ({} of {} MiB are free, {} % are kept for more urgent work)",
                 path.display(),
+                self.free.saturating_sub(self.reserve(permille)) >> 20,
+                len.div_ceil(1 << 20),
                 self.free >> 20,
                 self.total >> 20,
                 f64::from(permille) / 10.0
@@ -76,6 +78,15 @@ mod tests {
             "{error}"
         );
         assert!(error.text.contains("5 % are kept"), "{error}");
+        let space = Space {
+            total: 400 << 20,
+            free: 50 << 20,
+        };
+        let error = space.check(50, 64 << 20, Path::new("/d")).unwrap_err();
+        assert_eq!(
+            error.text,
+            "/d is full: 30 MiB are free for this and 64 MiB are wanted (50 of 400 MiB are free, 5 % are kept for more urgent work)"
+        );
         assert_eq!((space.lacking(50, 10), space.lacking(50, 17)), (0, 7));
         assert!(
             space

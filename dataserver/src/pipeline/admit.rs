@@ -113,12 +113,14 @@ fn check_members(map: &ClusterMap, pool: PoolId, row: &Row) -> Result<()> {
 /// a member only to the next one, so that no write reaches but a part of the members.
 fn after(map: &ClusterMap, row: &Row, disk: DiskId, caller: Caller) -> Result<Vec<DiskId>> {
     let chain: Vec<DiskId> = row.chain().collect();
+    let named: Vec<String> = chain.iter().map(DiskId::to_string).collect();
     let refuse = |what: &str| {
         Err(Error::new(
             Code::NotMember,
             format!(
-                "disk {disk} {what} in the map of epoch {}; its members are {chain:?}",
-                map.epoch
+                "disk {disk} {what} in the map of epoch {}; its members are disks {}",
+                map.epoch,
+                named.join(", ")
             ),
         ))
     };

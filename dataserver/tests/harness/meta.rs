@@ -18,7 +18,7 @@ use quarry_common::wire::meta::{
 use quarry_common::{Code, Error, Result, codec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub struct Meta {
@@ -35,6 +35,8 @@ pub struct State {
     pub silent: AtomicBool,
     /// Registrations are refused.
     pub refuse: AtomicBool,
+    /// So many introductions are not let in.
+    pub unreached: AtomicUsize,
     /// Registrations of these are refused.
     pub rolled_back: Mutex<BTreeSet<DiskId>>,
     /// The last reports of each server.
@@ -231,6 +233,14 @@ fn answer(state: &State, server: ServerId, body: MetaBody) -> Result<MetaReply> 
     };
     let mut map = state.map.lock().unwrap();
     match body {
+        MetaBody::Introduce { .. } => {
+            let less = |left: usize| left.checked_sub(1);
+            let order = Ordering::SeqCst;
+            match state.unreached.fetch_update(order, order, less) {
+                Ok(_) => Err(Error::new(Code::NotReached, "as the test says")),
+                Err(_) => Ok(MetaReply::Noted),
+            }
+        }
         MetaBody::Register(registration) => {
             if state.refuse.load(Ordering::SeqCst) {
                 let text = "this directory is empty, but disk 7 was there";

@@ -21,6 +21,9 @@ const FLAPS_FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 /// How long a disk has been down is noted in the state so many times until it is out: what a change of leaders forgets.
 const NOTES: u32 = 16;
 
+/// A dataserver that was not let in, and does not ask again, is shown for this long.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
 /// What each dataserver last said, and how its disks are.
 #[derive(Debug)]
 pub struct Health {
@@ -36,6 +39,8 @@ pub struct Health {
     noted: HashMap<DiskId, Duration>,
     /// Who was reported not to answer, and whether it is being asked.
     suspects: HashMap<ServerId, bool>,
+    /// Who was not let in lately, when, and why.
+    refused: BTreeMap<ServerId, (Instant, String)>,
     /// Whether a life has changed since [`Health::advance`] last said so.
     changed: bool,
 }
@@ -133,6 +138,7 @@ impl Health {
             down_before: HashMap::new(),
             noted: HashMap::new(),
             suspects: HashMap::new(),
+            refused: BTreeMap::new(),
             changed: true,
         }
     }
@@ -143,6 +149,26 @@ impl Health {
         *self = Health::new(self.out_after, now);
         self.noted = noted.into_iter().collect();
         self.down_before.clone_from(&self.noted);
+    }
+
+    /// A dataserver that starts was let in, or was `refused` and why.
+    pub fn handle_introduced(&mut self, server: ServerId, refused: Option<String>, now: Instant) {
+        let Some(why) = refused else {
+            self.refused.remove(&server);
+            return;
+        };
+        let before = self.refused.insert(server, (now, why.clone()));
+        // It asks again and again.
+        if before.is_none_or(|(_, before)| before != why) {
+            tracing::warn!("a dataserver is not let in: {why}");
+        }
+    }
+
+    /// Why dataservers were not let in lately.
+    pub fn refused(&self, now: Instant) -> Vec<String> {
+        let lately = |at: Instant| now.saturating_duration_since(at) < REFUSED_FOR;
+        let refused = self.refused.values().filter(|(at, _)| lately(*at));
+        refused.map(|(_, why)| why.clone()).collect()
     }
 
     /// A dataserver gave a sign of life. It speaks for its own disks alone.
@@ -246,7 +272,7 @@ impl Health {
         let lived = lived.or_insert_with(|| Lived::new(began_at));
         let before = lived.life;
         if lived.handle(event, now) {
-            tracing::info!(%disk, ?before, after = ?lived.life, "a disk changed");
+            tracing::info!("disk {disk} is {}, was {before}", lived.life);
             if lived.life != Life::Down {
                 self.down_before.remove(&disk);
             }

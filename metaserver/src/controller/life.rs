@@ -3,6 +3,7 @@
 //! Whether a disk is *in* or *out* stands in the map; the rest is soft state of the leader, begun anew by each but for the time for which a disk is down.
 
 use quarry_common::map::DiskState;
+use std::fmt;
 
 /// Whether a disk serves, as far as the leader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,17 @@ pub enum Event {
     Silent,
     /// Its server said goodbye, or was reported and did not answer the leader either.
     Gone,
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Life::Unheard => "not heard of yet",
+            Life::Up => "up",
+            Life::Down => "down",
+            Life::Returning => "back and waits",
+        })
+    }
 }
 
 impl Life {

@@ -15,14 +15,16 @@ mod model;
 mod overlay;
 mod recent;
 mod rocks;
+mod room;
 
 pub use batch::{Batch, Change};
 pub use family::Family;
 pub use memory::Memory;
 pub use overlay::{Mark, Overlay};
 pub use recent::Recent;
+pub(crate) use rocks::copy_dir;
 pub use rocks::{Rocks, RocksOptions};
-pub(crate) use rocks::{copy_dir, rocks_error};
+pub(crate) use room::{Room, io_error, rocks_error, warning};
 
 use bytes::Bytes;
 use quarry_common::Result;

@@ -5,7 +5,7 @@
 //! when its last view is dropped; at the start the greatest generation counts and whatever else
 //! is there is left over from a crash.
 
-use super::{Batch, Family, Kv, KvRead, Visit};
+use super::{Batch, Family, Kv, KvRead, Visit, io_error, rocks_error};
 use bytes::Bytes;
 use quarry_common::durable::sync_directory;
 use quarry_common::{Code, Error, Result};
@@ -79,10 +79,10 @@ impl Rocks {
     /// Fails, rather than start with less than was flushed, when a file is missing or damaged
     /// (`ChecksumMismatch`), and when another process has it open (`Io`).
     pub fn open(dir: &Path, options: RocksOptions) -> Result<Rocks> {
-        fs::create_dir_all(dir).map_err(|error| failed(dir, "can not be made", error))?;
+        fs::create_dir_all(dir).map_err(|error| io_error(dir, "can not be made", error))?;
         let mut generations = Vec::new();
-        for entry in fs::read_dir(dir).map_err(|error| failed(dir, "can not be listed", error))? {
-            let entry = entry.map_err(|error| failed(dir, "can not be listed", error))?;
+        for entry in fs::read_dir(dir).map_err(|error| io_error(dir, "can not be listed", error))? {
+            let entry = entry.map_err(|error| io_error(dir, "can not be listed", error))?;
             let number = entry
                 .file_name()
                 .to_str()
@@ -103,8 +103,9 @@ impl Rocks {
         let current = Generation::open(dir, newest, &options)?;
         for (number, path) in generations {
             if number.is_some() || path.file_name().is_some_and(|name| name == IMPORTING) {
-                fs::remove_dir_all(&path)
-                    .map_err(|error| failed(&path, "is left over and can not be removed", error))?;
+                fs::remove_dir_all(&path).map_err(|error| {
+                    io_error(&path, "is left over and can not be removed", error)
+                })?;
             }
         }
         Ok(Rocks {
@@ -455,7 +456,7 @@ impl Kv for Rocks {
         let building = self.dir.join(IMPORTING);
         match fs::remove_dir_all(&building) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed(
+                return Err(io_error(
                     &building,
                     "is left over and can not be removed",
                     error,
@@ -470,7 +471,8 @@ impl Kv for Rocks {
 
         let number = self.current().dir.number + 1;
         let place = self.dir.join(format!("{number:08}"));
-        fs::rename(&building, &place).map_err(|error| failed(&place, "can not be made", error))?;
+        fs::rename(&building, &place)
+            .map_err(|error| io_error(&place, "can not be made", error))?;
         sync_parent(&place)?;
         let imported = Arc::new(Generation::open(&self.dir, number, &self.options)?);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -543,43 +545,30 @@ impl KvRead for View {
 /// Copies the files of `from` into the new directory `to` and makes them durable. Table files
 /// never change, so they are linked when both are on one file system.
 pub(crate) fn copy_dir(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(|error| failed(to, "can not be made", error))?;
-    for entry in fs::read_dir(from).map_err(|error| failed(from, "can not be listed", error))? {
-        let entry = entry.map_err(|error| failed(from, "can not be listed", error))?;
+    fs::create_dir_all(to).map_err(|error| io_error(to, "can not be made", error))?;
+    for entry in fs::read_dir(from).map_err(|error| io_error(from, "can not be listed", error))? {
+        let entry = entry.map_err(|error| io_error(from, "can not be listed", error))?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let is_table = source
             .extension()
             .is_some_and(|extension| extension == "sst");
         if !is_table || fs::hard_link(&source, &target).is_err() {
             fs::copy(&source, &target)
-                .map_err(|error| failed(&target, "can not be written", error))?;
+                .map_err(|error| io_error(&target, "can not be written", error))?;
             fs::File::open(&target)
                 .and_then(|file| file.sync_all())
-                .map_err(|error| failed(&target, "can not be synced", error))?;
+                .map_err(|error| io_error(&target, "can not be synced", error))?;
         }
     }
     sync_dir(to)
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {
-    sync_directory(dir).map_err(|error| failed(dir, "can not be synced", error))
+    sync_directory(dir).map_err(|error| io_error(dir, "can not be synced", error))
 }
 
 fn sync_parent(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), sync_dir)
-}
-
-fn failed(path: &Path, what: &str, error: std::io::Error) -> Error {
-    Error::new(Code::Io, format!("{} {what}", path.display())).with_source(error)
-}
-
-/// An error of RocksDB, with the thing and what was done: damage has a code of its own.
-pub(crate) fn rocks_error(name: &str, doing: &str, error: rocksdb::Error) -> Error {
-    let code = match error.kind() {
-        rocksdb::ErrorKind::Corruption => Code::ChecksumMismatch,
-        _ => Code::Io,
-    };
-    Error::new(code, format!("{name} {doing}: {error}")).with_source(error)
 }
 
 #[cfg(test)]

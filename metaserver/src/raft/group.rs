@@ -88,7 +88,7 @@ impl RaftOptions {
             snapshot_len: 256 << 20,
             kept_entries: 1_000,
             clock: Arc::new(|| Nanos::now().micros()),
-            fatal: end_process(),
+            fatal: end_process(dir),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! it comes near the log.
 
 use super::transfer::Arriving;
-use super::types::{LogId, NodeId, SnapshotMeta, Types, node_id, server_id};
+use super::types::{LogId, NodeId, SnapshotMeta, Types, named, node_id, server_id};
 use super::wire::{RaftCall, RaftReply, RaftRequest, SnapshotAnswer};
 use super::{Raft, fitness::Appended};
 use bytes::Bytes;
@@ -357,8 +357,9 @@ fn check_append(peer: NodeId, term: u64, request: &AppendEntriesRequest<Types>) 
         let in_order = before.is_none_or(|before| before.leader_id <= entry.log_id.leader_id);
         if Some(entry.log_id.index) != next || !in_order {
             return Err(forged(format_args!(
-                "entry {} after {before:?}",
-                entry.log_id
+                "{} after {}",
+                named(Some(entry.log_id)),
+                named(before)
             )));
         }
         before = Some(entry.log_id);

@@ -6,7 +6,7 @@ use super::log::{Flushed, Growth};
 use super::snapshot::{SnapshotCopy, Snapshots, as_raft, copy_state};
 use super::types::{
     Fatal, LogEntry, LogId, Membership, NodeId, Open, SnapshotMeta, StorageError, Types, any,
-    blocking, state_failed,
+    blocking, named, state_failed,
 };
 use crate::kv::{Batch, Family, Kv, KvRead, Recent};
 use bytes::Bytes;
@@ -120,8 +120,9 @@ impl Machine {
             return Ok(());
         }
         let text = format!(
-            "a snapshot of the state up to {applied:?} was sent as one up to {:?}",
-            meta.last_log_id
+            "a snapshot of the state up to {} was sent as one up to {}",
+            named(applied),
+            named(meta.last_log_id)
         );
         Err(Error::new(Code::ChecksumMismatch, text))
     }
@@ -197,8 +198,9 @@ impl Shared {
                 return Err(Error::new(
                     Code::ChecksumMismatch,
                     format!(
-                        "a snapshot up to {:?} was received as one up to {:?}",
-                        applied, meta.last_log_id
+                        "a snapshot up to {} was received as one up to {}",
+                        named(applied),
+                        named(meta.last_log_id)
                     ),
                 ));
             }
@@ -287,8 +289,13 @@ impl RaftStateMachine<Types> for Machine {
 
 impl RaftSnapshotBuilder<Types> for Machine {
     async fn build_snapshot(&mut self) -> Result<openraft::Snapshot<Types>, StorageError> {
-        blocking(|| self.shared.build())
-            .map_err(|error| StorageIOError::write_snapshot(None, any(error)).into())
+        // openraft would end the same way, with words of its own.
+        blocking(|| {
+            self.shared
+                .build()
+                .inspect_err(|error| (self.shared.fatal)(error))
+        })
+        .map_err(|error| StorageIOError::write_snapshot(None, any(error)).into())
     }
 }
 

@@ -205,7 +205,9 @@ impl Raft {
         let metrics = self.metrics_now();
         let membership = metrics.membership_config.membership();
         if let [_, .., goal] = membership.get_joint_config().as_slice() {
-            tracing::info!(?goal, "finishing a change of members");
+            let named: Vec<String> = goal.iter().map(NodeId::to_string).collect();
+            let named = named.join(", ");
+            tracing::info!("finishing a change of members: metaservers {named} will vote");
             return self
                 .change(ChangeMembers::ReplaceAllVoters(goal.clone()))
                 .await;

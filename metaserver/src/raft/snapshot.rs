@@ -6,7 +6,7 @@
 //! when nobody reads them any more.
 
 use super::types::{SnapshotMeta, Types};
-use crate::kv::Kv;
+use crate::kv::{Kv, io_error};
 use quarry_common::checksum::Crc;
 use quarry_common::durable::sync_directory;
 use quarry_common::{Code, Error, Result, codec};
@@ -68,10 +68,10 @@ pub(crate) struct Snapshots {
 impl Snapshots {
     /// Finds the newest snapshot in `dir` and removes what a crash left over.
     pub(crate) fn open(dir: &Path) -> Result<Snapshots> {
-        fs::create_dir_all(dir).map_err(|error| failed(dir, "can not be made", error))?;
+        fs::create_dir_all(dir).map_err(|error| io_error(dir, "can not be made", error))?;
         let mut names = Vec::new();
-        for entry in fs::read_dir(dir).map_err(|error| failed(dir, "can not be listed", error))? {
-            let entry = entry.map_err(|error| failed(dir, "can not be listed", error))?;
+        for entry in fs::read_dir(dir).map_err(|error| io_error(dir, "can not be listed", error))? {
+            let entry = entry.map_err(|error| io_error(dir, "can not be listed", error))?;
             match entry.file_name().into_string() {
                 Ok(name) if name.starts_with(BUILDING) || name.starts_with(RECEIVING) => {
                     remove(&entry.path())?;
@@ -81,8 +81,9 @@ impl Snapshots {
                     return Err(Error::new(
                         Code::Configuration,
                         format!(
-                            "{} holds {name:?}, which is no snapshot: move it away",
-                            dir.display()
+                            "{} holds '{}', which is no snapshot: move it away",
+                            dir.display(),
+                            name.display()
                         ),
                     ));
                 }
@@ -131,7 +132,7 @@ impl Snapshots {
     ) -> Result<(SnapshotMeta, SnapshotCopy)> {
         *number += 1;
         let building = self.dir.join(format!("{BUILDING}-{number}"));
-        fs::create_dir(&building).map_err(|error| failed(&building, "can not be made", error))?;
+        fs::create_dir(&building).map_err(|error| io_error(&building, "can not be made", error))?;
         let unfinished = SnapshotCopy::new(building.clone(), true);
 
         let mut meta = copy(&unfinished.copy_dir())?;
@@ -142,8 +143,9 @@ impl Snapshots {
         }
         write_meta(&building, &meta)?;
         let path = self.dir.join(name);
-        fs::rename(&building, &path).map_err(|error| failed(&path, "can not be made", error))?;
-        sync_directory(&self.dir).map_err(|error| failed(&self.dir, "can not be synced", error))?;
+        fs::rename(&building, &path).map_err(|error| io_error(&path, "can not be made", error))?;
+        sync_directory(&self.dir)
+            .map_err(|error| io_error(&self.dir, "can not be synced", error))?;
         // The name it had is gone: there is nothing to remove.
         unfinished.0.unneeded.store(false, Ordering::Release);
 
@@ -185,7 +187,7 @@ impl Snapshots {
         let path = self.dir.join(format!("{RECEIVING}-{number}"));
         let receiving = SnapshotCopy::new(path.clone(), true);
         fs::create_dir_all(receiving.copy_dir())
-            .map_err(|error| failed(&path, "can not be made", error))?;
+            .map_err(|error| io_error(&path, "can not be made", error))?;
         Ok(receiving)
     }
 }
@@ -212,12 +214,12 @@ fn write_meta(dir: &Path, meta: &SnapshotMeta) -> Result<()> {
     bytes.extend_from_slice(&body);
     let path = dir.join(META);
     quarry_common::durable::replace(&path, &bytes)
-        .map_err(|error| failed(&path, "can not be written", error))
+        .map_err(|error| io_error(&path, "can not be written", error))
 }
 
 fn read_meta(dir: &Path) -> Result<SnapshotMeta> {
     let path = dir.join(META);
-    let bytes = fs::read(&path).map_err(|error| failed(&path, "can not be read", error))?;
+    let bytes = fs::read(&path).map_err(|error| io_error(&path, "can not be read", error))?;
     let damaged = || {
         Error::new(
             Code::ChecksumMismatch,
@@ -249,7 +251,7 @@ fn read_meta(dir: &Path) -> Result<SnapshotMeta> {
 fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(failed(path, "can not be removed", error))
+            Err(io_error(path, "can not be removed", error))
         }
         _ => Ok(()),
     }
@@ -257,8 +259,4 @@ fn remove(path: &Path) -> Result<()> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn failed(path: &Path, what: &str, error: std::io::Error) -> Error {
-    Error::new(Code::Io, format!("{} {what}", path.display())).with_source(error)
 }

@@ -6,6 +6,7 @@
 use super::snapshot::SnapshotCopy;
 use super::types::{NodeId, Types, blocking};
 use super::wire::{FileEnd, FileHead, SnapshotAnswer, SnapshotHead};
+use crate::kv::{Room, io_error};
 use bytes::Bytes;
 use openraft::Vote;
 use quarry_common::checksum::Crc;
@@ -105,7 +106,7 @@ pub(super) async fn send(
 
 /// The files of a copy with their names and lengths.
 fn files_of(copy: &Path) -> Result<Vec<(PathBuf, String, u64)>> {
-    let failed = |error| io(copy, "can not be listed", error);
+    let failed = |error| io_error(copy, "can not be listed", error);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(copy).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -124,7 +125,7 @@ fn files_of(copy: &Path) -> Result<Vec<(PathBuf, String, u64)>> {
 }
 
 async fn send_file(writer: &mut BulkWriter, path: &Path, head: FileHead) -> Result<()> {
-    let failed = |error| io(path, "can not be read", error);
+    let failed = |error| io_error(path, "can not be read", error);
     let mut file = File::open(path).map_err(failed)?;
     let mut left = head.len;
     moving(writer.write_message(&head)).await?;
@@ -248,11 +249,12 @@ impl Arriving {
             return Err(Error::malformed("a snapshot shorter than it said"));
         }
         moving(self.reader.read_end()).await?;
-        blocking(|| sync_directory(&dir)).map_err(|error| io(&dir, "can not be synced", error))
+        blocking(|| sync_directory(&dir))
+            .map_err(|error| io_error(&dir, "can not be synced", error))
     }
 
     async fn receive_file(&mut self, path: &Path, len: u64) -> Result<()> {
-        let failed = |error| io(path, "can not be written", error);
+        let failed = |error| io_error(path, "can not be written", error);
         // Refused if it is there: two files of one name.
         let mut file = File::create_new(path).map_err(failed)?;
         let mut left = len;
@@ -304,9 +306,8 @@ fn is_file_name(name: &str) -> bool {
 }
 
 fn check_space(dir: &Path, len: u64) -> Result<()> {
-    let space =
-        rustix::fs::statvfs(dir).map_err(|error| io(dir, "has no figures", error.into()))?;
-    let free = space.f_bavail.saturating_mul(space.f_frsize);
+    let room = Room::of(dir).map_err(|error| io_error(dir, "has no figures", error))?;
+    let free = room.free;
     // Twice: the state is built beside the copy when files can not be linked.
     if len.saturating_mul(2).saturating_add(SPARE_LEN) <= free {
         return Ok(());
@@ -316,10 +317,6 @@ fn check_space(dir: &Path, len: u64) -> Result<()> {
         dir.display()
     );
     Err(Error::new(Code::DiskFull, text))
-}
-
-fn io(path: &Path, what: &str, error: std::io::Error) -> Error {
-    Error::new(Code::Io, format!("{} {what}", path.display())).with_source(error)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! The types with which openraft is used here, and how its failures become ours.
 
 use super::snapshot::SnapshotCopy;
+use crate::kv::Room;
 use bytes::Bytes;
 use openraft::StorageIOError;
-use quarry_common::Error;
 use quarry_common::ids::ServerId;
+use quarry_common::{Code, Error};
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -30,13 +32,24 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = quarry_common::Result<T>> 
 pub type Fatal = Arc<dyn Fn(&Error) + Send + Sync>;
 
 /// Ends the process at once, without any clean-up: what is in memory may be wrong, and what is
-/// on disk is as after a crash.
-pub fn end_process() -> Fatal {
-    Arc::new(|error| {
-        tracing::error!(%error, "this metaserver can not go on");
-        eprintln!("quarry: this metaserver can not go on: {error:?}");
+/// on disk, in `dir`, is as after a crash.
+pub fn end_process(dir: &Path) -> Fatal {
+    let dir = dir.to_owned();
+    Arc::new(move |error| {
+        tracing::error!("{}", last_words(&dir, error));
         std::process::abort();
     })
+}
+
+/// Why a metaserver ends, and what to do.
+fn last_words(dir: &Path, error: &Error) -> String {
+    // The clone's text names the source.
+    let why = format!("this metaserver can not go on: {}", error.clone());
+    match (error.code, Room::of(dir)) {
+        (Code::DiskFull, Ok(room)) => format!("{why} ({room}), and start this metaserver again"),
+        (Code::DiskFull, Err(_)) => format!("{why}, and start this metaserver again"),
+        _ => why,
+    }
 }
 
 /// Held by whoever uses a log or a state; its receiver ends when nobody does any more.
@@ -53,9 +66,16 @@ pub(crate) fn server_id(node: NodeId) -> ServerId {
     ServerId(u32::try_from(node).unwrap_or(u32::MAX))
 }
 
+/// An entry, for people.
+pub(crate) fn named(entry: Option<LogId>) -> String {
+    let words = |entry: LogId| format!("entry {} of term {}", entry.index, entry.leader_id.term);
+    entry.map_or_else(|| "no entry".to_owned(), words)
+}
+
 /// An error of ours as openraft wants it.
 pub(crate) fn any(error: Error) -> openraft::AnyError {
-    openraft::AnyError::new(&error)
+    // The clone's text names the source.
+    openraft::AnyError::error(error.clone())
 }
 
 pub(crate) fn state_failed(error: Error) -> StorageError {
@@ -69,5 +89,22 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
         _ => work(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_ends_a_metaserver_with_what_is_free_and_what_to_do() {
+        let error = Error::new(Code::DiskFull, "the Raft log /m/log can not be written");
+        let words = last_words(Path::new("/"), &error);
+        for part in ["/m/log", "MiB are free", "start this metaserver again"] {
+            assert!(words.contains(part), "{part} in {words}");
+        }
+        let broken = Error::new(Code::Io, "a disk").with_source(std::io::Error::other("is broken"));
+        let words = last_words(Path::new("/"), &broken);
+        assert_eq!(words, "this metaserver can not go on: a disk: is broken");
     }
 }

@@ -3,6 +3,7 @@
 use super::Serving;
 use super::caller::Peer;
 use crate::controller::{Life, count};
+use crate::kv;
 use crate::raft::blocking;
 use crate::state::command::Action;
 use crate::state::map_state::place::is_clean;
@@ -24,6 +25,12 @@ impl Serving {
             AdminOp::Status => {
                 self.consensus.read_barrier().await?;
                 Ok(AdminReply::Status(Box::new(self.status()?)))
+            }
+            AdminOp::Warnings => {
+                self.consensus.read_barrier().await?;
+                let mut warnings = self.health().refused(Instant::now());
+                warnings.extend(kv::warning(&self.settings.dir));
+                Ok(AdminReply::Warnings(warnings))
             }
             AdminOp::Pgs { pool, from } => {
                 self.consensus.read_barrier().await?;

@@ -3,10 +3,10 @@
 use super::Serving;
 use super::caller::Peer;
 use crate::raft::Raft;
-use quarry_common::Error;
 use quarry_common::limits::REQUESTS_IN_FLIGHT_MAX;
 use quarry_common::net::{self, Connection, Endpoint, StreamType};
 use quarry_common::task::Stop;
+use quarry_common::{Code, Error};
 use std::sync::Arc;
 
 /// Takes connections until the endpoint is closed.
@@ -51,8 +51,13 @@ async fn serve(serving: Arc<Serving>, raft: Arc<Raft>, connection: Connection, s
                     Err(Error::malformed("a metaserver does not serve such streams"))
                 }
             };
-            if let Err(error) = served {
-                tracing::warn!(peer = %peer.name, ?kind, %error, "a stream was closed");
+            match served {
+                Ok(()) => {}
+                // Whoever has what it wanted leaves.
+                Err(error) if error.code == Code::Disconnected => {
+                    tracing::debug!(peer = %peer.name, %error, "a stream ended");
+                }
+                Err(error) => tracing::warn!("a stream of {} was closed: {error}", peer.name),
             }
         });
     }

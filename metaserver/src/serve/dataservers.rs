@@ -5,17 +5,77 @@ use super::{Serving, lookup};
 use crate::raft::blocking;
 use crate::state::command::{Action, Reply};
 use crate::state::map_state::keys::keys_of;
-use quarry_common::ids::{ChunkId, PgId, PoolId, ServerId};
+use quarry_common::config::values;
+use quarry_common::ids::{ChunkId, DiskId, PgId, PoolId, ProcessNumber, ServerId};
 use quarry_common::wire::meta::{
     Complete, Heartbeat, HeartbeatReply, MetaReply, Registered, Registration,
 };
 use quarry_common::{Code, Error, Result};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Groups in one report of completeness: one command of some 100 KiB.
 const REPORTS_MAX: usize = 4_096;
 
+/// Where a third of all packets is lost some handshakes take so long. Who asked waits for five seconds.
+const DIAL_BACK_WITHIN: Duration = Duration::from_secs(3);
+
 impl Serving {
+    /// A dataserver starts. It is let in if it is the one that answers where it says, and no other process with its identity
+    /// does where it was before.
+    pub(super) async fn introduce(
+        &self,
+        peer: &Peer,
+        address: String,
+        process: ProcessNumber,
+    ) -> Result<MetaReply> {
+        let server = peer.dataserver()?;
+        values::check_address("advertise", &address)?;
+        self.consensus.read_barrier().await?;
+        let map = self.map();
+        let known = map.topology.servers.get(&server);
+        let former = known.map(|known| known.address.as_str());
+        let former = former.filter(|former| *former != address);
+        let (here, there) = tokio::join!(self.who_is_at(peer, &address), async {
+            self.who_is_at(peer, former?).await.ok()
+        });
+        let own = self.identity.name().server_id()?;
+        let is_other = |found: Option<ProcessNumber>| found.is_some_and(|found| found != process);
+        let second = |at: &str| {
+            let text = format!(
+                "dataserver {server} runs already: another process with its identity answers at {at}; \
+                 stop that one, or start this one with the identity of another dataserver"
+            );
+            Error::new(Code::Configuration, text)
+        };
+        let let_in = match (here, former) {
+            (_, Some(former)) if there.is_some_and(is_other) => Err(second(former)),
+            (Ok(found), _) if is_other(found) => Err(second(&address)),
+            (Ok(_), _) => Ok(MetaReply::Noted),
+            (Err(error), _) => {
+                let text = format!(
+                    "metaserver {own} can not reach {address}, which dataserver {server} advertises: set 'advertise' in its \
+                     configuration to an address at which all others reach it, and let UDP through ({error})"
+                );
+                Err(Error::new(Code::NotReached, text))
+            }
+        };
+        let refused = let_in.as_ref().err().map(|error| error.text.clone());
+        self.health()
+            .handle_introduced(server, refused, Instant::now());
+        let_in
+    }
+
+    /// Which process with the peer's certificate answers there now.
+    async fn who_is_at(&self, peer: &Peer, address: &str) -> Result<Option<ProcessNumber>> {
+        let dialling = tokio::time::timeout(DIAL_BACK_WITHIN, self.dial.anew(&peer.name, address));
+        let late = |_| {
+            let wait = DIAL_BACK_WITHIN.as_secs();
+            let text = format!("no answer within {wait} s");
+            Err(Error::new(Code::Unreachable, text))
+        };
+        Ok(dialling.await.unwrap_or_else(late)?.peer_process())
+    }
+
     pub(super) async fn register(
         &self,
         peer: &Peer,
@@ -43,7 +103,11 @@ impl Serving {
         let map = self.map();
         self.health()
             .handle_heartbeat(&map, server, reports, Instant::now());
-        tracing::info!(%server, ?disks, "a dataserver registered");
+        let named: Vec<String> = disks.iter().map(DiskId::to_string).collect();
+        tracing::info!(
+            "dataserver {server} registered, with disks {}",
+            named.join(", ")
+        );
         let keys = keys_of(&*self.kv, server)?;
         Ok(MetaReply::Registered(Registered {
             cluster: map.topology.cluster,

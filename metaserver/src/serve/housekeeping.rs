@@ -7,6 +7,7 @@ use crate::state::command::{Action, Reply};
 use quarry_common::identity::PeerName;
 use quarry_common::ids::{DiskId, Epoch, InodeId, ServerId, Version};
 use quarry_common::limits::SESSION_LEASE;
+use quarry_common::map::DiskState;
 use quarry_common::time::Nanos;
 use quarry_common::wire::data::DataRequest;
 use quarry_common::{Code, Result, codec};
@@ -183,7 +184,13 @@ async fn control(
     }
     if !states.is_empty() {
         for (disk, state) in &states {
-            tracing::warn!(%disk, ?state, "a disk changes its part");
+            match state {
+                DiskState::In => tracing::info!("disk {disk} takes part in placement again"),
+                DiskState::Draining => tracing::info!("disk {disk} is drained"),
+                DiskState::Out => tracing::warn!(
+                    "disk {disk} has been down for too long and is out: its data is rebuilt on other disks"
+                ),
+            }
         }
         serving.change_map(Action::SetDisks(states)).await?;
     }

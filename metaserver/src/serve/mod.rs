@@ -34,13 +34,14 @@ use quarry_common::map::ClusterMap;
 use quarry_common::net::{Dial, Endpoint};
 use quarry_common::token::Key;
 use quarry_common::{Error, Result, codec};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// What the admin decides about a leader.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The first chunk ids are given out after so many dataservers have registered.
     pub dataservers_wanted: usize,
@@ -48,6 +49,8 @@ pub struct Settings {
     pub doom_grace: Duration,
     /// A disk that was down for this long is out.
     pub out_after: Duration,
+    /// The directory of the state.
+    pub dir: PathBuf,
 }
 
 /// What all requests of a metaserver share.
@@ -86,12 +89,12 @@ impl Serving {
             kv,
             identity,
             authority,
+            health: Mutex::new(Health::new(settings.out_after, now)),
             settings,
             serving: AtomicBool::new(false),
             map: RwLock::default(),
             capability_key: RwLock::default(),
             leases: Mutex::new(Leases::new([], now)),
-            health: Mutex::new(Health::new(settings.out_after, now)),
             dial: Dial::new(endpoint),
             map_changed: Notify::new(),
         }

@@ -103,6 +103,9 @@ impl Serving {
                 Ok(MetaReply::Map(self.map().update_since(since, from)))
             }
             MetaBody::Admin(op) => self.admin(peer, op).await.map(MetaReply::Admin),
+            MetaBody::Introduce { address, process } => {
+                self.introduce(peer, address, process).await
+            }
             MetaBody::Register(registration) => self.register(peer, registration).await,
             MetaBody::Heartbeat(heartbeat) => self.heartbeat(peer, heartbeat).await,
             MetaBody::Due { disk, from } => self.due(peer, disk, from).await,

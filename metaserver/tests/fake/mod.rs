@@ -14,9 +14,10 @@ use quarry_common::net::{self, Connection, Endpoint, Peer, Peers};
 use quarry_common::token::receipt::Durable;
 use quarry_common::token::{Key, Receipt};
 use quarry_common::wire::data::{DataReply, DataRequest};
+use quarry_common::wire::meta::admin::AdminReply;
 use quarry_common::wire::meta::{
-    DiskReport, Heartbeat, MetaAnswer, MetaBody, MetaReply, MetaRequest, Op, OpReply, Registration,
-    User,
+    AdminOp, DiskReport, Heartbeat, MetaAnswer, MetaBody, MetaReply, MetaRequest, Op, OpReply,
+    Registration, User,
 };
 use quarry_common::{Code, Error, Result, codec};
 use quarry_metaserver::{ClusterSeed, Metaserver, MetaserverConfig};
@@ -124,6 +125,27 @@ impl Cluster {
             client: Link { peers, address },
             session: SessionId(0),
             number: AtomicU64::new(1),
+        }
+    }
+
+    /// A process with the identity of a dataserver, which has said nothing yet.
+    pub fn process_of(&self, server: ServerId) -> (Endpoint, Link) {
+        let name = PeerName::dataserver(CLUSTER, server);
+        let identity = issue(&self.authority, &name, SERVER_VALID);
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let endpoint = Endpoint::server(identity, listen, |_, _| true).unwrap();
+        let link = Link {
+            peers: Peers::new(endpoint.clone()),
+            address: self.address,
+        };
+        (endpoint, link)
+    }
+
+    pub async fn warnings(&self) -> Vec<String> {
+        let warnings = MetaBody::Admin(AdminOp::Warnings);
+        match self.client.ask(warnings).await.unwrap() {
+            MetaReply::Admin(AdminReply::Warnings(warnings)) => warnings,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -276,10 +298,7 @@ struct State {
 impl Dataserver {
     pub async fn start(cluster: &Cluster, server: u32) -> Dataserver {
         let server = ServerId(server);
-        let name = PeerName::dataserver(CLUSTER, server);
-        let identity = issue(&cluster.authority, &name, SERVER_VALID);
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let endpoint = Endpoint::server(identity, listen, |_, _| true).unwrap();
+        let (endpoint, link) = cluster.process_of(server);
         let state = Arc::new(State {
             disk: Mutex::default(),
             confirms: Mutex::new(Confirms::Signs),
@@ -292,10 +311,6 @@ impl Dataserver {
                 tokio::spawn(serve(connection, Arc::clone(&served)));
             }
         });
-        let link = Link {
-            peers: Peers::new(endpoint.clone()),
-            address: cluster.address,
-        };
         let registration = Registration {
             address: endpoint.local_addr().unwrap().to_string(),
             host: format!("host-{server}"),
@@ -344,6 +359,15 @@ impl Dataserver {
         }
     }
 
+    /// Introduces itself at an address.
+    pub async fn introduce(&self, address: &str) -> Result<MetaReply> {
+        introduce(&self.endpoint, &self.link, address).await
+    }
+
+    pub fn address(&self) -> String {
+        self.endpoint.local_addr().unwrap().to_string()
+    }
+
     /// Is gone without a word.
     pub async fn die(&mut self) {
         self.hush();
@@ -362,6 +386,14 @@ impl Dataserver {
     pub fn pings(&self) -> u64 {
         self.state.pings.load(Ordering::SeqCst)
     }
+}
+
+pub async fn introduce(endpoint: &Endpoint, link: &Link, address: &str) -> Result<MetaReply> {
+    let body = MetaBody::Introduce {
+        address: address.to_owned(),
+        process: endpoint.process(),
+    };
+    link.ask(body).await
 }
 
 fn report(disk: Option<DiskId>) -> DiskReport {

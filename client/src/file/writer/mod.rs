@@ -17,7 +17,7 @@ use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::error::{Code, Error, Kind, Result};
 use quarry_common::ids::DiskId;
-use quarry_common::limits::{FRAME_LEN_MAX, STREAM_SILENCE_MAX};
+use quarry_common::limits::{FRAME_LEN_MAX, FREED_AFTER, STREAM_SILENCE_MAX};
 use quarry_common::token::{Receipt, receipt};
 use quarry_common::wire::data::{DataReply, DataRequest, WriteChunk, WriteReply};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -469,8 +469,10 @@ impl Trouble {
                 let full = map.rows.keys().all(|pool| self.link.all_full(*pool));
                 if full || self.full_count >= FULL_MAX {
                     let text = format!(
-                        "every placement group that was tried has a full disk: \
-                         remove files or add disks ({error})"
+                        "every placement group that was tried has a full disk ({}): add disks, or remove \
+                         files, whose room is free within about {} minutes ({error})",
+                        self.link.full_disks(),
+                        FREED_AFTER.as_secs() / 60
                     );
                     return Err(Error::new(Code::ClusterFull, text));
                 }

@@ -31,6 +31,9 @@ pub enum AdminOp {
     Metaservers,
     /// Issues a further certificate to the user of that name. → `Identity`
     RenewUser(String),
+    /// What else people must know, each with what to do: dataservers that are not let in, a disk of the leader that is
+    /// nearly full. Anybody may ask. → `Warnings`
+    Warnings,
 }
 
 /// The reply to an admin's request.
@@ -55,6 +58,8 @@ pub enum AdminReply {
     Metaservers(Vec<MetaserverStatus>),
     /// It is done.
     Done,
+    /// What else people must know.
+    Warnings(Vec<String>),
 }
 
 /// What a new metaserver is made of.

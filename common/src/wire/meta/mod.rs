@@ -111,6 +111,14 @@ pub enum MetaBody {
         /// Where the page begins: the `next` of the page before.
         from: Option<crate::ids::ChunkId>,
     },
+    /// From a dataserver that starts, before it touches its disks: the leader sees whether it is reached there, and whether
+    /// another process has its identity. Reply: `Noted`; `NotReached`, and `Configuration` to the second process.
+    Introduce {
+        /// `host:port` at which it is reached.
+        address: String,
+        /// What tells it from another process with its certificate.
+        process: crate::ids::ProcessNumber,
+    },
 }
 
 /// A filling member has everything that was sealed in its group before it joined.
@@ -188,7 +196,7 @@ pub enum MetaReply {
     Registered(Registered),
     /// To `Heartbeat`.
     Heartbeat(HeartbeatReply),
-    /// To `Gone`, `Goodbye`, `Suspect` and `ReportComplete`.
+    /// To `Gone`, `Goodbye`, `Suspect`, `ReportComplete` and `Introduce`.
     Noted,
     /// To `Due` and `Has`: what the disk is to delete.
     Due {

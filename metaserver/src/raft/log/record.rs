@@ -42,7 +42,8 @@ pub(super) fn decode(key: &[u8], bytes: &[u8]) -> Result<LogEntry> {
                 ),
             ));
         }
-        found => return Err(damaged(format!("entry {index} begins with {found:?}"))),
+        Some(found) => return Err(damaged(format!("entry {index} begins with {found}"))),
+        None => return Err(damaged(format!("entry {index} is empty"))),
     }
     let Some((head, body)) = bytes.split_first_chunk::<HEAD_LEN>() else {
         return Err(damaged(format!(
