@@ -79,11 +79,13 @@ impl DataserverConfig {
     /// Finds what can not work before anything is touched.
     ///
     /// # Errors
-    /// `Configuration`, with what to change.
+    /// `Configuration`, with what to change; begins with the key.
     pub fn check(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::new(Code::Configuration, text));
         if self.metaservers.is_empty() {
-            return refuse("no metaserver is named: add metaservers = [[1, \"host:7410\"]]".into());
+            return refuse(
+                "metaservers: none is named: add metaservers = [[1, \"host:7410\"]]".into(),
+            );
         }
         values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))?;
         if let Some(address) = &self.advertise {
@@ -99,17 +101,17 @@ impl DataserverConfig {
             }
         }
         if self.disks.is_empty() {
-            return refuse("no disk is named: add [[disks]] with a path".into());
+            return refuse("disks: none is named: add [[disks]] with a path".into());
         }
         for (at, disk) in self.disks.iter().enumerate() {
             if self.disks[..at].contains(disk) {
-                return refuse(format!("disk {} is named twice", disk.path.display()));
+                return refuse(format!("disks: {} is named twice", disk.path.display()));
             }
         }
         let is_disk = |path: &&PathBuf| self.disks.iter().any(|disk| disk.path == **path);
         match self.replace_disk.iter().find(|path| !is_disk(path)) {
             Some(path) => refuse(format!(
-                "{} is to be replaced, but is none of the disks",
+                "replace_disk: {} is to be replaced, but is none of the disks",
                 path.display()
             )),
             None => Ok(()),

@@ -43,13 +43,13 @@ impl MetaserverConfig {
     /// Finds what can not work before anything is touched.
     ///
     /// # Errors
-    /// `Configuration`, with what to change.
+    /// `Configuration`, with what to change; begins with the key.
     pub fn check(&self) -> Result<()> {
         match &self.advertise {
             Some(address) => values::check_address("advertise", address)?,
             None if self.listen.ip().is_unspecified() => {
                 return refuse(format!(
-                    "the metaserver listens at {}, which is no address that others can dial: set 'advertise'",
+                    "listen = '{}' is no address that others can dial: set 'advertise'",
                     self.listen
                 ));
             }
@@ -109,7 +109,16 @@ impl ClusterSeed {
     /// `Configuration`, with what to change.
     pub fn check(&self) -> Result<()> {
         if self.metaservers.is_empty() {
-            return refuse("no metaserver is named: add metaservers = [[1, \"host:7410\"]]".into());
+            return refuse(
+                "metaservers: none is named: add metaservers = [[1, \"host:7410\"]]".into(),
+            );
+        }
+        values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))?;
+        let (replicas, min_members) = (self.replicas, self.min_members);
+        if !(1..=REPLICAS_MAX).contains(&usize::from(replicas)) {
+            return refuse(format!(
+                "replicas = {replicas}: a chunk has 1 to {REPLICAS_MAX} copies"
+            ));
         }
         values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))
     }

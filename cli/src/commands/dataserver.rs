@@ -245,6 +245,37 @@ mod tests {
         let command = Run::augment_args(clap::Command::new("run"));
         for key in table.keys().map(String::as_str).chain(["identity"]) {
             assert!(KEYS.contains(&key), "{key}");
+    #[test]
+    fn what_is_bad_in_a_flag_is_not_blamed_on_the_file() {
+        let (_folder, path) = file(GOOD);
+        let bad = [(); 6].map(|()| Run::of_file(path.clone()));
+        let [
+            mut listen,
+            mut rack,
+            mut metaservers,
+            mut disks,
+            mut replace_disk,
+            mut collect,
+        ] = bad;
+        listen.listen = Some("junk".into());
+        rack.rack = Some("a b".into());
+        metaservers.metaservers = vec![(1, "junk".into())];
+        disks.disks = vec!["/d".into(), "/d".into()];
+        replace_disk.replace_disk = vec!["/elsewhere".into()];
+        collect.collect_every_seconds = Some(-1);
+        for (run, flag) in [
+            (listen, "--listen (or QUARRY_LISTEN "),
+            (rack, "--rack (or QUARRY_RACK "),
+            (metaservers, "--metaservers (or QUARRY_METASERVERS "),
+            (disks, "--disks (or QUARRY_DISKS "),
+            (replace_disk, "--replace-disk (or QUARRY_REPLACE_DISK "),
+            (collect, "--collect-every-seconds (or QUARRY_COLLECT_EVERY"),
+        ] {
+            let text = run.settings().unwrap_err().to_string();
+            assert!(text.starts_with(flag), "{text}");
+        }
+    }
+
             let flag = command.get_arguments().find(|arg| arg.get_id() == key);
             let flag = flag.unwrap_or_else(|| panic!("{key} is no flag"));
             assert_eq!(flag.get_long(), Some(key.replace('_', "-").as_str()));
