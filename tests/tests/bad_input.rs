@@ -43,6 +43,40 @@ fn random_file(path: &Path, seed: u64, len: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A command without a cluster.
+fn quarry(args: &[&str]) -> Command {
+    let mut command = Command::new(quarry_tests::run::quarry());
+    command.args(args);
+    command
+}
+
+#[test]
+fn a_variable_of_the_environment_is_named() -> Result<()> {
+    let run = |name: &str, value: &str| {
+        let mut command = quarry(&["dataserver", "run"]);
+        command.env(name, value);
+        command
+    };
+    fails(
+        run("QUARRY_DIRECT_IO", "maybe"),
+        &["'maybe'", "QUARRY_DIRECT_IO"],
+    )?;
+    fails(
+        run("QUARRY_METASERVERS", "junk"),
+        &["1=host:7410", "QUARRY_METASERVERS"],
+    )
+}
+
+#[test]
+fn what_can_not_be_written_to_standard_output_is_an_error() -> Result<()> {
+    for args in [&["help"][..], &["help", "put"], &["--help"], &["--version"]] {
+        let mut command = quarry(args);
+        command.stdout(fs::File::create("/dev/full")?);
+        fails(command, &["standard output", "No space left"])?;
+    }
+    Ok(())
+}
+
 #[test]
 fn names_and_paths_that_can_not_be_are_refused() -> Result<()> {
     let scratch = tempfile::tempdir()?;
