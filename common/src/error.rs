@@ -162,6 +162,8 @@ codes! {
     Unreachable = 6000 => Kind::Unavailable,
     /// The server is stopping.
     Stopping = 6001 => Kind::Unavailable,
+    /// Somebody else answers at the address of a server: another server of the cluster, or no server of ours.
+    OtherServer = 6002 => Kind::Unavailable,
 
     /// A message that can not be decoded, is too long, or breaks the protocol.
     Malformed = 7000 => Kind::Malformed,
@@ -376,6 +378,7 @@ mod tests {
             (line, codec::encode(code))
         });
         let pinned = PINNED
+        6002 OtherServer Unavailable
             .lines()
             .map(str::trim)
             .filter(|line| !line.is_empty());

@@ -231,8 +231,8 @@ impl Endpoint {
     /// Cancel-safe: a dropped attempt leaves nothing behind.
     ///
     /// # Errors
-    /// `Unreachable`: nobody answers there within five seconds, or somebody else of the cluster
-    /// does; `Configuration`: one of the two certificates is refused; `WrongRole`: we are not
+    /// `Unreachable`: nobody answers there within five seconds; `OtherServer`: somebody else of the cluster
+    /// does, or what is no server of ours; `Configuration`: one of the two certificates is refused; `WrongRole`: we are not
     /// allowed there (revoked, or our role); `Overloaded`: it has too many connections.
     pub async fn connect(&self, address: SocketAddr, peer: &PeerName) -> Result<Connection> {
         let failed = |error: Error| error.context(format!("connect to {peer} at {address}"));
@@ -240,7 +240,7 @@ impl Endpoint {
             tokio::select! {
                 biased;
                 connected = self.handshake(address, peer) => connected,
-                refused = nobody_there(address) => Err(refused),
+                refused = probe(address) => Err(refused),
             }
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
@@ -414,14 +414,14 @@ fn refused_by_us(refusal: &crate::identity::Refusal) -> Error {
     use crate::identity::Refusal;
     let code = match refusal {
         // The address may have been given to another server: the map will tell.
-        Refusal::OtherPeer { .. } => Code::Unreachable,
-        Refusal::Unreadable(_)
+        Refusal::OtherPeer { .. } => Code::OtherServer,
+        Refusal::Unreadable
         | Refusal::NotSigned(_)
         | Refusal::ForeignCluster { .. }
         | Refusal::Expired(_)
         | Refusal::NotYetValid(_)
         | Refusal::NoName(_)
-        | Refusal::Unusable(_) => Code::Configuration,
+        | Refusal::Unusable => Code::Configuration,
     };
     Error::new(code, format!("the server was refused: {refusal}"))
 }
@@ -449,9 +449,18 @@ fn refused_by_peer(error: quinn::ConnectionError) -> Error {
 }
 
 /// Ends when the peer's machine says that nothing listens there (ICMP port unreachable), which QUIC
-/// leaves to its timeouts: a server that was stopped is known at once. One byte is no QUIC packet
-/// and is dropped by a server that does listen.
+/// leaves to its timeouts: a server that was stopped is known at once.
 pub async fn nobody_there(address: SocketAddr) -> Error {
+    match probe(address).await {
+        // Anybody can send such an answer; it ends no connection that there is.
+        error if error.code == Code::OtherServer => std::future::pending().await,
+        error => error,
+    }
+}
+
+/// Ends when nothing listens there, or when something else than a server of ours does: one byte is no QUIC packet and
+/// is dropped by a server that listens.
+async fn probe(address: SocketAddr) -> Error {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -464,19 +473,23 @@ pub async fn nobody_there(address: SocketAddr) -> Error {
             let mut byte = [0];
             let answer = socket.recv(&mut byte);
             if let Ok(answer) = tokio::time::timeout(PROBE_EVERY, answer).await {
-                answer?;
+                return answer;
             }
         }
     };
-    let answer: std::io::Result<std::convert::Infallible> = probe.await;
+    let answer: std::io::Result<usize> = probe.await;
     match answer {
+        Ok(_) => Error::new(
+            Code::OtherServer,
+            "what answers there is no quarry server: check the address",
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Error::new(
             Code::Unreachable,
             "nothing listens there: is the server running?",
         )
         .with_source(error),
         // A probe that fails otherwise says nothing: the handshake decides.
-        _ => std::future::pending().await,
+        Err(_) => std::future::pending().await,
     }
 }
 
