@@ -108,6 +108,11 @@ impl DataserverConfig {
                 return refuse(format!("disks: {} is named twice", disk.path.display()));
             }
         }
+        if self.collect_every_seconds == 0 {
+            return refuse(
+                "collect_every_seconds = 0 would ask the metaservers without a pause: 1 or more, 3600 is usual".into(),
+            );
+        }
         let is_disk = |path: &&PathBuf| self.disks.iter().any(|disk| disk.path == **path);
         match self.replace_disk.iter().find(|path| !is_disk(path)) {
             Some(path) => refuse(format!(
@@ -162,7 +167,7 @@ mod tests {
     #[test]
     fn what_can_not_work_is_refused_with_the_remedy() {
         assert_eq!(config().check(), Ok(()));
-        let mut bad = [(); 11].map(|()| config());
+        let mut bad = [(); 12].map(|()| config());
         bad[0].metaservers.clear();
         bad[1].disks.clear();
         bad[2].disks.push(DiskConfig { path: "/d".into() });
@@ -174,6 +179,7 @@ mod tests {
         bad[8].host = Some(String::new());
         bad[9].rack = "r/1".into();
         bad[10].zone = "a b".into();
+        bad[11].collect_every_seconds = 0;
         let said = [
             "metaserver",
             "disk",
@@ -186,6 +192,7 @@ mod tests {
             "host = ''",
             "rack = 'r/1'",
             "zone = 'a b'",
+            "collect_every_seconds = 0",
         ];
         for (config, said) in bad.iter().zip(said) {
             let text = config.check().unwrap_err().text;
