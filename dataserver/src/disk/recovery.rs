@@ -454,7 +454,18 @@ fn flush_records(
 
 fn examine(path: &Path, owner: Owner) -> Result<Finding> {
     let failed = |error| io_error("read", path, error);
-    let of_another = |owner: Owner| Ok(Finding::Damaged(format!("the file is that of {owner:?}")));
+    let of_another = |owner: Owner| {
+        let Owner {
+            cluster,
+            disk,
+            pool,
+            chunk,
+        } = owner;
+        let text = format!(
+            "the file is that of chunk {chunk} of pool {pool} on disk {disk} of cluster {cluster}"
+        );
+        Ok(Finding::Damaged(text))
+    };
     let file = File::open(path).map_err(failed)?;
     let file_len = file.metadata().map_err(failed)?.len();
     let mut end = vec![0; file_len.min(FOOTER_LEN_MAX as u64) as usize];

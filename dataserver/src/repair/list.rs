@@ -75,8 +75,9 @@ fn check_epochs(map: &ClusterMap, wanted: &ListChunks) -> Result<u32> {
     for (pg, epoch) in &wanted.groups {
         let known = rows.get(pg.0 as usize).map(|row| row.epoch);
         if known != Some(*epoch) {
+            let ours = known.map_or("none".to_owned(), |known| known.to_string());
             let text = format!(
-                "the lister's epoch of group {}.{pg} is {epoch}, ours is {known:?}",
+                "the lister's epoch of group {}.{pg} is {epoch}, ours is {ours}",
                 wanted.pool
             );
             return Err(Error::new(Code::OldMap, text));

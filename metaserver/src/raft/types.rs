@@ -34,7 +34,8 @@ pub type Fatal = Arc<dyn Fn(&Error) + Send + Sync>;
 pub fn end_process() -> Fatal {
     Arc::new(|error| {
         tracing::error!(%error, "this metaserver can not go on");
-        eprintln!("quarry: this metaserver can not go on: {error:?}");
+        // A clone has its cause in its text.
+        eprintln!("quarry: this metaserver can not go on: {}", error.clone());
         std::process::abort();
     })
 }
