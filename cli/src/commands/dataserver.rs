@@ -1,12 +1,14 @@
 //! `quarry dataserver`.
 
 use crate::context::Context;
-use crate::server::{self, load_identity};
+use crate::server;
 use anyhow::Result;
 use clap::Subcommand;
 use quarry_common::config::ConfigFile;
+use quarry_common::identity::{Identity, Role};
 use quarry_dataserver::DataserverConfig;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::Value;
 
 /// The keys of a dataserver's configuration file.
@@ -91,6 +93,16 @@ pub struct Settings {
     pub server: DataserverConfig,
 }
 
+impl Settings {
+    /// Reads the identity.
+    ///
+    /// # Errors
+    /// It can not be read, nobody would talk to who has it, or it is no dataserver's.
+    pub fn identity(&self) -> Result<Arc<Identity>> {
+        server::fit_identity(&self.identity, Role::Dataserver)
+    }
+}
+
 impl Dataserver {
     /// Runs it.
     ///
@@ -99,7 +111,7 @@ impl Dataserver {
     pub fn run(self, _context: &Context) -> Result<()> {
         let Action::Run(run) = self.action;
         let settings = run.settings()?;
-        let identity = load_identity(&settings.identity)?;
+        let identity = settings.identity()?;
         server::run(async move |mut stopped| {
             let starting = quarry_dataserver::Dataserver::start(settings.server, identity);
             let server = tokio::select! {
@@ -234,18 +246,6 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_the_type_is_a_known_key_and_a_flag() {
-        use clap::Args;
-        let (_folder, path) = file(GOOD);
-        let mut server = Run::of_file(path).settings().unwrap().server;
-        server.advertise = Some("a:1".into());
-        server.host = Some("h".into());
-        let text = toml::to_string(&server).unwrap();
-        let table: toml::Table = text.parse().unwrap();
-        let command = Run::augment_args(clap::Command::new("run"));
-        for key in table.keys().map(String::as_str).chain(["identity"]) {
-            assert!(KEYS.contains(&key), "{key}");
-    #[test]
     fn what_is_bad_in_a_flag_is_not_blamed_on_the_file() {
         let (_folder, path) = file(GOOD);
         let bad = [(); 6].map(|()| Run::of_file(path.clone()));
@@ -276,6 +276,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_key_of_the_type_is_a_known_key_and_a_flag() {
+        use clap::Args;
+        let (_folder, path) = file(GOOD);
+        let mut server = Run::of_file(path).settings().unwrap().server;
+        server.advertise = Some("a:1".into());
+        server.host = Some("h".into());
+        let text = toml::to_string(&server).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        let command = Run::augment_args(clap::Command::new("run"));
+        for key in table.keys().map(String::as_str).chain(["identity"]) {
+            assert!(KEYS.contains(&key), "{key}");
             let flag = command.get_arguments().find(|arg| arg.get_id() == key);
             let flag = flag.unwrap_or_else(|| panic!("{key} is no flag"));
             assert_eq!(flag.get_long(), Some(key.replace('_', "-").as_str()));
