@@ -50,6 +50,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// says may be lost: it is asked again.
 const PROBE_EVERY: Duration = Duration::from_millis(300);
 
+/// No QUIC packet that a server sends is shorter (RFC 9000 §10.3).
+const QUIC_LEN_MIN: usize = 21;
+
 /// Sends and receives for one process. Cheap to clone; [`Endpoint::close`] ends all its connections.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -470,16 +473,19 @@ async fn probe(address: SocketAddr) -> Error {
         socket.connect(address).await?;
         loop {
             socket.send(&[0]).await?;
-            let mut byte = [0];
-            let answer = socket.recv(&mut byte);
-            if let Ok(answer) = tokio::time::timeout(PROBE_EVERY, answer).await {
-                return answer;
+            let mut answer = [0; QUIC_LEN_MIN];
+            let answered = socket.recv(&mut answer);
+            if let Ok(answered) = tokio::time::timeout(PROBE_EVERY, answered).await
+                // A relay may send us what is for the handshake.
+                && answered? < QUIC_LEN_MIN
+            {
+                return Ok(());
             }
         }
     };
-    let answer: std::io::Result<usize> = probe.await;
+    let answer: std::io::Result<()> = probe.await;
     match answer {
-        Ok(_) => Error::new(
+        Ok(()) => Error::new(
             Code::OtherServer,
             "what answers there is no quarry server: check the address",
         ),
