@@ -4,7 +4,9 @@ use crate::commands;
 use crate::context::Context;
 use crate::failure;
 use anyhow::Result;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -101,6 +103,33 @@ impl Arguments {
             Bench => "bench",
         )
     }
+}
+
+/// Says what clap has to say: the help that was asked for, or what was used wrongly.
+pub fn say(said: &clap::Error) -> ExitCode {
+    let printed = said.print().and_then(|()| std::io::stdout().flush());
+    if let (Err(error), false) = (printed, said.use_stderr()) {
+        return failure::report(
+            "help",
+            &anyhow::Error::from(error).context("standard output"),
+        );
+    }
+    if let Some(variable) = refused_variable(said) {
+        eprintln!("quarry: the value is that of {variable} in the environment");
+    }
+    ExitCode::from(said.exit_code() as u8)
+}
+
+/// The variable whose value was refused: clap names its flag in any case.
+fn refused_variable(said: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = said.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = argument.split(' ').next()?;
+    let name = flag.strip_prefix("--")?.replace('-', "_").to_uppercase();
+    let variable = format!("QUARRY_{name}");
+    let is_flag = std::env::args_os().any(|word| word.to_string_lossy().starts_with(flag));
+    (!is_flag && std::env::var_os(&variable).is_some()).then_some(variable)
 }
 
 /// A disk that hangs, or a pipe that nobody reads, keeps a command no longer.

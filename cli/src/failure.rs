@@ -80,7 +80,7 @@ pub fn ends_all(error: &anyhow::Error) -> bool {
     error.is::<Interrupted>() || error.is::<std::io::Error>() || is_broken_pipe(error)
 }
 
-/// The text of an error with its causes, each once.
+/// The text of an error with its causes, each once, and no name twice in a row.
 pub fn text(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -88,7 +88,11 @@ pub fn text(error: &anyhow::Error) -> String {
         if text.is_empty() {
             text = part;
         } else if !text.contains(&part) {
-            text = format!("{text}: {part}");
+            let rest = part.split_once(": ").filter(|(name, _)| {
+                let before = text.strip_suffix(name);
+                before.is_some_and(|before| before.is_empty() || before.ends_with(' '))
+            });
+            text = format!("{text}: {}", rest.map_or(&*part, |(_, rest)| rest));
         }
     }
     text
@@ -159,5 +163,16 @@ mod tests {
         assert_eq!(text(&error), "a.txt: no space");
         let error = anyhow::anyhow!("no space").context("a.txt");
         assert_eq!(text(&error), "a.txt: no space");
+    }
+
+    #[test]
+    fn a_name_is_told_once() {
+        let of = |cause: &'static str, context: &'static str| {
+            text(&anyhow::anyhow!(cause).context(context))
+        };
+        assert_eq!(of("/x/wo: no space", "/x/wo"), "/x/wo: no space");
+        assert_eq!(of("/wo: no space", "a to /wo"), "a to /wo: no space");
+        assert_eq!(of("wo: no space", "/x/wo"), "/x/wo: wo: no space");
+        assert_eq!(of("/x: no space", "/x/wo"), "/x/wo: /x: no space");
     }
 }

@@ -28,6 +28,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     quarry_common::task::abort_on_panic();
-    let args = args::Arguments::parse();
-    args.run()
+    match args::Arguments::try_parse() {
+        Ok(args) => args.run(),
+        Err(said) => args::say(&said),
+    }
 }

@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use quarry_common::config::ConfigFile;
-use quarry_common::identity::Identity;
+use quarry_common::identity::{Identity, Role};
 use quarry_common::{Code, Error};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::signal::unix::{SignalKind, signal};
 use toml::Value;
 
@@ -108,4 +109,25 @@ pub fn text(path: &Path) -> Result<String> {
 /// The file can not be read or understood.
 pub fn load_identity(path: &Path) -> Result<Arc<Identity>> {
     Ok(Arc::new(Identity::load(path)?))
+}
+
+/// Reads the identity that a server is to be started with.
+///
+/// # Errors
+/// As [`load_identity`]; nobody would talk to who has it, or it is another role's.
+pub fn fit_identity(path: &Path, role: Role) -> Result<Arc<Identity>> {
+    let identity = load_identity(path)?;
+    let name = identity.name();
+    let fits = match name.role == role {
+        true => identity.check_valid(SystemTime::now()),
+        false => {
+            let text = format!(
+                "{name} is the identity of a {}, not of a {role}: use the one that 'quarry cluster init' made for it",
+                name.role
+            );
+            Err(Error::new(Code::Configuration, text))
+        }
+    };
+    fits.map_err(|error| error.context(format_args!("the identity {}", path.display())))?;
+    Ok(identity)
 }

@@ -120,7 +120,10 @@ impl DataLink {
         let Ok(peer) = peer_of(&self.map.get(), disk) else {
             return;
         };
-        let silent = matches!(error.code, Code::Unreachable | Code::Disconnected);
+        let silent = matches!(
+            error.code,
+            Code::Unreachable | Code::OtherServer | Code::Disconnected
+        );
         if silent && self.health.handle_silence(peer.server, now) {
             let meta = Arc::clone(&self.meta);
             tokio::spawn(async move {

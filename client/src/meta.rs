@@ -8,7 +8,7 @@ use quarry_common::ids::{Epoch, ServerId, ShardId, Version};
 use quarry_common::wire::meta::{
     Caller, MetaAnswer, MetaBody, MetaReply, MetaRequest, leader_named,
 };
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,6 +35,10 @@ const REFUSED_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A server that is not there is known at once, one that is silent after [`ATTEMPT`].
 const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+
+/// What to do where the client file may be the wrong one.
+const RIGHT_FILE: &str =
+    "use a client file with its right number and address ('quarry user renew NAME' prints one)";
 
 /// The way to the metaservers, shared by everything in a client.
 pub struct MetaLink {
@@ -107,6 +111,7 @@ fn unanswered(code: Code) -> bool {
             | Code::Overloaded
             | Code::Stopping
             | Code::Unreachable
+            | Code::OtherServer
             | Code::DamagedOnTheWay
     )
 }
@@ -170,7 +175,8 @@ impl MetaLink {
     /// (session, number) with the same operation.
     ///
     /// # Errors
-    /// The answer's own error; `Configuration` when every metaserver was refused, or refuses us; at the deadline
+    /// The answer's own error; `Configuration` when every metaserver was refused, or refuses us; `OtherServer` when none was
+    /// ever reached and others answer at their addresses; at the deadline
     /// `UnknownOutcome` for a mutation that may have been carried out, `Unreachable` for anything else, and
     /// `Overloaded` if no attempt was answered in any other way.
     pub async fn call_again(
@@ -185,8 +191,8 @@ impl MetaLink {
         let mut in_doubt = false;
         // Attempts in a row that found nobody at the address.
         let mut refused = 0;
-        // Who did not pass our checks, or we theirs.
-        let mut unfit = BTreeSet::new();
+        // Who did not pass our checks, or we theirs, and why.
+        let mut unfit = BTreeMap::new();
         let asked_at = Instant::now();
         loop {
             let request = MetaRequest {
@@ -214,21 +220,28 @@ impl MetaLink {
                 }
                 Err(error) => (false, error),
             };
-            let is_unfit = !answered && error.code == Code::Configuration;
+            let reached = self.reached.load(Ordering::Relaxed);
+            // The address of one that was reached may be another's by now: then the map will tell.
+            let is_other = error.code == Code::OtherServer && !reached;
+            let is_unfit = !answered && (error.code == Code::Configuration || is_other);
             if is_unfit {
-                unfit.insert(peer.server);
+                unfit.insert(peer.server, error.text.clone());
             }
             let all_unfit = is_unfit && {
                 let known = self.known.borrow();
                 known
                     .servers
                     .iter()
-                    .all(|peer| unfit.contains(&peer.server))
+                    .all(|peer| unfit.contains_key(&peer.server))
             };
             if all_unfit || !(is_unfit || unanswered(error.code)) {
                 let unknown = !answered && in_doubt && is_mutation(&request.body);
                 return Err(match unknown {
                     true => Error::new(Code::UnknownOutcome, error.text),
+                    false if all_unfit && is_other => {
+                        let text = format!("{}; {}", error.text, RIGHT_FILE);
+                        Error::new(error.code, text)
+                    }
                     false => error,
                 });
             }
@@ -236,11 +249,10 @@ impl MetaLink {
             tried += 1;
             // Whom we do not talk to got nothing, and who says that there is too much to do has done nothing.
             in_doubt |= !is_unfit && error.code != Code::Overloaded;
-            let is_refused =
-                error.code == Code::Unreachable && attempted_at.elapsed() < REFUSED_WITHIN;
+            let is_refused = is_unfit
+                || error.code == Code::Unreachable && attempted_at.elapsed() < REFUSED_WITHIN;
             refused = if is_refused { refused + 1 } else { 0 };
-            let nobody = refused >= self.known.borrow().servers.len()
-                && !self.reached.load(Ordering::Relaxed);
+            let nobody = refused >= self.known.borrow().servers.len() && !reached;
             let until = match nobody {
                 true => deadline.min(asked_at + REFUSED_PATIENCE),
                 false => deadline,
@@ -261,14 +273,19 @@ impl MetaLink {
                     true => Code::UnknownOutcome,
                     false => Code::Unreachable,
                 };
-                let text = format!(
-                    "no metaserver answered within {} s ({tried} attempts, the last to metaserver {} at {}): {error}; \
-                     start it ('quarry dev --detach' where it is your own cluster for trying, 'quarry metaserver run'), \
-                     or use a client file with its right address",
+                let mut text = format!(
+                    "no metaserver answered within {} s ({tried} attempts, the last to metaserver {} at {}): {error}",
                     asked_at.elapsed().as_secs(),
                     peer.server,
                     peer.address
                 );
+                unfit.remove(&peer.server);
+                for (server, why) in unfit {
+                    text.push_str(&format!("; metaserver {server}: {why}"));
+                }
+                text.push_str(&format!(
+                    "; start it ('quarry dev --detach' where it is your own cluster for trying, 'quarry metaserver run'), or {RIGHT_FILE}"
+                ));
                 return Err(Error::new(code, text));
             }
             // All servers are asked once before anybody waits; then an election gets its time.

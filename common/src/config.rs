@@ -8,6 +8,7 @@ pub mod values;
 use crate::error::{Code, Error, Result};
 use crate::given_file;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -17,6 +18,8 @@ pub struct ConfigFile {
     /// The file, for messages; `None` when all comes from flags.
     path: Option<PathBuf>,
     table: Table,
+    /// The keys whose values are those of flags or environment variables.
+    set: BTreeSet<String>,
 }
 
 impl ConfigFile {
@@ -30,6 +33,7 @@ impl ConfigFile {
             return Ok(ConfigFile {
                 path: None,
                 table: Table::new(),
+                set: BTreeSet::new(),
             });
         };
         let wrong = |what: String| {
@@ -49,6 +53,7 @@ impl ConfigFile {
         let file = ConfigFile {
             path: Some(absolute),
             table,
+            set: BTreeSet::new(),
         };
         file.check_keys(known)?;
         Ok(file)
@@ -74,6 +79,7 @@ impl ConfigFile {
     pub fn set(&mut self, key: &str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.table.insert(key.to_owned(), value.into());
+            self.set.insert(key.to_owned());
         }
     }
 
@@ -112,9 +118,19 @@ impl ConfigFile {
             })
     }
 
-    /// An error that names the file, or the flags where there is none.
+    /// An error that names where the value came from: flag and variable of the key that `what` begins with, or of the
+    /// one that the TOML library names at its end; the file else.
     pub fn wrong(&self, what: &str) -> Error {
+        let at_end = what
+            .strip_suffix('`')
+            .and_then(|what| what.rsplit_once("in `"));
+        let key = key_at_start(at_end.map_or(what, |(_, key)| key));
         let text = match &self.path {
+            _ if self.set.contains(key) => format!(
+                "--{} (or QUARRY_{} in the environment): {what}",
+                key.replace('_', "-"),
+                key.to_uppercase()
+            ),
             Some(path) => format!("configuration {}: {what}", path.display()),
             None => {
                 format!("configuration from flags and environment: {what} (or give --config FILE)")
@@ -122,6 +138,11 @@ impl ConfigFile {
         };
         Error::new(Code::Configuration, text)
     }
+}
+
+fn key_at_start(text: &str) -> &str {
+    let end = text.find(|letter: char| !(letter.is_ascii_lowercase() || letter == '_'));
+    end.map_or(text, |end| &text[..end])
 }
 
 #[cfg(test)]
@@ -182,6 +203,29 @@ mod tests {
         assert_eq!(dir, Some(folder.path().join("state")));
         let sample: Sample = config.decode().unwrap();
         assert_eq!(sample.listen, "y");
+    }
+
+    #[test]
+    fn a_bad_value_is_blamed_on_the_flag_or_the_variable_that_it_came_from() {
+        let (_folder, read) = file("listen = 'x'\ndisks = 7\n");
+        let mut config = read.unwrap();
+        let blamed = |config: &ConfigFile| config.decode::<Sample>().unwrap_err().text;
+        assert!(blamed(&config).starts_with("configuration /"));
+        config.set("listen", Some("y"));
+        assert!(blamed(&config).starts_with("configuration /"));
+        config.set("disks", Some(8));
+        let text = blamed(&config);
+        let flag = "--disks (or QUARRY_DISKS in the environment): ";
+        assert!(text.starts_with(flag), "{text}");
+        for (what, said) in [
+            ("listen 'junk' is none", "--listen (or QUARRY_LISTEN"),
+            ("disks: /d is named twice", "--disks (or QUARRY_DISKS"),
+            ("listens nowhere", "configuration /"),
+            ("the key 'dir' is missing", "configuration /"),
+        ] {
+            let text = config.wrong(what).text;
+            assert!(text.starts_with(said) && text.ends_with(what), "{text}");
+        }
     }
 
     #[test]

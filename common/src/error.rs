@@ -164,6 +164,8 @@ codes! {
     Unreachable = 6000 => Kind::Unavailable,
     /// The server is stopping.
     Stopping = 6001 => Kind::Unavailable,
+    /// Somebody else answers at the address of a server: another server of the cluster, or no server of ours.
+    OtherServer = 6002 => Kind::Unavailable,
 
     /// A message that can not be decoded, is too long, or breaks the protocol.
     Malformed = 7000 => Kind::Malformed,
@@ -217,9 +219,12 @@ impl Error {
         self
     }
 
-    /// The same error, its text preceded by what was being done: `"put a to /b: disk is full"`.
+    /// The same error, its text preceded by what was being done, unless it is already: `"put a to /b: disk is full"`.
     pub fn context(mut self, doing: impl fmt::Display) -> Error {
-        self.text = format!("{doing}: {}", self.text);
+        let doing = format!("{doing}: ");
+        if !self.text.starts_with(&doing) {
+            self.text.insert_str(0, &doing);
+        }
         self
     }
 
@@ -250,10 +255,11 @@ impl Error {
 }
 
 impl Clone for Error {
-    /// Without the source, which can not be cloned; its text is kept.
+    /// Without the source, which can not be cloned; its text is kept, once.
     fn clone(&self) -> Error {
-        let text = match &self.source {
-            Some(source) => format!("{}: {source}", self.text),
+        let cause = self.source.as_ref().map(ToString::to_string);
+        let text = match cause.filter(|cause| !self.text.contains(cause)) {
+            Some(cause) => format!("{}: {cause}", self.text),
             None => self.text.clone(),
         };
         Error {
@@ -306,6 +312,17 @@ impl From<Error> for std::io::Error {
 mod tests {
     use super::*;
     use crate::codec;
+
+    #[test]
+    fn what_was_being_done_is_said_once() {
+        let error = Error::new(Code::DiskFull, "disk is full").context("/b");
+        assert_eq!(error.clone().context("/b"), error);
+        assert_eq!(error.context("put a").text, "put a: /b: disk is full");
+        for text in ["can not be read", "can not be read: denied"] {
+            let error = Error::new(Code::Io, text).with_source("denied");
+            assert_eq!(error.clone().text, "can not be read: denied");
+        }
+    }
 
     #[test]
     fn codes_read_back_as_themselves_and_unknown_ones_are_not_retried() {
@@ -364,6 +381,7 @@ mod tests {
         5000 DiskFull NoSpace
         6000 Unreachable Unavailable
         6001 Stopping Unavailable
+        6002 OtherServer Unavailable
         7000 Malformed Malformed
         7001 DamagedOnTheWay Malformed
         7002 TooNew Malformed

@@ -79,11 +79,13 @@ impl DataserverConfig {
     /// Finds what can not work before anything is touched.
     ///
     /// # Errors
-    /// `Configuration`, with what to change.
+    /// `Configuration`, with what to change; begins with the key.
     pub fn check(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::new(Code::Configuration, text));
         if self.metaservers.is_empty() {
-            return refuse("no metaserver is named: add metaservers = [[1, \"host:7410\"]]".into());
+            return refuse(
+                "metaservers: none is named: add metaservers = [[1, \"host:7410\"]]".into(),
+            );
         }
         values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))?;
         if let Some(address) = &self.advertise {
@@ -99,17 +101,22 @@ impl DataserverConfig {
             }
         }
         if self.disks.is_empty() {
-            return refuse("no disk is named: add [[disks]] with a path".into());
+            return refuse("disks: none is named: add [[disks]] with a path".into());
         }
         for (at, disk) in self.disks.iter().enumerate() {
             if self.disks[..at].contains(disk) {
-                return refuse(format!("disk {} is named twice", disk.path.display()));
+                return refuse(format!("disks: {} is named twice", disk.path.display()));
             }
+        }
+        if self.collect_every_seconds == 0 {
+            return refuse(
+                "collect_every_seconds = 0 would ask the metaservers without a pause: 1 or more, 3600 is usual".into(),
+            );
         }
         let is_disk = |path: &&PathBuf| self.disks.iter().any(|disk| disk.path == **path);
         match self.replace_disk.iter().find(|path| !is_disk(path)) {
             Some(path) => refuse(format!(
-                "{} is to be replaced, but is none of the disks",
+                "replace_disk: {} is to be replaced, but is none of the disks",
                 path.display()
             )),
             None => Ok(()),
@@ -160,7 +167,7 @@ mod tests {
     #[test]
     fn what_can_not_work_is_refused_with_the_remedy() {
         assert_eq!(config().check(), Ok(()));
-        let mut bad = [(); 11].map(|()| config());
+        let mut bad = [(); 12].map(|()| config());
         bad[0].metaservers.clear();
         bad[1].disks.clear();
         bad[2].disks.push(DiskConfig { path: "/d".into() });
@@ -172,6 +179,7 @@ mod tests {
         bad[8].host = Some(String::new());
         bad[9].rack = "r/1".into();
         bad[10].zone = "a b".into();
+        bad[11].collect_every_seconds = 0;
         let said = [
             "metaserver",
             "disk",
@@ -184,6 +192,7 @@ mod tests {
             "host = ''",
             "rack = 'r/1'",
             "zone = 'a b'",
+            "collect_every_seconds = 0",
         ];
         for (config, said) in bad.iter().zip(said) {
             let text = config.check().unwrap_err().text;

@@ -100,7 +100,7 @@ impl Dataserver {
         let node = Arc::new(Node::new(name.cluster, membership, disks, dial, files));
 
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let every = Duration::from_secs(config.collect_every_seconds.max(1));
+        let every = Duration::from_secs(config.collect_every_seconds);
         for disk in node.disks.all() {
             let (node, disk) = (Arc::clone(&node), disk.clone());
             let repair = repair::run(Arc::clone(&node), disk.clone(), metaservers.clone());

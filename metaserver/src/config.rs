@@ -2,7 +2,7 @@
 
 use quarry_common::config::values;
 use quarry_common::ids::{ClusterId, PoolId, ServerId};
-use quarry_common::limits::{CHUNK_LEN_MAX, DOOM_GRACE};
+use quarry_common::limits::{CHUNK_LEN_MAX, DOOM_GRACE, PG_COUNT_MAX, REPLICAS_MAX};
 use quarry_common::map::{FailureDomain, Pool, Redundancy};
 use quarry_common::wire::meta::User;
 use quarry_common::{Code, Error, Result};
@@ -43,23 +43,39 @@ impl MetaserverConfig {
     /// Finds what can not work before anything is touched.
     ///
     /// # Errors
-    /// `Configuration`, with what to change.
+    /// `Configuration`, with what to change; begins with the key.
     pub fn check(&self) -> Result<()> {
         match &self.advertise {
             Some(address) => values::check_address("advertise", address)?,
             None if self.listen.ip().is_unspecified() => {
                 return refuse(format!(
-                    "the metaserver listens at {}, which is no address that others can dial: set 'advertise'",
+                    "listen = '{}' is no address that others can dial: set 'advertise'",
                     self.listen
                 ));
             }
             None => {}
         }
         values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))?;
-        if self.out_after_seconds == 0 {
-            return refuse(
-                "out_after_seconds = 0 would rebuild what a disk holds as soon as it is late once: 1 or more, 600 is usual".into(),
-            );
+        for (key, value, why) in [
+            (
+                "cache_mib",
+                self.cache_mib,
+                "would read every record from the disk each time: 1 or more, 256 is usual",
+            ),
+            (
+                "doom_grace_seconds",
+                self.doom_grace_seconds,
+                "would delete data under its readers: 1 or more, 300 is usual",
+            ),
+            (
+                "out_after_seconds",
+                self.out_after_seconds,
+                "would rebuild what a disk holds as soon as it is late once: 1 or more, 600 is usual",
+            ),
+        ] {
+            if value == 0 {
+                return refuse(format!("{key} = 0 {why}"));
+            }
         }
         Ok(())
     }
@@ -109,9 +125,35 @@ impl ClusterSeed {
     /// `Configuration`, with what to change.
     pub fn check(&self) -> Result<()> {
         if self.metaservers.is_empty() {
-            return refuse("no metaserver is named: add metaservers = [[1, \"host:7410\"]]".into());
+            return refuse(
+                "metaservers: none is named: add metaservers = [[1, \"host:7410\"]]".into(),
+            );
         }
-        values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))
+        values::check_metaservers(self.metaservers.iter().map(|(id, at)| (*id, at.as_str())))?;
+        let (replicas, min_members) = (self.replicas, self.min_members);
+        if !(1..=REPLICAS_MAX).contains(&usize::from(replicas)) {
+            return refuse(format!(
+                "replicas = {replicas}: a chunk has 1 to {REPLICAS_MAX} copies"
+            ));
+        }
+        if u32::from(replicas) > self.dataservers {
+            return refuse(format!(
+                "replicas = {replicas}: there are {} dataservers, and no two copies of a chunk are in one: fewer copies or more dataservers",
+                self.dataservers
+            ));
+        }
+        if !(1..=replicas).contains(&min_members) {
+            return refuse(format!(
+                "min_members = {min_members}: writes go on with 1 to {replicas} copies, no more than 'replicas'"
+            ));
+        }
+        if !self.pg_count.is_power_of_two() || self.pg_count > PG_COUNT_MAX {
+            return refuse(format!(
+                "pg_count = {}: a power of two up to {PG_COUNT_MAX} is wanted, so that each disk is in 50 to 100 groups",
+                self.pg_count
+            ));
+        }
+        Ok(())
     }
 
     /// The first pool.
@@ -151,18 +193,22 @@ mod tests {
     #[test]
     fn what_can_not_work_is_refused_with_the_remedy() {
         assert_eq!(config().check(), Ok(()));
-        let mut bad = [(); 5].map(|()| config());
+        let mut bad = [(); 7].map(|()| config());
         bad[0].listen = "[::]:7410".parse().unwrap();
         bad[1].advertise = Some("junk".into());
         bad[2].metaservers.push((ServerId(1), "junk".into()));
         bad[3].metaservers.push((ServerId(0), "m:1".into()));
         bad[4].out_after_seconds = 0;
+        bad[5].doom_grace_seconds = 0;
+        bad[6].cache_mib = 0;
         let said = [
             "set 'advertise'",
             "advertise 'junk'",
             "metaserver 1 'junk'",
             "no metaserver 0",
             "out_after_seconds = 0",
+            "doom_grace_seconds = 0",
+            "cache_mib = 0",
         ];
         for (config, said) in bad.iter().zip(said) {
             let text = config.check().unwrap_err().text;
@@ -171,20 +217,41 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_names_each_metaserver_once() {
-        let mut seed = ClusterSeed {
+    fn a_seed_that_can_not_work_is_refused_with_the_remedy() {
+        let good = ClusterSeed {
             cluster: ClusterId([1; 16]),
-            replicas: 1,
-            min_members: 1,
-            pg_count: 1,
-            dataservers: 1,
+            replicas: 3,
+            min_members: 2,
+            pg_count: 128,
+            dataservers: 3,
             metaservers: vec![(ServerId(1), "m:1".into())],
             users: vec![],
         };
-        assert_eq!(seed.check(), Ok(()));
-        seed.metaservers.push((ServerId(1), "n:1".into()));
-        assert!(seed.check().unwrap_err().text.contains("named twice"));
-        seed.metaservers.clear();
-        assert!(seed.check().unwrap_err().text.contains("no metaserver"));
+        assert_eq!(good.check(), Ok(()));
+        let mut bad = [(); 9].map(|()| good.clone());
+        bad[0].metaservers.push((ServerId(1), "n:1".into()));
+        bad[1].metaservers.clear();
+        bad[2].replicas = 0;
+        (bad[3].replicas, bad[3].dataservers) = (9, 9);
+        bad[4].dataservers = 2;
+        bad[5].min_members = 0;
+        bad[6].min_members = 4;
+        bad[7].pg_count = 100;
+        bad[8].pg_count = 1 << 21;
+        let said = [
+            "metaservers: metaserver 1 is named twice",
+            "metaservers: none is named",
+            "replicas = 0: a chunk has 1 to 8 copies",
+            "replicas = 9: a chunk has 1 to 8 copies",
+            "replicas = 3: there are 2 dataservers",
+            "min_members = 0: writes go on with 1 to 3",
+            "min_members = 4: writes go on with 1 to 3",
+            "pg_count = 100: a power of two",
+            "pg_count = 2097152: a power of two up to 1048576",
+        ];
+        for (seed, said) in bad.iter().zip(said) {
+            let text = seed.check().unwrap_err().text;
+            assert!(text.starts_with(said), "{text}");
+        }
     }
 }

@@ -47,8 +47,7 @@ impl Metaserver {
         authority: Authority,
         seed: Option<ClusterSeed>,
     ) -> Result<Metaserver> {
-        let server = check_identity(&identity, &authority)?;
-        check_seed(&identity, seed.as_ref())?;
+        let server = check_identity(&identity, &authority, seed.as_ref())?;
         create_directory(&config.dir)?;
         check_directory(&config.dir)?;
         // The port first: a second metaserver on the same directory must not come near the state.
@@ -160,21 +159,16 @@ async fn wait_until_leading(led: &mut watch::Receiver<Lead>) -> Result<()> {
 /// Begins the group of a new cluster, if it is this metaserver that does: the first of the seed. The others wait to
 /// be called.
 async fn found(raft: &Raft, server: ServerId, address: &str, seed: &ClusterSeed) -> Result<()> {
-    let wrong = |text: String| Err(Error::new(Code::Configuration, text));
-    if !seed.metaservers.iter().any(|(id, _)| *id == server) {
-        return wrong(format!(
-            "metaserver {server} is not one of those that the seed names: use the folder that 'quarry cluster init' made for it"
-        ));
-    }
     if seed.metaservers.iter().map(|(id, _)| *id).min() != Some(server) {
         tracing::info!("waiting for the first metaserver to call");
         return Ok(());
     }
     if let Some(other) = raft.find_group().await {
-        return wrong(format!(
+        let text = format!(
             "this metaserver's directory is empty, and metaserver {other} is in a group already: if this one lost its \
              state, remove it with 'quarry metaserver remove {server}' and make a new one with 'quarry metaserver add'"
-        ));
+        );
+        return Err(Error::new(Code::Configuration, text));
     }
     let members = seed.metaservers.iter().map(|(id, at)| match *id == server {
         true => (*id, address.to_owned()),
@@ -209,30 +203,39 @@ async fn announce(consensus: Arc<dyn Consensus>, address: String) {
     }
 }
 
-fn check_seed(identity: &Identity, seed: Option<&ClusterSeed>) -> Result<()> {
-    match seed {
-        Some(seed) if seed.cluster != identity.name().cluster => {
-            let text = format!(
-                "the certificate is of cluster {}, the seed of cluster {}: they must come from one 'quarry cluster init'",
-                identity.name().cluster,
-                seed.cluster
-            );
-            Err(Error::new(Code::Configuration, text))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_identity(identity: &Identity, authority: &Authority) -> Result<ServerId> {
+/// Checks that a metaserver's identity, authority and seed belong together; returns which one it is.
+///
+/// # Errors
+/// `Configuration`, with what to change.
+pub fn check_identity(
+    identity: &Identity,
+    authority: &Authority,
+    seed: Option<&ClusterSeed>,
+) -> Result<ServerId> {
+    let wrong = |text: String| Err(Error::new(Code::Configuration, text));
     let name = identity.name();
     if name.role != Role::Metaserver || name.cluster != authority.cluster() {
-        let text = format!(
-            "{name} is no metaserver of cluster {}: use the identity that 'quarry cluster init' made for it",
+        return wrong(format!(
+            "{name} is no metaserver of cluster {}, whose authority it has: use the identity that 'quarry cluster init' made for it",
             authority.cluster()
-        );
-        return Err(Error::new(Code::Configuration, text));
+        ));
     }
-    name.server_id()
+    let server = name.server_id()?;
+    let Some(seed) = seed else {
+        return Ok(server);
+    };
+    if seed.cluster != name.cluster {
+        return wrong(format!(
+            "the certificate is of cluster {}, the seed of cluster {}: they must come from one 'quarry cluster init'",
+            name.cluster, seed.cluster
+        ));
+    }
+    if !seed.metaservers.iter().any(|(id, _)| *id == server) {
+        return wrong(format!(
+            "metaserver {server} is not one of those that the seed names: use the folder that 'quarry cluster init' made for it"
+        ));
+    }
+    Ok(server)
 }
 
 fn create_directory(dir: &Path) -> Result<()> {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use quarry_client::{Client, ClientFile};
 use quarry_common::checksum::Crc;
-use quarry_common::ids::InodeId;
+use quarry_common::ids::{InodeId, ServerId};
 use quarry_common::wire::meta::Op;
 use quarry_tests::cluster::Dev;
 use quarry_tests::power::LoopDisk;
@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Runs a command that must fail, and say all of `parts`.
 fn fails(mut command: Command, parts: &[&str]) -> Result<()> {
@@ -41,6 +42,40 @@ fn random_file(path: &Path, seed: u64, len: usize) -> Result<Vec<u8>> {
     SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes);
     fs::write(path, &bytes)?;
     Ok(bytes)
+}
+
+/// A command without a cluster.
+fn quarry(args: &[&str]) -> Command {
+    let mut command = Command::new(quarry_tests::run::quarry());
+    command.args(args);
+    command
+}
+
+#[test]
+fn a_variable_of_the_environment_is_named() -> Result<()> {
+    let run = |name: &str, value: &str| {
+        let mut command = quarry(&["dataserver", "run"]);
+        command.env(name, value);
+        command
+    };
+    fails(
+        run("QUARRY_DIRECT_IO", "maybe"),
+        &["'maybe'", "QUARRY_DIRECT_IO"],
+    )?;
+    fails(
+        run("QUARRY_METASERVERS", "junk"),
+        &["1=host:7410", "QUARRY_METASERVERS"],
+    )
+}
+
+#[test]
+fn what_can_not_be_written_to_standard_output_is_an_error() -> Result<()> {
+    for args in [&["help"][..], &["help", "put"], &["--help"], &["--version"]] {
+        let mut command = quarry(args);
+        command.stdout(fs::File::create("/dev/full")?);
+        fails(command, &["standard output", "No space left"])?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -346,6 +381,25 @@ fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
         client(&at("none.toml")),
         &["none.toml", "quarry dev", "quarry user add"],
     )?;
+    // Others at the address of the metaserver.
+    let right = ClientFile::load(&cluster.client_file())?;
+    for (id, folder, said) in [
+        (2, "metaserver-1", "/metaserver/2 was expected there"),
+        (1, "dataserver-1", "wrong role: dataserver"),
+    ] {
+        let mut file = right.clone();
+        file.metaservers[0].id = ServerId(id);
+        let config = cluster
+            .folder(folder)
+            .join(format!("{}.toml", &folder[..10]));
+        let config: toml::Table = fs::read_to_string(config)?.parse()?;
+        let address = config["advertise"].as_str().context("an address")?;
+        file.metaservers[0].address = address.to_owned();
+        file.save(&wrong)?;
+        let begun = Instant::now();
+        fails(client(&wrong), &[said, "use a client file", address])?;
+        ensure!(begun.elapsed() < Duration::from_secs(5), "it waited");
+    }
     for (when, said) in [("+400d", "expired"), ("-400d", "becomes valid only in")] {
         let mut late = Command::new("faketime");
         late.args(["-f", when])

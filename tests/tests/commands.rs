@@ -108,6 +108,11 @@ fn contents(dev: &Dev, scratch: &Path) -> Result<()> {
     ensure!(stat[0]["size"] == 5 && stat[0]["links"] == 1, "{stat}");
     let refused = dev.refused(["append", "/file", "/"])?;
     ensure!(!refused.contains("standard input"), "{refused}");
+    dev.refused(["append", "/never", "/"])?;
+    ensure!(dev.refused(["stat", "/never"])?.contains("/never"));
+    let mut full = dev.quarry(["cat", "/file"]);
+    let output = full.stdout(fs::File::create("/dev/full")?).output()?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
     // There is room for one piece of three.
     with_input(dev.quarry(["put", "-", "/long"]), b"")?;
     let len = i64::MAX as u64 - (20 << 20);

@@ -35,7 +35,7 @@ impl Append {
     /// What the cluster or the local file says.
     pub async fn run(self, context: &Context) -> Result<()> {
         let path = Remote::parse(&self.file)?;
-        let (mut input, name): (Box<dyn AsyncRead + Unpin>, _) = match self.local.as_bytes() {
+        let (mut input, name): (Box<dyn AsyncRead + Unpin>, String) = match self.local.as_bytes() {
             b"-" => (Box::new(standard_input()), "standard input".to_owned()),
             name => {
                 let file = tokio::fs::File::open(&self.local).await;
@@ -52,7 +52,14 @@ impl Append {
                     mode: 0o666 & !umask(),
                     ..OpenOptions::default()
                 };
+                // What can not be read leaves no empty file.
+                let mut begun = BytesMut::new();
+                input
+                    .read_buf(&mut begun)
+                    .await
+                    .with_context(|| name.clone())?;
                 let mut file = client.open(path.bytes(), options).await?;
+                let mut input = begun.as_ref().chain(input);
                 append_all(&mut file, &mut input, &name, &appended).await?;
                 Ok(file.close().await?)
             })

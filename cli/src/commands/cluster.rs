@@ -92,18 +92,19 @@ impl Init {
         let min_members = self
             .min_members
             .unwrap_or_else(|| founding::usual_min_members(replicas));
-        if min_members > replicas {
-            return Err(Misuse::new(format!(
-                "writes can not need {min_members} of {replicas} copies: lower --min-members"
-            ))
-            .into());
-        }
         let named = self
             .dataserver
             .iter()
             .map(|text| Address::parse(text, DATASERVER_PORT));
         let named = named.collect::<Result<Vec<Address>>>()?;
-        make_empty(&self.dir)?;
+        let mut addresses: Vec<&Address> = named.iter().collect();
+        addresses.extend(metaservers.iter().map(|(_, address)| address));
+        for (at, address) in addresses.iter().enumerate() {
+            if addresses[..at].contains(address) {
+                let text = format!("two servers can not both be at {}", address.text());
+                return Err(Misuse::new(text).into());
+            }
+        }
 
         let authority = founding::authority()?;
         let mut admin = account::caller(true);
@@ -123,6 +124,8 @@ impl Init {
             metaservers: known.clone(),
             users: vec![admin],
         };
+        seed.check().map_err(|error| Misuse::new(error.text))?;
+        make_empty(&self.dir)?;
         for (id, address) in &metaservers {
             self.metaserver(&authority, *id, address, &seed)?;
         }
@@ -136,16 +139,9 @@ impl Init {
 
     /// The metaservers and where they will be reached.
     fn metaservers(&self) -> Result<Vec<(ServerId, Address)>> {
-        let mut metaservers: Vec<(ServerId, Address)> = Vec::new();
-        for (number, text) in (1..).zip(&self.metaservers) {
-            let address = Address::parse(text, METASERVER_PORT)?;
-            if metaservers.iter().any(|(_, there)| *there == address) {
-                let text = format!("two metaservers can not both be at {}", address.text());
-                return Err(Misuse::new(text).into());
-            }
-            metaservers.push((ServerId(number), address));
-        }
-        Ok(metaservers)
+        let numbered = (1..).map(ServerId).zip(&self.metaservers);
+        let parsed = numbered.map(|(id, text)| Ok((id, Address::parse(text, METASERVER_PORT)?)));
+        parsed.collect()
     }
 
     fn metaserver(
@@ -281,6 +277,35 @@ mod tests {
             (seed.replicas, seed.min_members, seed.dataservers),
             (2, 2, 2)
         );
+    }
+
+    #[test]
+    fn what_can_not_work_is_refused_before_anything_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("new");
+        let good = || init(&dir, &["127.0.0.1:8001", "store-2"], None);
+        let mut bad = [(); 5].map(|()| good());
+        bad[0].dataserver[1] = "127.0.0.1:8001".into();
+        bad[1].dataserver[1] = "127.0.0.1:7999".into();
+        bad[2].metaservers.push("127.0.0.1:7999".into());
+        bad[3].replicas = Some(3);
+        bad[4].min_members = Some(3);
+        let said = [
+            "both be at 127.0.0.1:8001",
+            "both be at 127.0.0.1:7999",
+            "both be at 127.0.0.1:7999",
+            "replicas = 3: there are 2 dataservers",
+            "min_members = 3: writes go on with 1 to 2 copies",
+        ];
+        for (init, said) in bad.iter().zip(said) {
+            let error = init.run(&context()).unwrap_err();
+            assert!(
+                error.is::<Misuse>() && error.to_string().contains(said),
+                "{error}"
+            );
+            assert!(!dir.exists());
+        }
+        good().run(&context()).unwrap();
     }
 
     #[test]

@@ -2,12 +2,10 @@
 
 use super::{dataserver, metaserver};
 use crate::context::Context;
-use crate::server::load_identity;
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use quarry_client::ClientFile;
 use quarry_common::given_file;
-use quarry_common::identity::Identity;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -63,7 +61,8 @@ pub fn check(path: &Path) -> Result<&'static str> {
     if has("cluster") && has("user") {
         let identity = ClientFile::load(path)?.identity();
         let identity = identity.map_err(|error| error.context(path.display()))?;
-        check_valid(&identity, path)?;
+        let valid = identity.check_valid(SystemTime::now());
+        valid.map_err(|error| error.context(path.display()))?;
         Ok("client")
     } else if has("dir") || has("authority") {
         let settings = metaserver::Run::of_file(path.to_path_buf()).settings()?;
@@ -71,7 +70,7 @@ pub fn check(path: &Path) -> Result<&'static str> {
         Ok("metaserver")
     } else if has("disks") || has("metaservers") {
         let settings = dataserver::Run::of_file(path.to_path_buf()).settings()?;
-        check_valid(&*load_identity(&settings.identity)?, &settings.identity)?;
+        settings.identity()?;
         Ok("dataserver")
     } else {
         bail!(
@@ -79,11 +78,6 @@ pub fn check(path: &Path) -> Result<&'static str> {
             path.display()
         )
     }
-}
-
-fn check_valid(identity: &Identity, path: &Path) -> Result<()> {
-    let checked = identity.check_valid(SystemTime::now());
-    Ok(checked.map_err(|error| error.context(path.display()))?)
 }
 
 #[cfg(test)]
@@ -106,6 +100,100 @@ mod tests {
         let text = format!("{:#}", check(&path).unwrap_err());
         for part in ["client.toml", "identity", "quarry user renew"] {
             assert!(text.contains(part), "{text}");
+        }
+    }
+
+    /// The folders of a new cluster with one metaserver and one dataserver.
+    fn cluster(folder: &Path) {
+        let words = "quarry cluster init --metaserver 127.0.0.1:7999 --dataservers 1";
+        let words = words
+            .split(' ')
+            .map(std::ffi::OsString::from)
+            .chain([folder.into()]);
+        let parsed = <crate::args::Arguments as clap::Parser>::try_parse_from(words).unwrap();
+        assert_eq!(parsed.run(), std::process::ExitCode::SUCCESS);
+    }
+
+    #[test]
+    fn a_servers_files_belong_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        cluster(&at("ours"));
+        cluster(&at("other"));
+        let good = |server: &str| check(&at(&format!("ours/{server}-1/{server}.toml")));
+        for (into, from, said) in [
+            (
+                "dataserver-1/identity.pem",
+                "ours/metaserver-1/identity.pem",
+                "not of a dataserver",
+            ),
+            (
+                "metaserver-1/identity.pem",
+                "ours/dataserver-1/identity.pem",
+                "not of a metaserver",
+            ),
+            (
+                "metaserver-1/identity.pem",
+                "other/metaserver-1/identity.pem",
+                "whose authority it has",
+            ),
+            (
+                "metaserver-1/authority.pem",
+                "other/metaserver-1/authority.pem",
+                "whose authority it has",
+            ),
+            (
+                "metaserver-1/seed.toml",
+                "other/metaserver-1/seed.toml",
+                "the seed of cluster",
+            ),
+        ] {
+            let (into, kept) = (at("ours").join(into), at("kept"));
+            std::fs::rename(&into, &kept).unwrap();
+            std::fs::copy(at(from), &into).unwrap();
+            let server = if said.contains("dataserver") {
+                "dataserver"
+            } else {
+                "metaserver"
+            };
+            let text = format!("{:#}", good(server).unwrap_err());
+            assert!(
+                text.contains(said) && text.contains("identity.pem"),
+                "{text}"
+            );
+            std::fs::rename(&kept, &into).unwrap();
+            good(server).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_expired_dataserver_does_not_start_and_is_no_good_configuration() {
+        use quarry_common::identity::{Authority, PeerName};
+        use std::time::Duration;
+        let folder = tempfile::tempdir().unwrap();
+        cluster(&folder.path().join("ours"));
+        let at = |name: &str| folder.path().join("ours").join(name);
+        let authority = Authority::load(&at("metaserver-1/authority.pem")).unwrap();
+        let name = PeerName::dataserver(authority.cluster(), ServerId(1));
+        let day = Duration::from_secs(24 * 3_600);
+        let expired = authority
+            .issue(&name, day, SystemTime::now() - 3 * day)
+            .unwrap();
+        expired.save(&at("dataserver-1/identity.pem")).unwrap();
+        let config = at("dataserver-1/dataserver.toml");
+        let settings = dataserver::Run::of_file(config.clone()).settings().unwrap();
+        for text in [
+            settings.identity().unwrap_err(),
+            check(&config).unwrap_err(),
+        ] {
+            let text = format!("{text:#}");
+            for part in [
+                "identity.pem",
+                "expired 2 days ago",
+                "have a new one issued",
+            ] {
+                assert!(text.contains(part), "{text}");
+            }
         }
     }
 

@@ -1,12 +1,14 @@
 //! `quarry dataserver`.
 
 use crate::context::Context;
-use crate::server::{self, load_identity};
+use crate::server;
 use anyhow::Result;
 use clap::Subcommand;
 use quarry_common::config::ConfigFile;
+use quarry_common::identity::{Identity, Role};
 use quarry_dataserver::DataserverConfig;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::Value;
 
 /// The keys of a dataserver's configuration file.
@@ -91,6 +93,16 @@ pub struct Settings {
     pub server: DataserverConfig,
 }
 
+impl Settings {
+    /// Reads the identity.
+    ///
+    /// # Errors
+    /// It can not be read, nobody would talk to who has it, or it is no dataserver's.
+    pub fn identity(&self) -> Result<Arc<Identity>> {
+        server::fit_identity(&self.identity, Role::Dataserver)
+    }
+}
+
 impl Dataserver {
     /// Runs it.
     ///
@@ -99,7 +111,7 @@ impl Dataserver {
     pub fn run(self, _context: &Context) -> Result<()> {
         let Action::Run(run) = self.action;
         let settings = run.settings()?;
-        let identity = load_identity(&settings.identity)?;
+        let identity = settings.identity()?;
         server::run(async move |mut stopped| {
             let starting = quarry_dataserver::Dataserver::start(settings.server, identity);
             let server = tokio::select! {
@@ -231,6 +243,37 @@ mod tests {
         assert!(run.settings().is_ok());
         run.replace_disk = vec!["/elsewhere".into()];
         assert!(run.settings().is_err());
+    }
+
+    #[test]
+    fn what_is_bad_in_a_flag_is_not_blamed_on_the_file() {
+        let (_folder, path) = file(GOOD);
+        let bad = [(); 6].map(|()| Run::of_file(path.clone()));
+        let [
+            mut listen,
+            mut rack,
+            mut metaservers,
+            mut disks,
+            mut replace_disk,
+            mut collect,
+        ] = bad;
+        listen.listen = Some("junk".into());
+        rack.rack = Some("a b".into());
+        metaservers.metaservers = vec![(1, "junk".into())];
+        disks.disks = vec!["/d".into(), "/d".into()];
+        replace_disk.replace_disk = vec!["/elsewhere".into()];
+        collect.collect_every_seconds = Some(-1);
+        for (run, flag) in [
+            (listen, "--listen (or QUARRY_LISTEN "),
+            (rack, "--rack (or QUARRY_RACK "),
+            (metaservers, "--metaservers (or QUARRY_METASERVERS "),
+            (disks, "--disks (or QUARRY_DISKS "),
+            (replace_disk, "--replace-disk (or QUARRY_REPLACE_DISK "),
+            (collect, "--collect-every-seconds (or QUARRY_COLLECT_EVERY"),
+        ] {
+            let text = run.settings().unwrap_err().to_string();
+            assert!(text.starts_with(flag), "{text}");
+        }
     }
 
     #[test]

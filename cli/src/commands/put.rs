@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 /// Store local files, or with -r whole trees
 ///
 /// Modes, times, symbolic links and extended attributes come along. A file is visible whole or not
-/// at all, also if put is interrupted; when put has ended well, all is on stable storage. '-' is
+/// at all, also if put is interrupted; when put has ended well, all is on stable storage. A file that
+/// is written to while it is read is an error: it is stored as it was read, unless it shrank. '-' is
 /// standard input. An existing directory takes things in, as cp does.
 #[derive(Debug, clap::Args)]
 pub struct Put {

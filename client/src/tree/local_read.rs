@@ -5,7 +5,7 @@ use super::xattrs::{self, Xattrs};
 use crate::file::source::{Piece, Source, cut_zeros};
 use crate::progress::Progress;
 use bytes::Bytes;
-use quarry_common::error::{Error, Result};
+use quarry_common::error::{Code, Error, Result};
 use quarry_common::limits::BLOCK_LEN;
 use rustix::fs::SeekFrom;
 use std::collections::VecDeque;
@@ -28,6 +28,8 @@ pub struct LocalFile {
     progress: Option<Arc<Progress>>,
     counted: u64,
     finished: bool,
+    /// It was written to while it was read.
+    changed: bool,
 }
 
 /// A file that was opened, and what goes with its bytes.
@@ -43,10 +45,16 @@ pub struct Opened {
 /// Where reading is.
 struct Cursor {
     file: File,
+    /// What it was when it was opened.
+    meta: Metadata,
     at: u64,
     /// Up to here there is data, as far as is known.
     data_until: u64,
     sparse: bool,
+    /// All of it was read.
+    ended: bool,
+    /// It was written to until then.
+    changed: bool,
 }
 
 /// What one read found.
@@ -57,7 +65,37 @@ enum Step {
 }
 
 impl Cursor {
+    /// Reads on; at the end looks whether the file is still the one that was opened.
     fn step(&mut self) -> io::Result<Step> {
+        let step = self.read()?;
+        self.ended = match &step {
+            Step::End => true,
+            Step::Data(bytes) => (bytes.len() as u64) < READ_LEN && !self.sparse,
+            Step::Zeros(_) => false,
+        };
+        if self.ended {
+            self.changed = self.has_changed()?;
+        }
+        Ok(step)
+    }
+
+    /// Whether the file was written to since it was opened. (Some of the kernel's files are shorter than they say.)
+    ///
+    /// # Errors
+    /// It became shorter before all of it was read.
+    fn has_changed(&self) -> io::Result<bool> {
+        let now = self.file.metadata()?;
+        let (len, was) = (now.len(), self.meta.len());
+        if self.at < was && len < was {
+            return Err(io::Error::other(format!(
+                "it shrank from {was} to {len} bytes meanwhile: put it again when nobody writes to it"
+            )));
+        }
+        let written_at = |meta: &Metadata| (meta.mtime(), meta.mtime_nsec());
+        Ok(len != was || written_at(&now) != written_at(&self.meta))
+    }
+
+    fn read(&mut self) -> io::Result<Step> {
         if self.sparse && self.at >= self.data_until {
             let size = self.file.metadata()?.len();
             if self.at >= size {
@@ -81,7 +119,11 @@ impl Cursor {
                 data / block * block
             };
             if self.sparse && data < size {
-                let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(data))?;
+                let hole = match rustix::fs::seek(&self.file, SeekFrom::Hole(data)) {
+                    // It shrank just now: reading finds the end.
+                    Err(rustix::io::Errno::NXIO) => size,
+                    found => found?,
+                };
                 self.data_until = hole.next_multiple_of(block);
             }
             if skip_to > self.at {
@@ -139,8 +181,11 @@ impl LocalFile {
                 let mut cursor = Cursor {
                     sparse: meta.blocks() * 512 < meta.len(),
                     file,
+                    meta: meta.clone(),
                     at: 0,
                     data_until: 0,
+                    ended: false,
+                    changed: false,
                 };
                 let first = cursor.step()?;
                 Ok((cursor, first, meta, xattrs))
@@ -157,6 +202,7 @@ impl LocalFile {
             progress,
             counted: 0,
             finished: false,
+            changed: false,
         };
         // A short first block is nearly always all there is; only a read can tell.
         file.handle(cursor, first);
@@ -165,15 +211,13 @@ impl LocalFile {
 
     fn handle(&mut self, mut cursor: Cursor, step: Step) {
         match step {
-            Step::End => return,
+            Step::End => {}
             Step::Zeros(len) => self.pieces.push_back(Piece::Zeros(len)),
-            Step::Data(bytes) => {
-                let ended = (bytes.len() as u64) < READ_LEN && !cursor.sparse;
-                self.pieces = cut_zeros(bytes);
-                if ended {
-                    return;
-                }
-            }
+            Step::Data(bytes) => self.pieces = cut_zeros(bytes),
+        }
+        if cursor.ended {
+            self.changed = cursor.changed;
+            return;
         }
         self.next = Some(tokio::task::spawn_blocking(move || {
             let step = cursor.step();
@@ -182,8 +226,19 @@ impl LocalFile {
     }
 
     /// The transfer has come to its end: what was counted stays counted.
-    pub fn finish(&mut self) {
+    ///
+    /// # Errors
+    /// `Busy`: the file was written to meanwhile, so that what was read may be what it never was.
+    pub fn finish(&mut self) -> Result<()> {
         self.finished = true;
+        if !self.changed {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: changed while it was read; what was read is stored: put it again when nobody writes to it",
+            self.path.display()
+        );
+        Err(Error::new(Code::Busy, text))
     }
 }
 
@@ -225,6 +280,7 @@ impl Source for &mut LocalFile {
 mod tests {
     use super::*;
     use std::io::{Seek, Write};
+    use std::os::unix::fs::FileExt;
 
     async fn pieces(path: &Path) -> Vec<Piece> {
         let mut file = LocalFile::open(path, None).await.unwrap().file;
@@ -267,6 +323,62 @@ mod tests {
             })
             .sum();
         assert!(data <= 5 * BLOCK_LEN, "{data}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_written_to_while_it_is_read_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let touched = File::create(&path).unwrap();
+        for len in [1_000, 3 << 20] {
+            std::fs::write(&path, vec![1; len]).unwrap();
+            for (to, failed) in [(len as u64, false), (len as u64, true), (9 << 20, true)] {
+                let mut file = LocalFile::open(&path, None).await.unwrap().file;
+                // A short one has been read by now.
+                let told = failed && len > 1_000;
+                if failed {
+                    touched.set_len(to).unwrap();
+                    touched.set_modified(std::time::UNIX_EPOCH).unwrap();
+                }
+                let mut source = &mut file;
+                while source.next().await.unwrap().is_some() {}
+                let finished = file.finish();
+                assert_eq!(finished.is_err(), told, "{len} to {to}");
+                if let Err(error) = finished {
+                    assert!(error.text.contains("file: changed while"), "{error}");
+                }
+                std::fs::write(&path, vec![1; len]).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_shrinks_while_it_is_read_fails_and_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for sparse in [false, true] {
+            let file = File::create(&path).unwrap();
+            if !sparse {
+                std::fs::write(&path, vec![1; 9 << 20]).unwrap();
+            }
+            file.set_len(9 << 20).unwrap();
+            file.write_all_at(b"x", 5 << 20).unwrap();
+            let mut reading = LocalFile::open(&path, None).await.unwrap().file;
+            file.set_len(3).unwrap();
+            let mut source = &mut reading;
+            let error = loop {
+                match source.next().await {
+                    Ok(piece) => assert!(piece.is_some(), "it ended as if nothing had been"),
+                    Err(error) => break error,
+                }
+            };
+            assert!(
+                error
+                    .text
+                    .contains("file: can not be read: it shrank from 9437184 to 3 bytes"),
+                "{error}"
+            );
+        }
     }
 
     #[tokio::test]

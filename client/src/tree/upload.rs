@@ -27,7 +27,8 @@ use tokio::task::JoinSet;
 /// Uploads one regular file to the path `remote`, with its mode, times and user attributes.
 ///
 /// # Errors
-/// As [`Client::publish`]; of the local file, naming it.
+/// As [`Client::publish`]; of the local file, naming it: also if it was written to meanwhile. (If it became
+/// shorter nothing was stored, else what was read.)
 pub async fn put_file(
     client: &Client,
     local: &Path,
@@ -88,12 +89,12 @@ async fn publish_local(
             progress: None,
         };
         match client.publish_at(parent, name, &mut file, &publish).await {
-            Ok(attr) => {
-                file.finish();
+            Ok(mut attr) => {
+                let finished = file.finish();
                 if options.owners {
-                    return client.set_attr_inode(attr.inode, owners_of(&meta)).await;
+                    attr = client.set_attr_inode(attr.inode, owners_of(&meta)).await?;
                 }
-                return Ok(attr);
+                return finished.map(|()| attr);
             }
             Err(error) if worth_repeating(&error) && repeats < REPEATS => {
                 tracing::info!(path = %local.display(), %error, "the upload is begun again");

@@ -44,6 +44,8 @@ pub struct Faults {
     pub meta_cut: bool,
     /// The certificates of these metaservers are refused.
     pub meta_refused: BTreeSet<ServerId>,
+    /// At the addresses of these metaservers others answer.
+    pub meta_others: BTreeSet<ServerId>,
     /// The next map comes in two pages, and the first row changes between them.
     pub map_in_pages: bool,
     /// So many mutations with receipts are refused, as if the members had changed.
@@ -200,6 +202,10 @@ impl Fake {
     }
 
     pub async fn client_with(&self, options: Options) -> Client {
+        self.try_client(options).await.unwrap()
+    }
+
+    pub async fn try_client(&self, options: Options) -> quarry_common::Result<Client> {
         let metaservers = self.state().map.topology.metaservers.clone();
         let metaservers = metaservers
             .into_iter()
@@ -215,9 +221,7 @@ impl Fake {
             data_deadline: options.data_deadline.min(Duration::from_secs(20)),
             ..options
         };
-        Client::connect_over(Arc::new(self.clone()), file, options)
-            .await
-            .unwrap()
+        Client::connect_over(Arc::new(self.clone()), file, options).await
     }
 }
 
@@ -248,6 +252,8 @@ impl Transport for Fake {
         };
         let answer = if state.faults.meta_refused.contains(&to.server) {
             Err(refused())
+        } else if state.faults.meta_others.contains(&to.server) {
+            Err(Error::new(Code::OtherServer, "another one answers"))
         } else if state.faults.followers.contains(&to.server) {
             Err(not_leader(None))
         } else if state.faults.meta_cut {

@@ -30,6 +30,32 @@ async fn a_metaserver_that_is_refused_is_left_for_another_one() {
 }
 
 #[tokio::test]
+async fn others_at_the_addresses_of_metaservers_are_told_at_once() {
+    let fake = Fake::new(3);
+    fake.state().faults.meta_others = [ServerId(1)].into();
+    let begun = Instant::now();
+    let error = fake.try_client(Options::default()).await.err().unwrap();
+    assert_eq!(error.code, Code::OtherServer, "{error}");
+    assert!(
+        error
+            .text
+            .contains("another one answers; use a client file"),
+        "{error}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    // Where it was reached before, it may have moved.
+    fake.state().faults.meta_others.clear();
+    let client = fake.client().await;
+    fake.state().faults.meta_others = [ServerId(1)].into();
+    let asking = client.clone();
+    let request = tokio::spawn(async move { asking.stat(b"/").await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!request.is_finished());
+    fake.state().faults.meta_others.clear();
+    request.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn what_changes_while_the_map_comes_in_pages_comes_with_the_next_one() {
     let fake = Fake::new(3);
     fake.state().faults.map_in_pages = true;

@@ -1,7 +1,8 @@
 //! Files and trees that are stored, and what is counted as files.
 
 use super::*;
-use std::sync::atomic::Ordering;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 #[tokio::test]
@@ -50,6 +51,40 @@ async fn the_contents_of_a_directory_go_into_the_root_of_the_cluster() {
     assert_eq!(failed(&report.unwrap()), []);
     assert_eq!(client.stat(b"/file").await.unwrap().size, 1);
     assert_eq!(client.stat(b"/").await.unwrap().mode, 0o755);
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_to_while_it_is_stored_is_told_and_there() {
+    const LEN: u64 = 32 << 20;
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("log");
+    std::fs::write(&local, vec![1; LEN as usize]).unwrap();
+    let goes_on = Arc::new(AtomicBool::new(true));
+    let writing = {
+        let goes_on = goes_on.clone();
+        let mut log = std::fs::File::options().append(true).open(&local).unwrap();
+        std::thread::spawn(move || {
+            while goes_on.load(Ordering::Relaxed) {
+                log.write_all(b"x").unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        })
+    };
+    let transfer = transfer(TreeOptions::default());
+    let error = put_file(&client, &local, b"/log", &transfer).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.code, Code::Busy, "{error}");
+    assert!(
+        error.text.contains("log: changed while it was read"),
+        "{error}"
+    );
+    assert!(client.stat(b"/log").await.unwrap().size >= LEN);
+    let report = put_tree(&client, folder.path(), b"/tree", &transfer).await;
+    assert_eq!(failed(&report.unwrap()), [(local, Code::Busy)]);
+    assert!(client.stat(b"/tree/log").await.unwrap().size >= LEN);
+    goes_on.store(false, Ordering::Relaxed);
+    writing.join().unwrap();
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! What values of settings must be: addresses, metaservers, labels. Pure: whether somebody is there
-//! is found out by dialling. Who has settings calls it when they are read.
+//! is found out by dialling. Who has settings calls it when they are read. A refusal begins with the key.
 
 use crate::error::{Code, Error, Result};
 use crate::ids::ServerId;
@@ -73,17 +73,20 @@ pub fn check_metaservers<'a>(
     for (id, address) in metaservers {
         if id.0 == 0 {
             return refuse(format!(
-                "there is no metaserver 0 (at '{}'): they are numbered from 1, as in their certificates",
+                "metaservers: there is no metaserver 0 (at '{}'): they are numbered from 1, as in their certificates",
                 address.escape_debug()
             ));
         }
         if seen.contains(&id) {
             return refuse(format!(
-                "metaserver {id} is named twice: each has one number and one address"
+                "metaservers: metaserver {id} is named twice: each has one number and one address"
             ));
         }
         seen.push(id);
-        check_address(&format!("the address of metaserver {id}"), address)?;
+        check_address(
+            &format!("metaservers: the address of metaserver {id}"),
+            address,
+        )?;
     }
     Ok(())
 }

@@ -78,7 +78,7 @@ impl Authority {
             )
         };
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|error| refuse(format!("it has no certificate ({error})")))?;
+            .map_err(|_| refuse("it has no certificate that can be read".to_owned()))?;
         let begin = pem.find(CERTIFICATE_BEGIN);
         let end = pem.find(CERTIFICATE_END);
         let (Some(begin), Some(end)) = (begin, end) else {
@@ -87,7 +87,7 @@ impl Authority {
         let certificate_pem = format!("{}\n", &pem[begin..end + CERTIFICATE_END.len()]);
         let cluster = cluster_in(&certificate).map_err(refuse)?;
         let key = rustls_pki_types::PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            .map_err(|error| refuse(format!("it has no private key ({error})")))?;
+            .map_err(|_| refuse("it has no private key that can be read".to_owned()))?;
         let key = KeyPair::try_from(&key)
             .map_err(|error| refuse(format!("its private key can not be read ({error})")))?;
         let authority = Authority {
@@ -183,7 +183,7 @@ fn authority_params(cluster: ClusterId) -> Result<CertificateParams> {
 
 fn cluster_in(certificate: &CertificateDer<'_>) -> Result<ClusterId, String> {
     let parsed = webpki::EndEntityCert::try_from(certificate)
-        .map_err(|error| format!("its certificate can not be read ({error})"))?;
+        .map_err(|_| "its certificate is damaged, or none".to_owned())?;
     let mut names = parsed.valid_uri_names();
     let name = names.next().unwrap_or_default();
     name.strip_prefix("quarry://")

@@ -33,7 +33,7 @@ impl Identity {
         let refuse = |what: String| Error::new(Code::Configuration, what);
         let certificates = CertificateDer::pem_slice_iter(pem.as_bytes())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| refuse(format!("the certificates can not be read ({error})")))?;
+            .map_err(|_| refuse("the certificates can not be read: they are damaged".to_owned()))?;
         let [certificate, authority] = <[_; 2]>::try_from(certificates).map_err(|found| {
             refuse(format!(
                 "an identity has two certificates, its own and the authority's; this has {}",
@@ -41,20 +41,17 @@ impl Identity {
             ))
         })?;
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
-            .map_err(|error| refuse(format!("the private key can not be read ({error})")))?;
+            .map_err(|_| refuse("there is no private key that can be read".to_owned()))?;
         let name = name_in(&certificate)
             .map_err(|refusal| refuse(format!("this is no identity: {refusal}")))?;
         let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&key)
-            .map_err(|error| refuse(format!("the private key can not be used ({error})")))?;
+            .map_err(|_| refuse("the private key is damaged, or none of quarry".to_owned()))?;
         let key = CertifiedKey::new(vec![certificate], key);
         key.keys_match().map_err(|_| {
             refuse("the certificate and the private key do not belong together".to_owned())
         })?;
-        webpki::anchor_from_trusted_cert(&authority).map_err(|error| {
-            refuse(format!(
-                "the authority's certificate can not be used ({error})"
-            ))
-        })?;
+        webpki::anchor_from_trusted_cert(&authority)
+            .map_err(|_| refuse("the authority's certificate is damaged, or none".to_owned()))?;
         Ok(Identity {
             name,
             key: Arc::new(key),
@@ -140,11 +137,9 @@ impl Identity {
     pub(super) fn anchor(&self) -> Result<TrustAnchor<'static>> {
         webpki::anchor_from_trusted_cert(&self.authority)
             .map(|anchor| anchor.to_owned())
-            .map_err(|error| {
-                Error::new(
-                    Code::Configuration,
-                    format!("the authority's certificate can not be used ({error})"),
-                )
+            .map_err(|_| {
+                let text = "the authority's certificate is damaged, or none";
+                Error::new(Code::Configuration, text)
             })
     }
 
@@ -158,13 +153,7 @@ impl Identity {
             Err(webpki::Error::CertExpired { not_after, .. }) => {
                 Ok(UNIX_EPOCH + Duration::from_secs(not_after.as_secs()))
             }
-            other => Err(Error::new(
-                Code::Configuration,
-                format!(
-                    "the certificate of {} can not be used ({other:?})",
-                    self.name
-                ),
-            )),
+            Ok(()) | Err(_) => Err(self.not_signed()),
         }
     }
 
@@ -200,12 +189,15 @@ impl Identity {
         let until = self.expires_at()?;
         let until = until.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.verify_at(UnixTime::since_unix_epoch(until))?
-            .map_err(|error| {
-                Error::new(
-                    Code::Configuration,
-                    format!("the certificate of {} was not signed ({error})", self.name),
-                )
-            })
+            .map_err(|_| self.not_signed())
+    }
+
+    fn not_signed(&self) -> Error {
+        let text = format!(
+            "the certificate of {} was not signed by the authority whose certificate is with it",
+            self.name
+        );
+        Error::new(Code::Configuration, text)
     }
 
     fn verify_at(&self, time: UnixTime) -> Result<Result<(), webpki::Error>> {

@@ -11,13 +11,17 @@ use webpki::{EndEntityCert, KeyUsage};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Not DER, not X.509, or cut.
-    #[error("the certificate can not be read ({0})")]
-    Unreadable(String),
+    #[error("the certificate can not be read: it is damaged, or none")]
+    Unreadable,
     /// Signed by something else than the cluster's authority.
-    #[error("the certificate was not signed by the authority of cluster {0}")]
+    #[error(
+        "the certificate was not signed by the authority of cluster {0}: check the address and whose identity is used"
+    )]
     NotSigned(ClusterId),
     /// Another cluster's.
-    #[error("the certificate belongs to cluster {found}, this is cluster {expected}")]
+    #[error(
+        "the certificate belongs to cluster {found}, this is cluster {expected}: check the address and whose identity is used"
+    )]
     ForeignCluster {
         /// This cluster.
         expected: ClusterId,
@@ -34,7 +38,7 @@ pub enum Refusal {
     #[error("the certificate must carry exactly one name quarry://CLUSTER/ROLE/ID: {0}")]
     NoName(String),
     /// Somebody else of this cluster.
-    #[error("{expected} was expected there, and the certificate is of {found}{}", role_hint(.expected, .found))]
+    #[error("{expected} was expected there, and the certificate is of {found}{}: check the number and the address", role_hint(.expected, .found))]
     OtherPeer {
         /// Who was dialled.
         expected: PeerName,
@@ -42,8 +46,8 @@ pub enum Refusal {
         found: PeerName,
     },
     /// A certificate of this cluster's authority that may not be used like this.
-    #[error("the certificate can not be used for this connection ({0})")]
-    Unusable(String),
+    #[error("the certificate is none of a server or user of quarry")]
+    Unusable,
 }
 
 fn role_hint(expected: &PeerName, found: &PeerName) -> String {
@@ -75,8 +79,7 @@ pub fn hash_of(certificate: &CertificateDer<'_>) -> [u8; 32] {
 /// # Errors
 /// `Unreadable`, `NoName`.
 pub fn name_in(certificate: &CertificateDer<'_>) -> Result<PeerName, Refusal> {
-    let certificate = EndEntityCert::try_from(certificate)
-        .map_err(|error| Refusal::Unreadable(error.to_string()))?;
+    let certificate = EndEntityCert::try_from(certificate).map_err(|_| Refusal::Unreadable)?;
     let mut names = certificate.valid_uri_names();
     match (names.next(), names.next()) {
         (Some(name), None) => name
@@ -101,8 +104,7 @@ pub fn verify(
     usage: KeyUsage,
     now: UnixTime,
 ) -> Result<PeerName, Refusal> {
-    let parsed = EndEntityCert::try_from(certificate)
-        .map_err(|error| Refusal::Unreadable(error.to_string()))?;
+    let parsed = EndEntityCert::try_from(certificate).map_err(|_| Refusal::Unreadable)?;
     parsed
         .verify_for_usage(
             &[webpki::aws_lc_rs::ECDSA_P256_SHA256],
@@ -155,6 +157,6 @@ fn refusal_of(
             },
             _ => Refusal::NotSigned(cluster),
         },
-        other => Refusal::Unusable(other.to_string()),
+        _ => Refusal::Unusable,
     }
 }

@@ -52,6 +52,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// says may be lost: it is asked again.
 const PROBE_EVERY: Duration = Duration::from_millis(300);
 
+/// No QUIC packet that a server sends is shorter (RFC 9000 §10.3).
+const QUIC_LEN_MIN: usize = 21;
+
 /// Sends and receives for one process. Cheap to clone; [`Endpoint::close`] ends all its connections.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -243,8 +246,8 @@ impl Endpoint {
     /// Cancel-safe: a dropped attempt leaves nothing behind.
     ///
     /// # Errors
-    /// `Unreachable`: nobody answers there within five seconds, or somebody else of the cluster
-    /// does; `Configuration`: one of the two certificates is refused; `WrongRole`: we are not
+    /// `Unreachable`: nobody answers there within five seconds; `OtherServer`: somebody else of the cluster
+    /// does, or what is no server of ours; `Configuration`: one of the two certificates is refused; `WrongRole`: we are not
     /// allowed there (revoked, or our role); `Overloaded`: it has too many connections.
     pub async fn connect(&self, address: SocketAddr, peer: &PeerName) -> Result<Connection> {
         let failed = |error: Error| error.context(format!("connect to {peer} at {address}"));
@@ -252,7 +255,7 @@ impl Endpoint {
             tokio::select! {
                 biased;
                 connected = self.handshake(address, peer) => connected,
-                refused = nobody_there(address) => Err(refused),
+                refused = probe(address) => Err(refused),
             }
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
@@ -430,14 +433,14 @@ fn refused_by_us(refusal: &crate::identity::Refusal) -> Error {
     use crate::identity::Refusal;
     let code = match refusal {
         // The address may have been given to another server: the map will tell.
-        Refusal::OtherPeer { .. } => Code::Unreachable,
-        Refusal::Unreadable(_)
+        Refusal::OtherPeer { .. } => Code::OtherServer,
+        Refusal::Unreadable
         | Refusal::NotSigned(_)
         | Refusal::ForeignCluster { .. }
         | Refusal::Expired(_)
         | Refusal::NotYetValid(_)
         | Refusal::NoName(_)
-        | Refusal::Unusable(_) => Code::Configuration,
+        | Refusal::Unusable => Code::Configuration,
     };
     Error::new(code, format!("the server was refused: {refusal}"))
 }
@@ -465,9 +468,18 @@ fn refused_by_peer(error: quinn::ConnectionError) -> Error {
 }
 
 /// Ends when the peer's machine says that nothing listens there (ICMP port unreachable), which QUIC
-/// leaves to its timeouts: a server that was stopped is known at once. One byte is no QUIC packet
-/// and is dropped by a server that does listen.
+/// leaves to its timeouts: a server that was stopped is known at once.
 pub async fn nobody_there(address: SocketAddr) -> Error {
+    match probe(address).await {
+        // Anybody can send such an answer; it ends no connection that there is.
+        error if error.code == Code::OtherServer => std::future::pending().await,
+        error => error,
+    }
+}
+
+/// Ends when nothing listens there, or when something else than a server of ours does: one byte is no QUIC packet and
+/// is dropped by a server that listens.
+async fn probe(address: SocketAddr) -> Error {
     let any: IpAddr = match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -477,22 +489,29 @@ pub async fn nobody_there(address: SocketAddr) -> Error {
         socket.connect(address).await?;
         loop {
             socket.send(&[0]).await?;
-            let mut byte = [0];
-            let answer = socket.recv(&mut byte);
-            if let Ok(answer) = tokio::time::timeout(PROBE_EVERY, answer).await {
-                answer?;
+            let mut answer = [0; QUIC_LEN_MIN];
+            let answered = socket.recv(&mut answer);
+            if let Ok(answered) = tokio::time::timeout(PROBE_EVERY, answered).await
+                // A relay may send us what is for the handshake.
+                && answered? < QUIC_LEN_MIN
+            {
+                return Ok(());
             }
         }
     };
-    let answer: std::io::Result<std::convert::Infallible> = probe.await;
+    let answer: std::io::Result<()> = probe.await;
     match answer {
+        Ok(()) => Error::new(
+            Code::OtherServer,
+            "what answers there is no quarry server: check the address",
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Error::new(
             Code::Unreachable,
             "nothing listens there: is the server running?",
         )
         .with_source(error),
         // A probe that fails otherwise says nothing: the handshake decides.
-        _ => std::future::pending().await,
+        Err(_) => std::future::pending().await,
     }
 }
 

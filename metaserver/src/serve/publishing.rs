@@ -172,7 +172,10 @@ impl Serving {
             codec::decode::<Result<DataReply>>("a dataserver's answer", &answer)?
         };
         let reply = asked.await.inspect_err(|error| {
-            if matches!(error.code, Code::Unreachable | Code::Disconnected) {
+            if matches!(
+                error.code,
+                Code::Unreachable | Code::OtherServer | Code::Disconnected
+            ) {
                 self.health().handle_suspect(map, known.server);
             }
         })?;

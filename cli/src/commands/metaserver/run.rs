@@ -1,14 +1,13 @@
 //! `quarry metaserver run`.
 
-use crate::server::{self, load_identity};
+use crate::server;
 use anyhow::{Context as _, Result};
 use quarry_common::config::ConfigFile;
 use quarry_common::given_file;
-use quarry_common::identity::{Authority, Identity};
+use quarry_common::identity::{Authority, Identity, Role};
 use quarry_metaserver::{ClusterSeed, MetaserverConfig};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// The keys of a metaserver's configuration file.
 pub const KEYS: &[&str] = &[
@@ -82,18 +81,16 @@ impl Settings {
     /// Reads the files.
     ///
     /// # Errors
-    /// One can not be read or understood, or nobody would talk to who has this identity.
+    /// One can not be read or understood, nobody would talk to who has this identity, or they do not belong together.
     pub fn files(&self) -> Result<Files> {
-        let identity = load_identity(&self.identity)?;
-        let shown = self.identity.display();
-        identity
-            .check_valid(SystemTime::now())
-            .map_err(|error| error.context(format_args!("the identity {shown}")))?;
-        Ok(Files {
-            identity,
+        let files = Files {
+            identity: server::fit_identity(&self.identity, Role::Metaserver)?,
             authority: Authority::load(&self.authority)?,
             seed: self.seed.as_deref().map(read_seed).transpose()?,
-        })
+        };
+        quarry_metaserver::check_identity(&files.identity, &files.authority, files.seed.as_ref())
+            .map_err(|error| error.context(format_args!("the identity {}", self.identity.display())))?;
+        Ok(files)
     }
 }
 
@@ -181,6 +178,7 @@ fn read_seed(path: &std::path::Path) -> Result<ClusterSeed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();

@@ -168,7 +168,7 @@ async fn another_protocol_is_refused() {
 #[tokio::test]
 async fn a_server_that_is_not_who_was_dialled_is_refused() {
     let error = told_about(issued_at(&meta(2), SystemTime::now())).await;
-    assert_eq!(error.code, Code::Unreachable);
+    assert_eq!(error.code, Code::OtherServer);
     assert!(
         error.text.contains(&format!("is of {}", meta(2))),
         "{error}"
@@ -260,6 +260,21 @@ async fn nobody_there_is_known_at_once() {
     assert_eq!(error.code, Code::Unreachable);
     assert!(begun.elapsed() < Duration::from_secs(2), "{error}");
     assert!(error.text.contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_server_of_ours_is_known_by_its_answer() {
+    let other = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+    let address = other.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut datagram = [0; 2_000];
+        while let Ok((len, from)) = other.recv_from(&mut datagram).await {
+            other.send_to(&datagram[..len], from).await.unwrap();
+        }
+    });
+    let error = client().connect(address, &meta(1)).await.unwrap_err();
+    assert_eq!(error.code, Code::OtherServer, "{error}");
+    assert!(error.text.contains("no quarry server"), "{error}");
 }
 
 #[tokio::test]
