@@ -89,7 +89,7 @@ pub fn text(error: &anyhow::Error) -> String {
             text = part;
         } else if !text.contains(&part) {
             let rest = part.split_once(": ").filter(|(name, _)| {
-                let before = text.strip_suffix(name);
+                let before = text.strip_suffix(name.trim_matches('\''));
                 before.is_some_and(|before| before.is_empty() || before.ends_with(' '))
             });
             text = format!("{text}: {}", rest.map_or(&*part, |(_, rest)| rest));
@@ -172,6 +172,7 @@ mod tests {
         };
         assert_eq!(of("/x/wo: no space", "/x/wo"), "/x/wo: no space");
         assert_eq!(of("/wo: no space", "a to /wo"), "a to /wo: no space");
+        assert_eq!(of("'/wo': not there", "/wo"), "/wo: not there");
         assert_eq!(of("wo: no space", "/x/wo"), "/x/wo: wo: no space");
         assert_eq!(of("/x: no space", "/x/wo"), "/x/wo: /x: no space");
     }

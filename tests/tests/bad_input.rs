@@ -12,6 +12,7 @@ use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -303,11 +304,19 @@ fn a_metaserver_whose_disk_is_full_says_so_and_goes_on_where_there_is_room() -> 
     ensure!(!log.contains("a stream"), "a client that leaves: {log}");
     cluster.stop("metaserver-1")?;
 
-    // Before a start, which sets room aside for the log.
-    let found = rustix::fs::statvfs(own.path())?;
-    let free = (found.f_bavail * found.f_frsize).saturating_sub(4 << 20);
-    fs::write(&in_the_way, vec![1; free as usize])?;
+    // Before a start, which would set room aside for the log; what is left then goes after it.
+    let fill = |left: u64| -> Result<()> {
+        let found = rustix::fs::statvfs(own.path())?;
+        let free = (found.f_bavail * found.f_frsize).saturating_sub(left);
+        let mut other = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&in_the_way)?;
+        Ok(other.write_all(&vec![1; free as usize])?)
+    };
+    fill(24 << 20)?;
     cluster.start_with("metaserver-1", &args)?;
+    fill(1 << 20)?;
     let value = "x".repeat(60_000);
     let ended = || -> Result<Option<String>> {
         let log = fs::read_to_string(cluster.folder("metaserver-1").join("log"))?;
@@ -328,7 +337,7 @@ fn a_metaserver_whose_disk_is_full_says_so_and_goes_on_where_there_is_room() -> 
             break;
         }
     }
-    let words = words.context("4 MiB took 24 MB")?;
+    let words = words.context("1 MiB took 24 MB")?;
     for part in [args[1], "its disk is full", "MiB are free", "start this"] {
         ensure!(words.contains(part), "{part} in {words}");
     }

@@ -133,10 +133,11 @@ pub fn inspect(path: &Path) -> Result<State> {
             Ok(State::Formatted(identity))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let was_opened = path.join(OPEN_FILE).exists() && Rooms::of(path).chunks.exists();
+            let rooms = Rooms::of(path);
+            let was_disk = rooms.chunks.exists() && rooms.segments.exists();
             Ok(match is_empty(path)? {
                 true => State::Empty,
-                false if was_opened => State::Nameless,
+                false if was_disk => State::Nameless,
                 false => State::Foreign,
             })
         }
@@ -442,13 +443,13 @@ mod tests {
         format(dir.path(), IDENTITY_1).unwrap();
         fs::write(dir.path().join("chunks/0a/0001-000000000000000a"), "x").unwrap();
         fs::remove_file(dir.path().join(IDENTITY_FILE)).unwrap();
-        assert_eq!(inspect(dir.path()).unwrap(), State::Foreign);
+        assert_eq!(inspect(dir.path()).unwrap(), State::Nameless);
         assert!(format(dir.path(), IDENTITY_1).is_err());
         assert!(
             expect(dir.path(), IDENTITY_1.cluster)
                 .unwrap_err()
                 .text
-                .contains("no identity file")
+                .contains("'identity' is gone")
         );
     }
 

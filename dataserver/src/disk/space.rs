@@ -78,15 +78,6 @@ mod tests {
             "{error}"
         );
         assert!(error.text.contains("5 % are kept"), "{error}");
-        let space = Space {
-            total: 400 << 20,
-            free: 50 << 20,
-        };
-        let error = space.check(50, 64 << 20, Path::new("/d")).unwrap_err();
-        assert_eq!(
-            error.text,
-            "/d is full: 30 MiB are free for this and 64 MiB are wanted (50 of 400 MiB are free, 5 % are kept for more urgent work)"
-        );
         assert_eq!((space.lacking(50, 10), space.lacking(50, 17)), (0, 7));
         assert!(
             space
@@ -97,6 +88,15 @@ mod tests {
             space
                 .check(COLLECT_FREE_PERMILLE, 56, Path::new("d"))
                 .is_err()
+        );
+        let space = Space {
+            total: 400 << 20,
+            free: 50 << 20,
+        };
+        let error = space.check(50, 64 << 20, Path::new("/d")).unwrap_err();
+        assert_eq!(
+            error.text,
+            "/d is full: 30 MiB are free for this and 64 MiB are wanted (50 of 400 MiB are free, 5 % are kept for more urgent work)"
         );
     }
 }

@@ -90,7 +90,7 @@ fn an_empty_or_missing_directory_or_a_file_is_refused_with_the_remedy() {
     assert!(
         refused(dir.path(), CLUSTER)
             .text
-            .contains("no identity file")
+            .contains("is no disk of a cluster")
     );
 }
 

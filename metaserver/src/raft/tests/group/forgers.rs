@@ -234,8 +234,10 @@ async fn a_snapshot_that_stands_still_gives_way_to_the_next_one() {
     let leader = group.leader().await;
     assert_eq!(propose(&group.raft(leader), "x").await, 1);
     let target = group.followers(leader)[0];
-    let machine = group.raft(leader).machine().unwrap();
-    let good = machine.clone().build_snapshot().await.unwrap();
+    let mut machine = group.raft(leader).machine().unwrap();
+    let good = machine.build_snapshot().await.unwrap();
+    // Whoever has it keeps the member from stopping.
+    drop(machine);
     let vote = Vote::new_committed(group.raft(leader).metrics().term, node_id(leader));
     let forger = Forger::new(&group, &group.name(leader));
     let stalled = {
