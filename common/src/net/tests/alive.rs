@@ -123,8 +123,8 @@ async fn relay_that_is_cut_one_way(
             tokio::select! {
                 received = outside.recv_from(&mut ours) => {
                     let (len, from) = received.unwrap();
-                    // What asks whether anybody listens here has an address of its own.
-                    if !cut.load(Ordering::Relaxed) {
+                    // One byte, from an address of its own, asks whether anybody listens here.
+                    if len > 1 && !cut.load(Ordering::Relaxed) {
                         us = from;
                         inside.send(&ours[..len]).await.unwrap();
                     }
@@ -157,15 +157,13 @@ async fn peer_that_is_deaf(repeats_every: Duration) -> Peer {
 
 /// Where much is on its way, our answer waits in line.
 #[tokio::test]
-async fn a_peer_of_which_much_arrives_is_waited_for_though_it_acknowledges_nothing() {
+async fn a_peer_of_which_much_arrives_is_waited_for_though_it_does_not_hear_us() {
     let peer = peer_that_is_deaf(Duration::from_millis(40)).await;
-    let acknowledged = peer.connection.stats().frame_rx.acks;
     let work = async {
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         Ok(7)
     };
     assert_eq!(peer.while_alive("b".into(), work).await.unwrap(), 7);
-    assert_eq!(peer.connection.stats().frame_rx.acks, acknowledged);
 }
 
 #[tokio::test]
