@@ -22,7 +22,10 @@ fn ends_having_said(mut command: Child, what: &str) -> Result<()> {
     stderr.read_to_string(&mut said)?;
     let status = command.wait()?;
     ensure!(status.success(), "{status}: {said}");
-    ensure!(said.matches(what).count() == 1, "'{what}' is not in: {said}");
+    ensure!(
+        said.matches(what).count() == 1,
+        "'{what}' is not in: {said}"
+    );
     Ok(())
 }
 

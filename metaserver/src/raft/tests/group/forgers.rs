@@ -243,7 +243,11 @@ async fn a_snapshot_that_stands_still_gives_way_to_the_next_one() {
     let stalled = {
         let at = group.nodes[&target].endpoint.local_addr().unwrap();
         let peer = forger.peers.get(&group.name(target), at).await.unwrap();
-        let (send, recv) = peer.connection.open(StreamType::RaftSnapshot).await.unwrap();
+        let (send, recv) = peer
+            .connection
+            .open(StreamType::RaftSnapshot)
+            .await
+            .unwrap();
         let mut writer = BulkWriter::new(send);
         let head = SnapshotHead {
             shard: ShardId::FIRST,
