@@ -210,8 +210,16 @@ fn a_full_cluster_says_so_and_keeps_what_it_has() -> Result<()> {
             "minutes",
         ],
     )?;
-    let status = String::from_utf8(dev.ok(["status"])?.stdout)?;
-    ensure!(status.contains("is full"), "{status}");
+    // The metaserver hears of it with the next heartbeat.
+    let until = Instant::now() + Duration::from_secs(15);
+    loop {
+        let status = String::from_utf8(dev.ok(["status"])?.stdout)?;
+        if status.contains("is full") {
+            break;
+        }
+        ensure!(Instant::now() < until, "the status never says so: {status}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     // A replacement that does not fit leaves what was there.
     let other = scratch.path().join("other");
     random_file(&other, 4, 90 << 20)?;
