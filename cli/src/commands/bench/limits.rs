@@ -1,9 +1,12 @@
-//! What this machine could do at best: no cluster can be faster than its disk, its memory, its syncs.
+//! What this machine could do at best: no cluster can be faster than its disk, its memory, its syncs,
+//! its ciphers, its wake-ups.
 
 use super::report::Limit;
 use anyhow::{Context as _, Result, bail};
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,8 +20,14 @@ const ALIGNMENT: usize = 4096;
 /// What is copied in memory at a time, in bytes: much more than caches hold.
 const COPY_LEN: usize = 256 << 20;
 
+/// What is encrypted at a time, in bytes: a datagram over loopback.
+const ENCRYPT_LEN: usize = 64 << 10;
+
 /// How long single syncs are counted.
 const SYNCS_FOR: Duration = Duration::from_secs(1);
+
+/// How long encryption, and round trips, are measured.
+const SHORT: Duration = Duration::from_millis(300);
 
 /// What this machine could do at best.
 #[derive(Clone, Debug)]
@@ -33,6 +42,10 @@ pub struct Limits {
     pub copy: f64,
     /// Appends of 4 KiB, each synced before the next, a second.
     pub syncs: f64,
+    /// AES-128-GCM by one thread, bytes a second: what is sent is encrypted once and decrypted once.
+    pub encryption: f64,
+    /// Datagrams to another thread over loopback and back, one after the other, a second.
+    pub round_trips: f64,
 }
 
 /// A file without a name: it goes with the process, however that ends.
@@ -102,6 +115,8 @@ impl Limits {
             cached_read,
             copy: copy(),
             syncs,
+            encryption: encryption()?,
+            round_trips: round_trips()?,
         })
     }
 
@@ -117,6 +132,11 @@ impl Limits {
             rate,
             is_bytes: true,
         };
+        let count = |name: &str, rate| Limit {
+            name: name.into(),
+            rate,
+            is_bytes: false,
+        };
         vec![
             bytes(
                 format!("sequential write, fdatasync at the end ({how})"),
@@ -128,11 +148,12 @@ impl Limits {
             ),
             bytes("read from the page cache".into(), self.cached_read),
             bytes("memory copy, one thread".into(), self.copy),
-            Limit {
-                name: "append 4 KiB + fdatasync, one after the other".into(),
-                rate: self.syncs,
-                is_bytes: false,
-            },
+            bytes("AES-128-GCM, one thread".into(), self.encryption),
+            count("append 4 KiB + fdatasync, one after the other", self.syncs),
+            count(
+                "datagram over loopback and back, one after the other",
+                self.round_trips,
+            ),
         ]
     }
 }
@@ -216,6 +237,60 @@ fn syncs(file: &mut File) -> Result<f64> {
     Ok(rate(count, started))
 }
 
+fn encryption() -> Result<f64> {
+    let key = UnboundKey::new(&AES_128_GCM, &[7; 16]).context("AES-128-GCM")?;
+    let key = LessSafeKey::new(key);
+    let mut block = vec![1; ENCRYPT_LEN];
+    let started = Instant::now();
+    let mut count = 0_u64;
+    while started.elapsed() < SHORT {
+        let nonce = Nonce::from(&[0, count as u32, 0]);
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut block);
+        let tag = tag.context("AES-128-GCM")?;
+        std::hint::black_box(&tag);
+        count += 1;
+    }
+    Ok(rate(count * ENCRYPT_LEN as u64, started))
+}
+
+/// Nothing is lost on loopback as long as one datagram is on its way; a second without one is an error.
+fn round_trips() -> Result<f64> {
+    let socket = || -> Result<UdpSocket> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("a socket on loopback")?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        Ok(socket)
+    };
+    let (here, there) = (socket()?, socket()?);
+    here.connect(there.local_addr()?)?;
+    there.connect(here.local_addr()?)?;
+    // An empty datagram ends it.
+    let echo = std::thread::spawn(move || -> Result<()> {
+        let mut datagram = [0; 64];
+        loop {
+            let len = there.recv(&mut datagram)?;
+            if len == 0 {
+                return Ok(());
+            }
+            there.send(&datagram[..len])?;
+        }
+    });
+    let mut datagram = [1; 64];
+    let started = Instant::now();
+    let mut count = 0;
+    while started.elapsed() < SHORT {
+        here.send(&datagram)?;
+        here.recv(&mut datagram)
+            .context("datagrams over loopback")?;
+        count += 1;
+    }
+    let rate = rate(count, started);
+    here.send(&[])?;
+    match echo.join() {
+        Ok(ended) => ended.map(|()| rate),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,8 +304,10 @@ mod tests {
                 && limits.cached_read > 0.0
                 && limits.copy > 0.0
                 && limits.syncs > 0.0
+                && limits.encryption > 0.0
+                && limits.round_trips > 0.0
         );
-        assert_eq!(limits.list(3).len(), 5);
+        assert_eq!(limits.list(3).len(), 7);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         assert!(Limits::measure(folder.path(), u64::MAX - 1).is_err());
     }
