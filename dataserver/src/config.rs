@@ -27,7 +27,8 @@ pub struct DataserverConfig {
     /// The UDP address that it serves at.
     #[serde(default = "default_listen", deserialize_with = "values::listen")]
     pub listen: SocketAddr,
-    /// `host:port` at which clients and other servers reach it; without it, `host` and the port of `listen`.
+    /// `host:port` at which clients and other servers reach it; without it, `listen`, with the
+    /// machine's name where that is every address.
     #[serde(default)]
     pub advertise: Option<String>,
     /// The metaservers and their addresses (`host:port`).

@@ -67,7 +67,8 @@ impl Metaservers {
     /// Asks the one that answered last, and then whom it names and each of the others until one leads.
     ///
     /// # Errors
-    /// What the leader says; the last failure if none was reached: `Unreachable`, `Disconnected`, `NotLeader`.
+    /// What the leader says; the last failure if none was reached: `Unreachable`, `Disconnected`, `NotLeader`, and
+    /// `Configuration` or another refusal of a connection only if there is none of those.
     pub async fn call(&self, body: MetaBody, wait: Duration) -> Result<MetaReply> {
         let request = Bytes::from(codec::encode(&MetaRequest {
             shard: ShardId::FIRST,
@@ -76,10 +77,15 @@ impl Metaservers {
             body,
         }));
         let mut order = self.order();
-        let mut last = Error::new(Code::Unreachable, "no metaserver is known");
+        let mut failed: Option<Error> = None;
         while let Some(id) = order.pop() {
-            match self.ask(id, &request, wait).await {
-                Err(error) if is_elsewhere(&error) => {
+            let (answered, result) = match self.ask(id, &request, wait).await {
+                Ok(answer) => (true, answer.result),
+                Err(error) => (false, Err(error)),
+            };
+            match result {
+                // Whom we do not talk to, or who does not talk to us, has not answered: another may lead.
+                Err(error) if !answered || is_elsewhere(&error) => {
                     let mut answering = self.answering();
                     match error.code {
                         Code::NotLeader => answering.silent.remove(&id),
@@ -93,7 +99,10 @@ impl Metaservers {
                         order.remove(at);
                         order.push(leader);
                     }
-                    last = error.context(format_args!("metaserver {id}"));
+                    // One that will be back is waited for, whatever is wrong with the others.
+                    if is_elsewhere(&error) || !failed.as_ref().is_some_and(is_elsewhere) {
+                        failed = Some(error.context(format_args!("metaserver {id}")));
+                    }
                 }
                 settled => {
                     let mut answering = self.answering();
@@ -104,7 +113,7 @@ impl Metaservers {
             }
         }
         self.answering().current = None;
-        Err(last)
+        Err(failed.unwrap_or_else(|| Error::new(Code::Unreachable, "no metaserver is known")))
     }
 
     /// Whom to ask, the first one last.
@@ -119,7 +128,9 @@ impl Metaservers {
         order
     }
 
-    async fn ask(&self, id: ServerId, request: &Bytes, wait: Duration) -> Result<MetaReply> {
+    /// # Errors
+    /// There is no answer.
+    async fn ask(&self, id: ServerId, request: &Bytes, wait: Duration) -> Result<MetaAnswer> {
         let name = PeerName::metaserver(self.cluster, id);
         let address = &self.addresses[&id];
         let asking = async {
@@ -135,8 +146,7 @@ impl Metaservers {
         let answer = tokio::time::timeout(wait, asking)
             .await
             .unwrap_or_else(late)?;
-        let answer: MetaAnswer = codec::decode("a metaserver's answer", &answer)?;
-        answer.result
+        codec::decode("a metaserver's answer", &answer)
     }
 }
 

@@ -86,7 +86,11 @@ impl Metaserver {
         };
         if !raft.is_initialised().await? {
             match &seed {
-                Some(seed) => found(&raft, server, &address, seed).await?,
+                // Only here does it count.
+                Some(seed) => {
+                    seed.check().map_err(|error| error.context("the seed"))?;
+                    found(&raft, server, &address, seed).await?;
+                }
                 None if told_of > 0 => tracing::info!("waiting for the metaservers to call"),
                 None => return Err(no_seed(&config.dir)),
             }
@@ -313,13 +317,18 @@ mod tests {
 
     /// Starts metaserver 1 of a cluster of its own on a directory, and stops it.
     async fn start(cluster: u8, dir: &Path) -> Result<()> {
+        start_with(cluster, dir, 1).await
+    }
+
+    /// With a seed of so many copies.
+    async fn start_with(cluster: u8, dir: &Path, replicas: u8) -> Result<()> {
         let cluster = ClusterId([cluster; 16]);
         let authority = Authority::create(cluster, SystemTime::now())?;
         let name = PeerName::metaserver(cluster, ServerId(1));
         let identity = authority.issue(&name, SERVER_VALID, SystemTime::now())?;
         let seed = ClusterSeed {
             cluster,
-            replicas: 1,
+            replicas,
             min_members: 1,
             pg_count: 4,
             dataservers: 1,
@@ -348,6 +357,18 @@ mod tests {
         let both = [1, 2].map(|cluster| ClusterId([cluster; 16]).to_string());
         assert!(both.iter().all(|id| refused.text.contains(id)), "{refused}");
         start(1, dir.path()).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_seed_counts_only_where_there_is_no_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = start_with(1, dir.path(), 3).await.unwrap_err();
+        assert_eq!(refused.code, Code::Configuration, "{refused}");
+        for part in ["the seed: replicas = 3", "fewer copies"] {
+            assert!(refused.text.contains(part), "{refused}");
+        }
+        start_with(1, dir.path(), 1).await.unwrap();
+        start_with(1, dir.path(), 3).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

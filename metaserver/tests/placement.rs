@@ -75,8 +75,8 @@ async fn a_receipt_of_former_members_counts_once_the_present_ones_have_confirmed
     let mut forged = forged;
     forged.macs[0].mac[0] ^= 1;
 
-    members[0].link.ask(MetaBody::Goodbye).await.unwrap();
     members[0].hush();
+    members[0].link.ask(MetaBody::Goodbye).await.unwrap();
     let took = cluster
         .until("replaced", |map| has(map, spare[0].disk))
         .await;
@@ -126,8 +126,8 @@ async fn members_that_change_while_they_confirm_are_asked_again() {
     let before = cluster.map().await;
     let (mut members, mut spare) = split(&before, all);
     let old = receipt(chunk, before.rows[&POOL][0].epoch, &members);
-    members[0].link.ask(MetaBody::Goodbye).await.unwrap();
     members[0].hush();
+    members[0].link.ask(MetaBody::Goodbye).await.unwrap();
     cluster
         .until("replaced", |map| !has(map, members[0].disk))
         .await;
@@ -142,9 +142,9 @@ async fn members_that_change_while_they_confirm_are_asked_again() {
         tokio::spawn(async move { client.ask(request).await })
     };
     tokio::time::sleep(Duration::from_millis(200)).await;
-    substitute.link.ask(MetaBody::Goodbye).await.unwrap();
     let mut substitute = substitute;
     substitute.hush();
+    substitute.link.ask(MetaBody::Goodbye).await.unwrap();
     cluster
         .until("replaced again", |map| has(map, spare[0].disk))
         .await;
@@ -225,8 +225,8 @@ async fn a_disk_goes_out_comes_back_and_its_group_is_clean_after_each_report() {
     let (mut members, spare) = split(&map, all);
     let gone = members[0].disk;
     let state = move |map: &ClusterMap| map.topology.disks[&gone].state;
-    members[0].link.ask(MetaBody::Goodbye).await.unwrap();
     members[0].hush();
+    members[0].link.ask(MetaBody::Goodbye).await.unwrap();
     cluster
         .until("out", |map| state(map) == DiskState::Out)
         .await;

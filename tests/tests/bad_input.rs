@@ -108,7 +108,7 @@ fn names_and_paths_that_can_not_be_are_refused() -> Result<()> {
         (vec!["put", local, "/d"], ["/d/local", "director"]),
         (
             vec!["put", "-r", "/no/such/tree", "/d"],
-            ["/no/such/tree", ""],
+            ["/no/such/tree", "No such file"],
         ),
         (vec!["cat", "/d"], ["/d", "director"]),
         (vec!["cat", "/d/e/file/more"], ["/d/e/file", "director"]),

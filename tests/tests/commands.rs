@@ -199,6 +199,8 @@ fn an_interrupted_append_tells_what_stays(dev: &Dev) -> Result<()> {
     while json(dev, &["stat", "--json", "/pieces"])?[0]["size"] != 16 << 20 {
         ensure!(Instant::now() < until, "a whole piece is not appended");
     }
+    // The cluster has it before the command hears of that.
+    std::thread::sleep(Duration::from_secs(2));
     let (code, _) = interrupt(&mut append)?;
     drop(input);
     let told = std::io::read_to_string(append.stderr.context("a pipe was asked for")?)?;

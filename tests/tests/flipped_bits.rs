@@ -11,6 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// The bit that is flipped.
+const FLIPPED: u8 = 0x10;
+
 /// Every place below `dir` where `needle` is stored, in the order of the disks; the trash does not count.
 ///
 /// Its servers run: what they remove or move meanwhile is not there.
@@ -52,11 +55,24 @@ fn unless_gone<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// Mends the copy if it is still there: a repair may be writing another one, or have done so.
+fn flip_back(path: &Path, at: u64, whole: u8) -> Result<()> {
+    let Some(file) = unless_gone(File::options().read(true).write(true).open(path))? else {
+        return Ok(());
+    };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    if byte[0] == whole ^ FLIPPED {
+        file.write_all_at(&[whole], at)?;
+    }
+    Ok(())
+}
+
 fn flip(path: &Path, at: u64) -> Result<()> {
     let file = File::options().read(true).write(true).open(path)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at)?;
-    file.write_all_at(&[byte[0] ^ 0x10], at)?;
+    file.write_all_at(&[byte[0] ^ FLIPPED], at)?;
     Ok(())
 }
 
@@ -92,7 +108,7 @@ fn a_flipped_bit_in_any_replica_is_never_read() -> Result<()> {
             let until = Instant::now() + Duration::from_secs(3);
             while replicas(dev.dir(), needle)?.len() < 3 {
                 if Instant::now() > until {
-                    flip(path, *at)?;
+                    flip_back(path, *at, needle[0])?;
                     break;
                 }
                 std::thread::sleep(Duration::from_millis(100));

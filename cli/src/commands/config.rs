@@ -66,7 +66,11 @@ pub fn check(path: &Path) -> Result<&'static str> {
         Ok("client")
     } else if has("dir") || has("authority") {
         let settings = metaserver::Run::of_file(path.to_path_buf()).settings()?;
-        settings.files()?;
+        let files = settings.files()?;
+        if let (Some(path), Some(seed)) = (&settings.seed, files.seed) {
+            seed.check()
+                .map_err(|error| error.context(path.display()))?;
+        }
         Ok("metaserver")
     } else if has("disks") || has("metaservers") {
         let settings = dataserver::Run::of_file(path.to_path_buf()).settings()?;

@@ -225,8 +225,9 @@ fn open_db_for(path: &Path, options: &RocksOptions, purpose: Use) -> Result<DB> 
         Use::Read => DB::open_cf_descriptors_read_only(&db, path, families, false),
     };
     opened.map_err(|error| {
-        // Its own word for it is 'Resource temporarily unavailable'.
-        if error.to_string().contains("/LOCK:") {
+        // Its own words for it, of another process and of this one.
+        let said = error.to_string();
+        if said.contains("While lock file") || said.contains("lock hold by current process") {
             let text = format!(
                 "the state {} is in use by another metaserver: stop that one, or name this one's own directory",
                 path.display()

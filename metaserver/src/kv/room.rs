@@ -55,8 +55,31 @@ pub(crate) fn io_error(path: &Path, what: &str, error: io::Error) -> Error {
     let path = path.display();
     match error.kind() {
         io::ErrorKind::StorageFull => full(format_args!("{path} {what}")),
-        _ => Error::new(Code::Io, format!("{path} {what}")).with_source(error),
+        _ => {
+            let remedy = remedy(&error.to_string());
+            Error::new(Code::Io, format!("{path} {what}{remedy}")).with_source(error)
+        }
     }
+}
+
+/// What to do about an error of the system, which RocksDB passes on as text only.
+fn remedy(error: &str) -> &'static str {
+    let remedies = [
+        (
+            "Permission denied",
+            "; give the directory to the user that runs the metaserver (chown), or run it as another",
+        ),
+        (
+            "Read-only file system",
+            "; the file system is read-only: check it (dmesg) and remount it",
+        ),
+        (
+            "Too many open files",
+            "; raise the limit of open files (ulimit -n)",
+        ),
+    ];
+    let found = remedies.iter().find(|(what, _)| error.contains(what));
+    found.map_or("", |(_, remedy)| remedy)
 }
 
 /// An error of RocksDB, with the thing and what was done: damage and a full disk have codes of their own.
@@ -66,7 +89,10 @@ pub(crate) fn rocks_error(name: &str, doing: &str, error: rocksdb::Error) -> Err
         rocksdb::ErrorKind::Corruption => Error::new(Code::ChecksumMismatch, text),
         // It has no kind for that.
         _ if text.contains("No space left on device") => full(format_args!("{name} {doing}")),
-        _ => Error::new(Code::Io, text),
+        _ => {
+            let remedy = remedy(&text);
+            Error::new(Code::Io, format!("{text}{remedy}"))
+        }
     }
 }
 

@@ -36,7 +36,12 @@ pub type Fatal = Arc<dyn Fn(&Error) + Send + Sync>;
 pub fn end_process(dir: &Path) -> Fatal {
     let dir = dir.to_owned();
     Arc::new(move |error| {
-        tracing::error!("{}", last_words(&dir, error));
+        let words = last_words(&dir, error);
+        // Who has the log without errors is told all the same.
+        match tracing::enabled!(tracing::Level::ERROR) {
+            true => tracing::error!("{words}"),
+            false => eprintln!("{words}"),
+        }
         std::process::abort();
     })
 }

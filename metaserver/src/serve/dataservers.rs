@@ -11,6 +11,8 @@ use quarry_common::wire::meta::{
     Complete, Heartbeat, HeartbeatReply, MetaReply, Registered, Registration,
 };
 use quarry_common::{Code, Error, Result};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Groups in one report of completeness: one command of some 100 KiB.
@@ -19,9 +21,36 @@ const REPORTS_MAX: usize = 4_096;
 /// Where a third of all packets is lost some handshakes take so long. Who asked waits for five seconds.
 const DIAL_BACK_WITHIN: Duration = Duration::from_secs(3);
 
+/// Those that are being introduced: one at a time for each, since a name may take a resolver's thread for a while.
+pub(super) type BeingIntroduced = Mutex<BTreeSet<ServerId>>;
+
+/// One of them, until it is dropped.
+struct Introducing<'a> {
+    all: &'a BeingIntroduced,
+    server: ServerId,
+}
+
+impl<'a> Introducing<'a> {
+    fn begin(all: &'a BeingIntroduced, server: ServerId) -> Result<Introducing<'a>> {
+        let mut known = all.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.insert(server) {
+            let text = format!("dataserver {server} is being introduced already");
+            return Err(Error::new(Code::Overloaded, text));
+        }
+        Ok(Introducing { all, server })
+    }
+}
+
+impl Drop for Introducing<'_> {
+    fn drop(&mut self) {
+        let mut known = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(&self.server);
+    }
+}
+
 impl Serving {
     /// A dataserver starts. It is let in if it is the one that answers where it says, and no other process with its identity
-    /// does where it was before.
+    /// does where it was before. Why it is not is told to people as well.
     pub(super) async fn introduce(
         &self,
         peer: &Peer,
@@ -29,13 +58,30 @@ impl Serving {
         process: ProcessNumber,
     ) -> Result<MetaReply> {
         let server = peer.dataserver()?;
-        values::check_address("advertise", &address)?;
+        let _one = Introducing::begin(&self.introducing, server)?;
         self.consensus.read_barrier().await?;
+        let let_in = self.find_out(peer, server, &address, process).await;
+        let refused = let_in.as_ref().err().map(|error| error.text.clone());
+        self.health()
+            .handle_introduced(server, refused, Instant::now());
+        let_in.map(|()| MetaReply::Noted)
+    }
+
+    /// Who answers where it says, and where it was before.
+    async fn find_out(
+        &self,
+        peer: &Peer,
+        server: ServerId,
+        address: &str,
+        process: ProcessNumber,
+    ) -> Result<()> {
+        values::check_address("advertise", address)
+            .map_err(|error| error.context(format_args!("dataserver {server}")))?;
         let map = self.map();
         let known = map.topology.servers.get(&server);
         let former = known.map(|known| known.address.as_str());
         let former = former.filter(|former| *former != address);
-        let (here, there) = tokio::join!(self.who_is_at(peer, &address), async {
+        let (here, there) = tokio::join!(self.who_is_at(peer, address), async {
             self.who_is_at(peer, former?).await.ok()
         });
         let own = self.identity.name().server_id()?;
@@ -47,10 +93,10 @@ impl Serving {
             );
             Error::new(Code::Configuration, text)
         };
-        let let_in = match (here, former) {
+        match (here, former) {
             (_, Some(former)) if there.is_some_and(is_other) => Err(second(former)),
-            (Ok(found), _) if is_other(found) => Err(second(&address)),
-            (Ok(_), _) => Ok(MetaReply::Noted),
+            (Ok(found), _) if is_other(found) => Err(second(address)),
+            (Ok(_), _) => Ok(()),
             (Err(error), _) => {
                 let text = format!(
                     "metaserver {own} can not reach {address}, which dataserver {server} advertises: set 'advertise' in its \
@@ -58,11 +104,7 @@ impl Serving {
                 );
                 Err(Error::new(Code::NotReached, text))
             }
-        };
-        let refused = let_in.as_ref().err().map(|error| error.text.clone());
-        self.health()
-            .handle_introduced(server, refused, Instant::now());
-        let_in
+        }
     }
 
     /// Which process with the peer's certificate answers there now.

@@ -69,6 +69,7 @@ pub struct Serving {
     health: Mutex<Health>,
     /// The way to dataservers, for the leader's own questions.
     dial: Dial,
+    introducing: dataservers::BeingIntroduced,
     /// Wakes the placement controller.
     map_changed: Notify,
 }
@@ -96,6 +97,7 @@ impl Serving {
             capability_key: RwLock::default(),
             leases: Mutex::new(Leases::new([], now)),
             dial: Dial::new(endpoint),
+            introducing: Mutex::default(),
             map_changed: Notify::new(),
         }
     }

@@ -141,12 +141,15 @@ impl Cluster {
         (endpoint, link)
     }
 
+    /// What the leader says of dataservers; it may have to say more of this machine's disk.
     pub async fn warnings(&self) -> Vec<String> {
         let warnings = MetaBody::Admin(AdminOp::Warnings);
-        match self.client.ask(warnings).await.unwrap() {
+        let mut warnings = match self.client.ask(warnings).await.unwrap() {
             MetaReply::Admin(AdminReply::Warnings(warnings)) => warnings,
             other => panic!("{other:?}"),
-        }
+        };
+        warnings.retain(|warning| warning.contains("dataserver"));
+        warnings
     }
 
     pub async fn open_session(&mut self) {
