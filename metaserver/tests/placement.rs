@@ -298,6 +298,16 @@ async fn a_dataserver_is_let_in_where_it_is_reached_and_only_one_process_of_it()
         }
         assert_eq!(cluster.warnings().await, [refused.text]);
     }
+    // Nobody answers there, and meanwhile it is not asked for a second time.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().map(|at| (at.to_string(), silent));
+    let (nowhere, _socket) = silent.unwrap();
+    let both = tokio::join!(all[0].introduce(&nowhere), all[0].introduce(&nowhere));
+    let codes = [both.0, both.1].map(|refused| refused.unwrap_err().code);
+    assert!(
+        codes.contains(&Code::Overloaded) && codes.contains(&Code::NotReached),
+        "{codes:?}"
+    );
     assert_eq!(all[0].introduce(&at).await, Ok(MetaReply::Noted));
     assert_eq!(cluster.warnings().await, [""; 0]);
 
