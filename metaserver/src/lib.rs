@@ -14,4 +14,4 @@ pub mod session;
 pub mod state;
 
 pub use config::{ClusterSeed, MetaserverConfig};
-pub use server::{Metaserver, check_identity};
+pub use server::{Metaserver, check_identity, has_state};

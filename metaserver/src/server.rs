@@ -255,6 +255,15 @@ fn create_directory(dir: &Path) -> Result<()> {
 /// What a metaserver makes in its directory.
 const OWN: [&str; 4] = ["log", "new", "snapshots", "state"];
 
+/// Whether a directory holds the state of a metaserver, or a part of it.
+pub fn has_state(dir: &Path) -> bool {
+    let has_some = |part: &str| {
+        let mut entries = std::fs::read_dir(dir.join(part)).into_iter().flatten();
+        entries.next().is_some()
+    };
+    has_some("state") || has_some("log")
+}
+
 /// Refuses a directory with things in it that are none of a metaserver's: it is somebody else's. What people put beside a
 /// state, keys and configuration, and what a file system makes by itself is nobody's.
 fn check_directory(dir: &Path) -> Result<()> {

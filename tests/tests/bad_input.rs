@@ -454,6 +454,19 @@ fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
     let status = String::from_utf8(cluster.ok(["status"])?.stdout)?;
     ensure!(status.contains("dataserver 1 runs already"), "{status}");
 
+    // A state that is away: another one is not begun in its place.
+    let state = cluster.folder("metaserver-1").join("state");
+    let away = cluster.folder("metaserver-1").join("away");
+    cluster.kill("metaserver-1")?;
+    fs::rename(&state, &away)?;
+    fails(
+        cluster.command("metaserver-1"),
+        &["holds no metaserver's state", "mount the disk", "begun-1"],
+    )?;
+    fs::remove_dir_all(&state).ok();
+    fs::rename(&away, &state)?;
+    cluster.start("metaserver-1")?;
+
     // Ports and keys.
     fails(
         cluster.command("metaserver-1"),

@@ -19,8 +19,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
 
-/// Bytes of a file that share their chunks in one step, at most: an extent is at most a chunk long, so usual
-/// files stay well below what one command may hold. Where extents are shorter, steps are.
+/// Bytes of a file that share their chunks in the first step: an extent is at most a chunk long, so usual
+/// files stay well below what one command may hold. Where extents are shorter, steps are; in holes they grow.
 const STEP_LEN: u64 = 256 * CHUNK_LEN_MAX as u64;
 
 /// Copy files, or with -r whole trees, within the cluster
@@ -421,7 +421,7 @@ async fn in_steps(
         match each(offset, len).await {
             Ok(()) => {
                 offset += len;
-                step = (2 * step).min(STEP_LEN);
+                step = step.saturating_mul(2);
             }
             // A power of two, so that chunks are cut at few places.
             Err(error) if error.code == Code::TooBig && len > 1 => {

@@ -75,20 +75,24 @@ impl Window {
     /// # Errors
     /// As any read.
     pub async fn fetch(client: &Client, inode: InodeId, offset: u64) -> Result<Window> {
+        Window::fetch_to(client, inode, offset, offset.saturating_add(AHEAD)).await
+    }
+
+    /// As [`Window::fetch`], up to `to` or to where one answer has no room for more.
+    pub async fn fetch_to(client: &Client, inode: InodeId, offset: u64, to: u64) -> Result<Window> {
         let read = Read::Extents {
             view: View::Live,
             inode,
             offset: FileOffset(offset),
-            len: AHEAD,
+            len: to.saturating_sub(offset),
         };
         match client.read(read).await? {
-            ReadReply::Extents(page) => Ok(Window::of(page, offset)),
+            ReadReply::Extents(page) => Ok(Window::of(page, offset, to)),
             _ => Err(unexpected("extents")),
         }
     }
 
-    fn of(page: ExtentPage, offset: u64) -> Window {
-        let mut to = offset.saturating_add(AHEAD);
+    fn of(page: ExtentPage, offset: u64, mut to: u64) -> Window {
         if page.more {
             let last = page.extents.last();
             to = last.map_or(offset, |last| last.offset.0.saturating_add(last.len));
@@ -190,7 +194,7 @@ mod tests {
             extents: vec![inline(10, b"abcde"), inline(20, b"xyz")],
             more: false,
         };
-        Window::of(page, 0)
+        Window::of(page, 0, AHEAD)
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Client {
         let mut found = Vec::new();
         let mut at = 0;
         while at < attr.size {
-            let window = Window::fetch(self, attr.inode, at).await?;
+            let window = Window::fetch_to(self, attr.inode, at, attr.size).await?;
             for extent in window.extents() {
                 let from = extent.offset.0.max(at);
                 let to = extent.offset.0.saturating_add(extent.len).min(window.size);

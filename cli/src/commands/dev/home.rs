@@ -3,6 +3,7 @@
 use crate::account;
 use crate::failure::Misuse;
 use crate::founding;
+use crate::path::escaped;
 use crate::server::load_identity;
 use crate::size::counted;
 use anyhow::{Context as _, Result, bail};
@@ -45,6 +46,8 @@ const OUT_AFTER_SECONDS: u64 = 20;
 /// control                  the socket of a process whose servers are processes of their own
 /// meta-1.log ...           of such servers, also dataservers' (data-1.log ...)
 /// seed.toml                what such metaservers are started with
+/// seed.toml.begun-1        the cluster was begun: it is not begun again without its state
+/// making                   all this is being made for the first time
 /// authority.pem            the cluster's authority
 /// client.toml              the admin's client file
 /// meta-1/ ...              identity.pem, and a metaserver's state; metaserver.toml of a process of its own
@@ -114,6 +117,16 @@ impl Home {
         self.dir.join("lock")
     }
 
+    /// There from the first moment until dev.toml is.
+    fn making(&self) -> PathBuf {
+        self.dir.join("making")
+    }
+
+    /// The seed of the cluster, a file where its servers are processes of their own.
+    pub fn seed(&self) -> PathBuf {
+        self.dir.join("seed.toml")
+    }
+
     /// The log of a detached process.
     pub fn log(&self) -> PathBuf {
         self.dir.join("log")
@@ -137,10 +150,10 @@ impl Home {
         self.dir.join("client.toml")
     }
 
-    /// Makes the directory, for its owner alone: there are keys in it.
+    /// Makes the directory, for its owner alone: there are keys in it. There from before it must be a cluster's, or empty.
     ///
     /// # Errors
-    /// It can not be made.
+    /// It can not be made, or is somebody else's.
     pub fn make(&self) -> Result<()> {
         use std::os::unix::fs::DirBuilderExt;
         let made = std::fs::DirBuilder::new()
@@ -152,7 +165,31 @@ impl Home {
                 "{}: can not be made; choose another place with --dir",
                 self.dir.display()
             )
-        })
+        })?;
+        let making = self.making();
+        let is_ours = || self.dir.join("dev.toml").exists() || making.exists();
+        if is_ours() {
+            return Ok(());
+        }
+        if self.metaserver_dir(ServerId(1)).join("state").exists() {
+            bail!(
+                "{}: has the state of a cluster but no dev.toml: restore that file, or choose another place with --dir",
+                self.dir.display()
+            );
+        }
+        for entry in std::fs::read_dir(&self.dir)? {
+            let name = entry?.file_name();
+            // Another process may have begun meanwhile.
+            if name != "lost+found" && !is_ours() {
+                bail!(
+                    "{}: has something else in it ({}) and no development cluster: choose another place with --dir",
+                    self.dir.display(),
+                    escaped(name.as_encoded_bytes())
+                );
+            }
+        }
+        std::fs::write(&making, "")
+            .with_context(|| format!("{}: can not be written", making.display()))
     }
 
     /// What the cluster there is made of; `None` if there is none yet.
@@ -239,14 +276,7 @@ impl Home {
     }
 
     fn make_cluster(&self, wanted: Wanted) -> Result<Plan> {
-        // Without dev.toml an earlier start was cut off before there was anything to lose, or the
-        // file was lost and there is.
-        if self.metaserver_dir(ServerId(1)).join("state").exists() {
-            bail!(
-                "{}: has the state of a cluster but no dev.toml: restore that file, or choose another place with --dir",
-                self.dir.display()
-            );
-        }
+        // What is there without dev.toml is of an earlier start that was cut off before there was anything to lose.
         let dataservers = wanted.dataservers.unwrap_or(DATASERVERS);
         let metaservers = wanted.metaservers.unwrap_or(METASERVERS) as usize;
         let mut metaserver_ports = free_ports(metaservers + dataservers as usize)?;
@@ -280,6 +310,9 @@ impl Home {
         let path = self.dir.join("dev.toml");
         durable::replace(&path, format!("{head}{text}").as_bytes())
             .with_context(|| format!("{}: can not be written", path.display()))?;
+        let making = self.making();
+        std::fs::remove_file(&making)
+            .with_context(|| format!("{}: can not be removed", making.display()))?;
         Ok(plan)
     }
 
@@ -506,6 +539,7 @@ mod tests {
     fn another_shape_is_refused_with_the_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path().to_path_buf());
+        home.make().unwrap();
         home.found_or_make(Wanted::default()).unwrap();
         let differ = |metaservers, dataservers| Wanted {
             metaservers,
@@ -526,13 +560,37 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path().to_path_buf());
         std::fs::create_dir_all(folder.path().join("meta-1/state")).unwrap();
-        assert!(home.found_or_make(Wanted::default()).is_err());
+        let error = home.make().unwrap_err().to_string();
+        assert!(error.contains("restore that file"), "{error}");
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_left_alone_and_a_start_that_was_cut_off_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(folder.path().to_path_buf());
+        std::fs::write(home.client_file(), "another cluster's").unwrap();
+        let error = home.make().unwrap_err().to_string();
+        assert!(
+            error.contains("client.toml") && error.contains("--dir"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        std::fs::remove_file(home.client_file()).unwrap();
+        std::fs::create_dir(folder.path().join("lost+found")).unwrap();
+        home.make().unwrap();
+        std::fs::write(home.authority_path(), "half of").unwrap();
+        home.make().unwrap();
+        let plan = home.found_or_make(Wanted::default()).unwrap();
+        home.make().unwrap();
+        assert_eq!(home.found_or_make(Wanted::default()).unwrap(), plan);
+        assert!(!home.making().exists());
     }
 
     #[test]
     fn a_cluster_of_an_earlier_version_is_taken_over() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path().to_path_buf());
+        home.make().unwrap();
         let plan = home.found_or_make(Wanted::default()).unwrap();
         let path = folder.path().join("dev.toml");
         let now = format!("metaserver_ports = [{}]", plan.metaserver_ports[0]);

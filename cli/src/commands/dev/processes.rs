@@ -115,7 +115,7 @@ pub fn wait_for_earlier(home: &Home, plan: &Plan) -> Result<()> {
 impl<'a> Processes<'a> {
     fn new(home: &'a Home, plan: &'a Plan) -> Result<Processes<'a>> {
         let authority = home.authority(plan)?;
-        write(&home.dir().join("seed.toml"), &plan.seed(&authority))?;
+        write(&home.seed(), &plan.seed(&authority))?;
         let all = Server::all(plan)
             .into_iter()
             .map(|(server, address)| Member {
@@ -203,7 +203,7 @@ impl<'a> Processes<'a> {
                 let settings = Settings {
                     identity: &dir.join("identity.pem"),
                     authority: Some(self.home.authority_path()),
-                    seed: Some(self.home.dir().join("seed.toml")),
+                    seed: Some(self.home.seed()),
                     config,
                 };
                 write(&dir.join("metaserver.toml"), &settings)?;
@@ -479,6 +479,7 @@ mod tests {
             dataservers: Some(2),
             disks: Some(2),
         };
+        home.make().unwrap();
         let plan = home.found_or_make(wanted).unwrap();
         let processes = Processes::new(&home, &plan).unwrap();
         let authority = home.authority(&plan).unwrap();

@@ -4,6 +4,7 @@ use super::control::{Request, ask};
 use super::home::{Home, Plan, Wanted};
 use super::lock::{Holder, Lock, holder};
 use super::processes;
+use crate::commands::metaserver::Begun;
 use crate::context::Context;
 use crate::failure::Interrupted;
 use crate::server::{self, Stopped};
@@ -102,8 +103,11 @@ async fn start(home: &Home, plan: &Plan, file: ClientFile) -> Result<Servers> {
     for (server, _) in plan.metaservers() {
         let (config, identity) = home.metaserver(&authority, plan, server)?;
         let authority = home.authority(plan)?;
+        let begun = Begun::of(server, &home.seed(), &seed, &config.dir);
+        begun.check()?;
         let started = Metaserver::start(config, identity, authority, Some(seed.clone())).await;
         metaservers.push(started.map_err(|error| with_ports(home, error))?);
+        begun.note();
     }
     let mut settings = Vec::new();
     for server in plan.servers() {

@@ -1,8 +1,10 @@
 //! `quarry metaserver`.
 
+mod begun;
 mod members;
 mod run;
 
+pub use begun::Begun;
 pub use run::Run;
 
 use crate::context::Context;

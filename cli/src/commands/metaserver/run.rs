@@ -1,5 +1,6 @@
 //! `quarry metaserver run`.
 
+use super::begun::Begun;
 use crate::server;
 use anyhow::{Context as _, Result};
 use quarry_common::config::ConfigFile;
@@ -106,6 +107,16 @@ impl Run {
             authority,
             seed,
         } = settings.files()?;
+        let begun = match (&settings.seed, &seed) {
+            (Some(path), Some(seed)) => {
+                let server = identity.name().server_id()?;
+                Some(Begun::of(server, path, seed, &settings.server.dir))
+            }
+            _ => None,
+        };
+        if let Some(begun) = &begun {
+            begun.check()?;
+        }
         server::run(async move |mut stopped| {
             let starting =
                 quarry_metaserver::Metaserver::start(settings.server, identity, authority, seed);
@@ -114,6 +125,9 @@ impl Run {
                 // It may have to wait until it leads; what it had begun is as after a crash.
                 () = &mut stopped => return Ok(()),
             };
+            if let Some(begun) = begun {
+                begun.note();
+            }
             crate::server::say_ready(&format!("metaserver at {}", server.local_addr()?))?;
             stopped.await;
             Ok(server.stop().await?)
