@@ -49,7 +49,7 @@ fn commands_do_what_their_namesakes_do() -> Result<()> {
     let dev = Dev::start(&disk.path().join("cluster"), 1)?;
     directories_and_lists(&dev)?;
     contents(&dev, scratch.path())?;
-    links_and_copies(&dev)?;
+    links_and_copies(&dev, scratch.path())?;
     trees(&dev, scratch.path())?;
     what_is_allowed(&dev, scratch.path())?;
     lost_client_files(&dev, scratch.path())?;
@@ -210,7 +210,7 @@ fn an_interrupted_append_tells_what_stays(dev: &Dev) -> Result<()> {
     Ok(())
 }
 
-fn links_and_copies(dev: &Dev) -> Result<()> {
+fn links_and_copies(dev: &Dev, scratch: &Path) -> Result<()> {
     dev.ok(["mkdir", "/c"])?;
     with_input(dev.quarry(["put", "-", "/c/data"]), &vec![b'd'; 200_000])?;
     dev.ok(["ln", "/c/data", "/c/second"])?;
@@ -238,6 +238,40 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
         );
     }
     ensure!(said(dev, &["cat", "/tree/second"])?.len() == 200_000);
+    // A file by itself goes where a link leads.
+    let local = scratch.join("by-itself");
+    fs::write(&local, "put")?;
+    let local = local.to_str().context("utf-8")?;
+    dev.ok(["mkdir", "/t"])?;
+    with_input(dev.quarry(["put", "-", "/t/file"]), b"old")?;
+    with_input(dev.quarry(["put", "-", "/t/copied"]), b"copied")?;
+    dev.ok(["ln", "-s", "file", "/t/link"])?;
+    dev.ok(["ln", "-s", "nowhere", "/t/dangling"])?;
+    dev.ok(["cp", "-p", "/t/copied", "/t/link"])?;
+    ensure!(said(dev, &["cat", "/t/file"])? == "copied");
+    dev.ok(["put", local, "/t/link"])?;
+    ensure!(said(dev, &["cat", "/t/file"])? == "put");
+    with_input(dev.quarry(["put", "-", "/t/link"]), b"input")?;
+    ensure!(said(dev, &["cat", "/t/file"])? == "input");
+    for args in [
+        ["cp", "/t/copied", "/t/dangling"],
+        ["put", local, "/t/dangling"],
+    ] {
+        let refused = dev.refused(args)?;
+        let told = "/t/dangling: is a dangling link: not written through";
+        ensure!(refused.contains(told), "{refused}");
+    }
+    let links = said(dev, &["ls", "-l", "/t"])?;
+    ensure!(links.contains(" link -> file\n") && links.contains(" dangling -> nowhere\n"));
+    ensure!(
+        dev.refused(["cp", "/t/file", "/t/link"])?
+            .contains("same file")
+    );
+    dev.ok(["mv", "/t/copied", "/t/link"])?;
+    ensure!(said(dev, &["ls", "/t"])? == "dangling\nfile\nlink\n");
+    ensure!(said(dev, &["cat", "/t/file"])? == "input");
+    dev.ok(["rm", "-r", "/t"])?;
+
     // Within a tree nothing goes where a link leads.
     dev.ok(["mkdir", "-p", "/from/sub", "/into", "/outside"])?;
     with_input(dev.quarry(["put", "-", "/from/sub/file"]), b"new")?;
