@@ -54,8 +54,13 @@ impl Remote {
         typed.iter().map(Remote::parse).collect()
     }
 
-    /// The bytes, without trailing slashes.
+    /// The bytes as typed: with a slash at their end the metaserver refuses what is no directory.
     pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes without trailing slashes.
+    pub fn trimmed(&self) -> &[u8] {
         trimmed(&self.0)
     }
 
@@ -66,14 +71,14 @@ impl Remote {
 
     /// The last name, unless it is `/`, `.` or `..`.
     pub fn name(&self) -> Option<&[u8]> {
-        let name = self.bytes().rsplit(|byte| *byte == b'/').next()?;
+        let name = self.trimmed().rsplit(|byte| *byte == b'/').next()?;
         let odd: [&[u8]; 3] = [b"", b".", b".."];
         (!odd.contains(&name)).then_some(name)
     }
 
     /// The path of a name in this directory.
     pub fn join(&self, name: &[u8]) -> Remote {
-        Remote(join(self.bytes(), name))
+        Remote(join(&self.0, name))
     }
 
     /// For a message: odd bytes escaped.
@@ -127,10 +132,11 @@ mod tests {
     fn trailing_slashes_mean_a_directory_and_names_are_joined() {
         let path = parse("/a/b//").unwrap();
         assert!(path.wants_directory());
-        assert_eq!(path.bytes(), b"/a/b");
+        assert_eq!(path.bytes(), b"/a/b//");
+        assert_eq!(path.trimmed(), b"/a/b");
         assert_eq!(path.name(), Some(&b"b"[..]));
         assert_eq!(path.join(b"c").bytes(), b"/a/b/c");
-        assert_eq!(parse("//").unwrap().bytes(), b"/");
+        assert_eq!(parse("//").unwrap().trimmed(), b"/");
         assert_eq!(parse("/").unwrap().join(b"c").bytes(), b"/c");
         assert_eq!(parse("/a/..").unwrap().name(), None);
         assert_eq!(parse("/").unwrap().name(), None);

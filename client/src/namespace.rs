@@ -281,8 +281,12 @@ impl Client {
     /// Makes an empty file; without `exclusive`, an existing one is returned as it is.
     ///
     /// # Errors
-    /// `Exists`, `NotFound`, `AccessDenied`.
+    /// `Exists`, `NotFound`, `AccessDenied`; `IsDirectory` for a path that ends in a slash.
     pub async fn create(&self, path: &[u8], mode: u16, exclusive: bool) -> Result<Attr> {
+        if path.ends_with(b"/") {
+            let text = format!("{}: a file's name can not end in '/'", shown(path));
+            return Err(Error::new(Code::IsDirectory, text));
+        }
         let op = |parent, name| Op::Create {
             parent,
             name,

@@ -50,6 +50,7 @@ fn commands_do_what_their_namesakes_do() -> Result<()> {
     directories_and_lists(&dev)?;
     contents(&dev, scratch.path())?;
     links_and_copies(&dev, scratch.path())?;
+    slashes(&dev, scratch.path())?;
     trees(&dev, scratch.path())?;
     what_is_allowed(&dev, scratch.path())?;
     lost_client_files(&dev, scratch.path())?;
@@ -317,6 +318,76 @@ fn links_and_copies(dev: &Dev, scratch: &Path) -> Result<()> {
     ensure!(said(dev, &["ls", "/tree/moved"])? == "/tree/moved\n");
     dev.refused(["mv", "-n", "/tree/moved", "/c/data"])?;
     dev.refused(["ls", "/copy"])?;
+    Ok(())
+}
+
+/// A slash at the end of a path says that a directory is meant.
+fn slashes(dev: &Dev, scratch: &Path) -> Result<()> {
+    let local = scratch.join("slashes");
+    let local = local.to_str().context("utf-8")?;
+    fs::write(local, "x")?;
+    dev.ok(["mkdir", "/s", "/s/d/"])?;
+    dev.ok(["put", local, "/s/f"])?;
+    dev.ok(["ln", "-s", "d", "/s/link"])?;
+    for args in [
+        vec!["rm", "/s/f/"],
+        vec!["rm", "-rf", "/s/f/"],
+        vec!["rmdir", "/s/f/"],
+        vec!["cat", "/s/f/"],
+        vec!["ls", "/s/f/"],
+        vec!["ls", "-d", "/s/f/"],
+        vec!["stat", "/s/f/"],
+        vec!["cp", "/s/f/", "/s/x"],
+        vec!["cp", "/s/d/../f", "/s/f/"],
+        vec!["mv", "/s/f/", "/s/x"],
+        vec!["mv", "-T", "/s/f", "/s/x/"],
+        vec!["chmod", "644", "/s/f/"],
+        vec!["chown", "1", "/s/f/"],
+        vec!["truncate", "-s", "1", "/s/f/"],
+        vec!["append", "/s/f/", local],
+        vec!["get", "/s/f/", "-"],
+        vec!["put", local, "/s/f/"],
+        vec!["ln", "/s/f/", "/s/x"],
+    ] {
+        let refused = dev.refused(&args)?;
+        let named = refused.contains("/s/f") && refused.contains("not a directory");
+        ensure!(named, "{args:?}: {refused}");
+    }
+    // Neither a link nor what it leads to goes.
+    for args in [
+        vec!["rm", "/s/link/"],
+        vec!["rm", "-r", "/s/link/"],
+        vec!["rmdir", "/s/link/"],
+        vec!["mv", "/s/link/", "/s/x"],
+    ] {
+        let refused = dev.refused(&args)?;
+        let named = refused.contains("/s/link/: ") && refused.contains("not a directory");
+        ensure!(named, "{args:?}: {refused}");
+    }
+    // A name with a slash is no file's.
+    for args in [
+        vec!["append", "/s/x/", local],
+        vec!["truncate", "-s", "1", "/s/x/"],
+        vec!["put", local, "/s/x/"],
+        vec!["cp", "-r", "/s/f", "/s/x/"],
+        vec!["mv", "/s/f", "/s/x/"],
+    ] {
+        ensure!(dev.refused(&args)?.contains("/s/x/"), "{args:?}");
+    }
+    ensure!(said(dev, &["ls", "/s/"])? == "d\nf\nlink\n");
+    dev.ok(["put", local, "/s/d/"])?;
+    ensure!(said(dev, &["ls", "/s/link/"])? == "slashes\n");
+    dev.ok(["mkdir", "-p", "-m", "700", "/s/new/deep/"])?;
+    let made = json(dev, &["stat", "--json", "/s/new/deep"])?;
+    ensure!(made[0]["mode"] == "0700", "{made}");
+    dev.ok(["cp", "-r", "/s/d/", "/s/copy/"])?;
+    ensure!(dev.refused(["cp", "-r", "/s/d/", "/s/d/in"])?.contains("itself"));
+    dev.ok(["mv", "/s/d/", "/s/e"])?;
+    dev.ok(["mv", "/s/e/", "/s/d/"])?;
+    dev.ok(["rmdir", "/s/new/deep/"])?;
+    dev.ok(["rm", "-r", "/s/copy/"])?;
+    ensure!(said(dev, &["ls", "/s/"])? == "d\nf\nlink\nnew\n");
+    dev.ok(["rm", "-r", "/s/"])?;
     Ok(())
 }
 

@@ -95,7 +95,7 @@ impl Cp {
                     match is_directory {
                         true => {
                             copying
-                                .tree(context, path.bytes(), &attr, new.bytes())
+                                .tree(context, path.trimmed(), &attr, new.trimmed())
                                 .await
                         }
                         false => copying.one(path.bytes(), &attr, new.bytes(), true).await,
@@ -107,11 +107,10 @@ impl Cp {
     }
 
     async fn target(&self, client: &Client, from: &[Remote], to: &Remote) -> Result<Target> {
-        let one = matches!(from, [_]) && self.recursive;
-        if one && crate::target::stat_if_there(client, to).await?.is_none() {
-            return Ok(Target::As(to.clone()));
+        match from {
+            [one] if self.recursive => Target::find_for_one(client, to, one).await,
+            _ => Target::find(client, to, from.len() > 1).await,
         }
-        Target::find(client, to, from.len() > 1).await
     }
 }
 
