@@ -80,6 +80,32 @@ fn directories_and_lists(dev: &Dev) -> Result<()> {
     ensure!(said(dev, &["ls", "-d", "/l"])? == "/l\n");
     let deep = said(dev, &["ls", "-R", "/l/a"])?;
     ensure!(deep == "/l/a:\nb\n\n/l/a/b:\n", "{deep:?}");
+    // Files before directories, each in their order; a link that leads to nothing is itself a file.
+    dev.ok(["ln", "-s", "nowhere", "/l/c/dangling"])?;
+    let operands = ["/l/c", "/l/small", "/l/a", "/l/large", "/l/c/dangling"];
+    let sorted = |flag: &'static str| -> Result<String> {
+        let args: Vec<&str> = ["ls", flag].into_iter().chain(operands).collect();
+        said(dev, &args)
+    };
+    let dirs = "\n/l/a:\nb\n\n/l/c:\ndangling\n";
+    let back = "\n/l/c:\ndangling\n\n/l/a:\nb\n";
+    for (flag, expected) in [
+        ("-a", format!("/l/c/dangling\n/l/large\n/l/small\n{dirs}")),
+        ("-r", format!("/l/small\n/l/large\n/l/c/dangling\n{back}")),
+        ("-S", format!("/l/large\n/l/small\n/l/c/dangling\n{dirs}")),
+        ("-t", format!("/l/c/dangling\n/l/small\n/l/large\n{back}")),
+        (
+            "-d",
+            "/l/a\n/l/c\n/l/c/dangling\n/l/large\n/l/small\n".to_owned(),
+        ),
+    ] {
+        ensure!(sorted(flag)? == expected, "{flag}: {}", sorted(flag)?);
+    }
+    ensure!(said(dev, &["ls", "/l/c/dangling"])? == "/l/c/dangling\n");
+    let mut some = dev.quarry(["ls", "/l/none", "/l/small"]);
+    let output = some.output()?;
+    ensure!(output.status.code() == Some(1) && output.stdout == b"/l/small\n");
+    dev.ok(["rm", "/l/c/dangling"])?;
     let long = said(dev, &["ls", "-l", "/l"])?;
     let line = |name: &str| long.lines().find(|line| line.ends_with(name));
     let large = line(" large").context("a line")?;
@@ -381,7 +407,10 @@ fn slashes(dev: &Dev, scratch: &Path) -> Result<()> {
     let made = json(dev, &["stat", "--json", "/s/new/deep"])?;
     ensure!(made[0]["mode"] == "0700", "{made}");
     dev.ok(["cp", "-r", "/s/d/", "/s/copy/"])?;
-    ensure!(dev.refused(["cp", "-r", "/s/d/", "/s/d/in"])?.contains("itself"));
+    ensure!(
+        dev.refused(["cp", "-r", "/s/d/", "/s/d/in"])?
+            .contains("itself")
+    );
     dev.ok(["mv", "/s/d/", "/s/e"])?;
     dev.ok(["mv", "/s/e/", "/s/d/"])?;
     dev.ok(["rmdir", "/s/new/deep/"])?;
