@@ -143,6 +143,8 @@ impl ClientFile {
             };
             Error::new(Code::Configuration, remedy).context(path.display())
         })?;
+        let parsed =
+            ClientFile::parse(&file.text).map_err(|error| error.context(path.display()))?;
         static WARNED: Once = Once::new();
         // No refusal: the keys of a user who gives them away are the user's.
         if let Some(open) =
@@ -150,16 +152,24 @@ impl ClientFile {
         {
             WARNED.call_once(|| tracing::warn!("{open}"));
         }
-        ClientFile::parse(&file.text).map_err(|error| error.context(path.display()))
+        Ok(parsed)
     }
 
     /// Reads the text of a client file.
     ///
     /// # Errors
-    /// `Configuration` with the line that is wrong.
+    /// `Configuration` with the line that is wrong, or with how to get one.
     pub fn parse(text: &str) -> Result<ClientFile> {
         let wrong = |text: String| Error::new(Code::Configuration, text);
-        let layout: Layout = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let layout: Layout = toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| 1 + before.matches('\n').count());
+            wrong(format!(
+                "is no client file (line {line}: {}): ask an admin for one ('quarry user add NAME' or \
+                 'quarry user renew NAME' prints it)",
+                error.message()
+            ))
+        })?;
         if layout.metaservers.is_empty() {
             return Err(wrong("the client file names no metaserver".into()));
         }
@@ -270,6 +280,29 @@ mod tests {
             }
         });
         assert_eq!(warned.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_is_no_client_file_is_told_with_how_to_get_one_and_not_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passwd");
+        std::fs::write(
+            &path,
+            "# others may read it\nroot:x:0:0:root:/root:/bin/sh\n",
+        )
+        .unwrap();
+        let warned = Arc::new(AtomicU32::new(0));
+        let error = tracing::subscriber::with_default(Counter(warned.clone()), || {
+            ClientFile::load(&path).unwrap_err()
+        });
+        for part in [
+            "passwd: is no client file (line 2: ",
+            "user add",
+            "user renew",
+        ] {
+            assert!(error.text.contains(part), "{error}");
+        }
+        assert_eq!(warned.load(Ordering::Relaxed), 0);
     }
 
     #[test]
