@@ -676,6 +676,37 @@ fn standing(dev: &Dev) -> Result<()> {
         client_file.as_os_str(),
     ])?;
     ensure!(String::from_utf8(checked.stdout)?.contains("client"));
+    let client_file = client_file.to_str().context("utf-8")?;
+    let checked = json(dev, &["config", "check", "--json", client_file])?;
+    ensure!(checked["good_configuration_of"] == "client", "{checked}");
+    let again = json(dev, &["dev", "--detach", "--json", "--dir", dir])?;
+    ensure!(again["ready"] == true && again["pid"] == pid, "{again}");
+    let scratch = tempfile::tempdir()?;
+    let none = scratch.path().to_str().context("utf-8")?;
+    let stopped = json(dev, &["dev", "stop", "--json", "--dir", none])?;
+    ensure!(
+        stopped["stopped"] == false && stopped["dir"] == none,
+        "{stopped}"
+    );
+    let new = scratch.path().join("new");
+    let new = new.to_str().context("utf-8")?;
+    let made = json(
+        dev,
+        &[
+            "cluster",
+            "init",
+            "--json",
+            "--metaserver",
+            "m",
+            "--dataservers",
+            "2",
+            new,
+        ],
+    )?;
+    ensure!(
+        made["dataservers"][1] == "dataserver-2" && made["dir"] == new,
+        "{made}"
+    );
     // Used wrongly is another thing than failed.
     for (args, code) in [
         (vec!["ls", "/none"], 1),

@@ -5,6 +5,7 @@ use crate::address::{Address, DATASERVER_PORT, METASERVER_PORT};
 use crate::context::Context;
 use crate::failure::Misuse;
 use crate::founding;
+use crate::path::put_json;
 use crate::server_folder::{
     MetaserverFiles, make_empty, make_private, metaservers_toml, quoted, write,
 };
@@ -13,6 +14,8 @@ use clap::Subcommand;
 use quarry_common::identity::{Authority, PeerName, SERVER_VALID};
 use quarry_common::ids::ServerId;
 use quarry_metaserver::ClusterSeed;
+use serde_json::Map;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -134,6 +137,19 @@ impl Init {
             self.dataserver(&authority, ServerId(number), address, &known)?;
         }
         client.save(&self.dir.join("client.toml"))?;
+        if context.json {
+            let folders = |role: &str, count| -> Vec<String> {
+                (1..=count).map(|id| format!("{role}-{id}")).collect()
+            };
+            let mut object = Map::new();
+            put_json(&mut object, "dir", self.dir.as_os_str().as_bytes());
+            object.insert("cluster".into(), seed.cluster.to_string().into());
+            let metaservers = folders("metaserver", metaservers.len() as u32);
+            object.insert("metaservers".into(), metaservers.into());
+            object.insert("dataservers".into(), folders("dataserver", count).into());
+            object.insert("client_file".into(), "client.toml".into());
+            return context.print_json(&object.into());
+        }
         context.print(&self.next_steps(metaservers.len(), count))
     }
 
