@@ -7,8 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 pub use quarry_client::escaped;
 use quarry_common::limits::PATH_LEN_MAX;
 use serde_json::{Map, Value};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 /// An absolute path in the cluster. Repeated slashes and `.` are kept as typed: the metaserver
 /// resolves them; a trailing slash says that a directory is meant.
@@ -87,6 +88,17 @@ impl Remote {
     }
 }
 
+/// The name of a local file, which is not empty: the system would only say that there is no such file.
+///
+/// # Errors
+/// A [`Misuse`].
+pub fn local(typed: &OsStr) -> Result<&Path> {
+    match typed.is_empty() {
+        true => Err(Misuse::new("an empty name is no local file's").into()),
+        false => Ok(Path::new(typed)),
+    }
+}
+
 /// Without trailing slashes; `/` stays.
 fn trimmed(path: &[u8]) -> &[u8] {
     let end = path.iter().rposition(|byte| *byte != b'/');
@@ -125,6 +137,9 @@ mod tests {
         assert!(error.is::<Misuse>());
         assert!(error.to_string().contains("/a/b"));
         assert!(parse("").is_err());
+        let error = local(OsStr::new("")).unwrap_err();
+        assert!(error.is::<Misuse>() && error.to_string().contains("empty name"));
+        assert_eq!(local(OsStr::new("a")).unwrap(), Path::new("a"));
         assert!(parse(&format!("/{}", "a".repeat(PATH_LEN_MAX))).is_err());
     }
 

@@ -10,6 +10,7 @@ use quarry_common::ids::{ClusterId, ServerId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::SystemTime;
 
 /// The environment variable that names the client file.
 pub const CLUSTER_VARIABLE: &str = "QUARRY_CLUSTER";
@@ -104,6 +105,16 @@ impl ClientFile {
             )));
         }
         Ok(identity)
+    }
+
+    /// Why the metaservers refuse its certificate at `now`, if that can be seen here, with what to do.
+    pub fn unfit_at(&self, now: SystemTime) -> Option<Error> {
+        let unfit = self.identity().ok()?.check_valid(now).err()?;
+        let text = format!(
+            "{}; 'quarry user renew {}', run by an admin, prints a client file with a new one",
+            unfit.text, self.user
+        );
+        Some(Error::new(unfit.code, text))
     }
 
     /// `$XDG_CONFIG_HOME/quarry/client.toml`, or the same under `~/.config`.
@@ -364,6 +375,25 @@ mod tests {
                 text.contains(said) && text.contains("ask an admin"),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn an_expired_certificate_is_told_with_who_renews_it() {
+        let now = SystemTime::now();
+        let cluster = example().cluster;
+        let authority = Authority::create(cluster, now).unwrap();
+        let name = PeerName::user(cluster, "ann").unwrap();
+        let identity = authority.issue(&name, USER_VALID, now).unwrap();
+        let file = ClientFile {
+            identity: identity.to_pem().to_owned(),
+            ..example()
+        };
+        assert_eq!(file.unfit_at(now), None);
+        let day = std::time::Duration::from_secs(24 * 3_600);
+        let error = file.unfit_at(now + USER_VALID + 2 * day).unwrap();
+        for part in ["expired 2 days ago", "quarry user renew ann"] {
+            assert!(error.text.contains(part), "{error}");
         }
     }
 

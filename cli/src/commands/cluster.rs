@@ -225,19 +225,21 @@ impl Init {
 
     fn next_steps(&self, metaservers: usize, count: u32) -> String {
         let dir = self.dir.display();
-        let metaservers = match metaservers {
+        let servers = |role: &str, count: u32| match count {
             1 => format!(
-                "{dir}/metaserver-1    copy it to the metaserver and run there: quarry metaserver run --config metaserver-1/metaserver.toml"
+                "{dir}/{role}-1    copy it to the {role} and run there: quarry {role} run --config {role}-1/{role}.toml"
             ),
             more => format!(
-                "{dir}/metaserver-1 to {more}  copy each to its machine and run there: quarry metaserver run --config metaserver-N/metaserver.toml"
+                "{dir}/{role}-1 to {more}  copy each to its machine and run there: quarry {role} run --config {role}-N/{role}.toml"
             ),
         };
         format!(
             "{dir} holds a new cluster:\n  \
-             {metaservers}\n  \
-             {dir}/dataserver-1 to {count}  copy each to its machine and run there: quarry dataserver run --config dataserver-N/dataserver.toml\n  \
-             {dir}/client.toml     is yours, the admin's: quarry --cluster {dir}/client.toml status\n"
+             {}\n  \
+             {}\n  \
+             {dir}/client.toml     is yours, the admin's: quarry --cluster {dir}/client.toml status\n",
+            servers("metaserver", metaservers as u32),
+            servers("dataserver", count)
         )
     }
 }
@@ -258,6 +260,17 @@ mod tests {
             min_members: None,
             admin: None,
         }
+    }
+
+    #[test]
+    fn one_server_is_not_told_as_several() {
+        let one = init(Path::new("/new"), &[], Some(1)).next_steps(1, 1);
+        assert!(
+            one.contains("/dataserver-1    copy it to the dataserver"),
+            "{one}"
+        );
+        let three = init(Path::new("/new"), &[], Some(3)).next_steps(3, 3);
+        assert!(three.contains("/dataserver-1 to 3  copy each"), "{three}");
     }
 
     fn context() -> Context {

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::copying::{self, Copying};
 use crate::failure::Misuse;
 use crate::input::standard_input;
-use crate::path::{Remote, escaped};
+use crate::path::{Remote, escaped, local as local_path};
 use crate::size::umask;
 use crate::target::{Target, lstat_if_there, stat_if_there};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -64,7 +64,7 @@ impl Put {
         // What can be known to fail without the cluster fails before anything is sent.
         let mut local = Vec::new();
         for name in self.local.iter().filter(|name| *name != "-") {
-            let path = PathBuf::from(name);
+            let path = local_path(name)?.to_path_buf();
             let found = std::fs::metadata(&path).or_else(|_| std::fs::symlink_metadata(&path));
             let is_directory = found.with_context(|| escaped(name.as_bytes()))?.is_dir();
             if is_directory && !self.recursive {
