@@ -18,7 +18,7 @@ pub enum ModeChange {
 /// One `who`, `op`, `permissions` of a symbolic mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Bits of the classes it is about: 0o700, 0o070, 0o007.
+    /// Bits of the classes it is about, each with its special one: 0o4700, 0o2070, 0o1007.
     classes: u16,
     /// No class was named: the umask holds back bits.
     masked: bool,
@@ -55,15 +55,15 @@ pub fn parse_mode(text: &str) -> Result<ModeChange, String> {
         let mut classes = 0;
         for letter in clause[..ops].chars() {
             classes |= match letter {
-                'u' => 0o700,
-                'g' => 0o070,
-                'o' => 0o007,
-                'a' => 0o777,
+                'u' => 0o4700,
+                'g' => 0o2070,
+                'o' => 0o1007,
+                'a' => 0o7777,
                 _ => return Err(wrong()),
             };
         }
         let masked = classes == 0;
-        let classes = if masked { 0o777 } else { classes };
+        let classes = if masked { 0o7777 } else { classes };
         let mut rest = &clause[ops..];
         while let Some(op) = rest.chars().next() {
             let end = rest[1..]
@@ -117,42 +117,34 @@ impl Step {
     fn apply(&self, mode: u16, is_directory: bool, umask: u16) -> u16 {
         let mut bits = 0;
         match &self.permissions {
-            Permissions::CopyOf(shift) => {
-                bits = (((mode >> shift) & 7) * 0o111) & self.classes;
-            }
+            Permissions::CopyOf(shift) => bits = ((mode >> shift) & 7) * 0o111,
             Permissions::Letters(letters) => {
                 for letter in letters.chars() {
                     bits |= match letter {
-                        'r' => 0o444 & self.classes,
-                        'w' => 0o222 & self.classes,
-                        'x' => 0o111 & self.classes,
-                        'X' if is_directory || mode & 0o111 != 0 => 0o111 & self.classes,
-                        's' => {
-                            let user = if self.classes & 0o700 != 0 { 0o4000 } else { 0 };
-                            let group = if self.classes & 0o070 != 0 { 0o2000 } else { 0 };
-                            user | group
-                        }
+                        'r' => 0o444,
+                        'w' => 0o222,
+                        'x' => 0o111,
+                        'X' if is_directory || mode & 0o111 != 0 => 0o111,
+                        's' => 0o6000,
                         't' => 0o1000,
                         _ => 0,
                     };
                 }
             }
         }
+        bits &= self.classes;
+        // A directory keeps its set-id bits unless they are named.
+        let kept = match is_directory {
+            true => 0o6000 & !bits,
+            false => 0,
+        };
         if self.masked {
             bits &= !umask;
         }
         match self.op {
             '+' => mode | bits,
             '-' => mode & !bits,
-            _ => {
-                let mut cleared = self.classes;
-                // `=` on a file takes set-id bits of the classes named; a directory keeps them.
-                if !is_directory {
-                    cleared |= if self.classes & 0o700 != 0 { 0o4000 } else { 0 };
-                    cleared |= if self.classes & 0o070 != 0 { 0o2000 } else { 0 };
-                }
-                mode & !cleared | bits
-            }
+            _ => mode & (!self.classes | kept) | bits,
         }
     }
 }
@@ -186,6 +178,12 @@ mod tests {
             ("a+X", 0o744, 0o755),
             ("u+r-w", 0o200, 0o400),
             ("u=", 0o4755, 0o055),
+            ("o=", 0o1777, 0o770),
+            ("=", 0o7777, 0o000),
+            ("u=g", 0o4770, 0o770),
+            ("o+s", 0o755, 0o755),
+            ("a+t", 0o755, 0o1755),
+            ("a=,u=rwX", 0o711, 0o600),
         ] {
             assert_eq!(applied(text, before), after, "{text} on {before:o}");
         }
@@ -198,6 +196,22 @@ mod tests {
             ("00755", 0o6700, 0o755),
             ("g-s", 0o2755, 0o755),
             ("755", 0o1777, 0o755),
+            ("g=u,o=", 0o1777, 0o770),
+            ("g=u,o=", 0o3770, 0o2770),
+            ("go=", 0o3777, 0o2700),
+            ("a=", 0o1777, 0o000),
+            ("=", 0o7777, 0o6000),
+            ("u=", 0o6755, 0o6055),
+            ("g=s", 0o4755, 0o6705),
+            ("g+s,o=t", 0o700, 0o3700),
+            ("u+t", 0o755, 0o755),
+            ("u-t", 0o1777, 0o1777),
+            ("o-t", 0o1777, 0o777),
+            ("o+t", 0o755, 0o1755),
+            ("a-s", 0o6755, 0o755),
+            ("u=rwxs", 0o6755, 0o6755),
+            ("ug=t", 0o755, 0o005),
+            ("a-rwx", 0o7777, 0o7000),
         ] {
             assert_eq!(on_directory(text, before), after, "{text} on {before:o}");
         }

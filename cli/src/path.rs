@@ -7,8 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 pub use quarry_client::escaped;
 use quarry_common::limits::PATH_LEN_MAX;
 use serde_json::{Map, Value};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 /// An absolute path in the cluster. Repeated slashes and `.` are kept as typed: the metaserver
 /// resolves them; a trailing slash says that a directory is meant.
@@ -54,8 +55,13 @@ impl Remote {
         typed.iter().map(Remote::parse).collect()
     }
 
-    /// The bytes, without trailing slashes.
+    /// The bytes as typed: with a slash at their end the metaserver refuses what is no directory.
     pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes without trailing slashes.
+    pub fn trimmed(&self) -> &[u8] {
         trimmed(&self.0)
     }
 
@@ -66,19 +72,30 @@ impl Remote {
 
     /// The last name, unless it is `/`, `.` or `..`.
     pub fn name(&self) -> Option<&[u8]> {
-        let name = self.bytes().rsplit(|byte| *byte == b'/').next()?;
+        let name = self.trimmed().rsplit(|byte| *byte == b'/').next()?;
         let odd: [&[u8]; 3] = [b"", b".", b".."];
         (!odd.contains(&name)).then_some(name)
     }
 
     /// The path of a name in this directory.
     pub fn join(&self, name: &[u8]) -> Remote {
-        Remote(join(self.bytes(), name))
+        Remote(join(&self.0, name))
     }
 
     /// For a message: odd bytes escaped.
     pub fn shown(&self) -> String {
         escaped(&self.0)
+    }
+}
+
+/// The name of a local file, which is not empty: the system would only say that there is no such file.
+///
+/// # Errors
+/// A [`Misuse`].
+pub fn local(typed: &OsStr) -> Result<&Path> {
+    match typed.is_empty() {
+        true => Err(Misuse::new("an empty name is no local file's").into()),
+        false => Ok(Path::new(typed)),
     }
 }
 
@@ -120,6 +137,9 @@ mod tests {
         assert!(error.is::<Misuse>());
         assert!(error.to_string().contains("/a/b"));
         assert!(parse("").is_err());
+        let error = local(OsStr::new("")).unwrap_err();
+        assert!(error.is::<Misuse>() && error.to_string().contains("empty name"));
+        assert_eq!(local(OsStr::new("a")).unwrap(), Path::new("a"));
         assert!(parse(&format!("/{}", "a".repeat(PATH_LEN_MAX))).is_err());
     }
 
@@ -127,10 +147,11 @@ mod tests {
     fn trailing_slashes_mean_a_directory_and_names_are_joined() {
         let path = parse("/a/b//").unwrap();
         assert!(path.wants_directory());
-        assert_eq!(path.bytes(), b"/a/b");
+        assert_eq!(path.bytes(), b"/a/b//");
+        assert_eq!(path.trimmed(), b"/a/b");
         assert_eq!(path.name(), Some(&b"b"[..]));
         assert_eq!(path.join(b"c").bytes(), b"/a/b/c");
-        assert_eq!(parse("//").unwrap().bytes(), b"/");
+        assert_eq!(parse("//").unwrap().trimmed(), b"/");
         assert_eq!(parse("/").unwrap().join(b"c").bytes(), b"/c");
         assert_eq!(parse("/a/..").unwrap().name(), None);
         assert_eq!(parse("/").unwrap().name(), None);

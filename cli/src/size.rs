@@ -9,6 +9,7 @@ use quarry_common::wire::meta::FileKind;
 /// What is wrong, for clap.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let wrong = || format!("'{text}' is no size: 4096, 64K, 1M and 2G are");
     let unit = text[digits.len()..].to_ascii_uppercase();
     let shift = match unit.as_str() {
         "" | "B" => 0,
@@ -17,11 +18,9 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "G" | "GB" | "GIB" => 30,
         "T" | "TB" | "TIB" => 40,
         "P" | "PB" | "PIB" => 50,
-        _ => return Err(format!("'{unit}' is no unit: use K, M, G, T or P")),
+        _ => return Err(format!("{}; the units are K, M, G, T and P", wrong())),
     };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| format!("'{text}' is no size: 4096, 64K, 1M and 2G are"))?;
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
     number
         .checked_mul(1 << shift)
         .ok_or_else(|| format!("{text} is more than 2^64 bytes"))
@@ -146,7 +145,8 @@ mod tests {
         assert_eq!(parse_size("4K"), Ok(4096));
         assert_eq!(parse_size("1GiB"), Ok(1 << 30));
         for bad in ["", "K", "1.5M", "-1", "1X", "99999999999T"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
+            let error = parse_size(bad).unwrap_err();
+            assert!(error.contains(bad), "{error}");
         }
     }
 

@@ -29,7 +29,6 @@ impl Target {
                 to.shown()
             ))
             .into()),
-            Some(_) if to.wants_directory() => bail!("{}: is not a directory", to.shown()),
             None if several || to.wants_directory() => {
                 bail!(
                     "{0}: there is no such directory; make it with 'quarry mkdir -p {0}'",
@@ -38,6 +37,20 @@ impl Target {
             }
             _ => Ok(Target::As(to.clone())),
         }
+    }
+
+    /// As [`Target::find`], but a directory may go to a name with a slash that is not there.
+    ///
+    /// # Errors
+    /// As [`Target::find`]; there is nothing at `from`.
+    pub async fn find_for_one(client: &Client, to: &Remote, from: &Remote) -> Result<Target> {
+        if to.wants_directory() {
+            let is_directory = client.lstat(from.bytes()).await?.kind == FileKind::Directory;
+            if is_directory && stat_if_there(client, to).await?.is_none() {
+                return Ok(Target::As(to.clone()));
+            }
+        }
+        Target::find(client, to, false).await
     }
 
     /// The path for something that is called `name`.

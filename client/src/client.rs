@@ -13,7 +13,7 @@ use quarry_common::wire::meta::{
     AdminOp, Caller, MetaBody, MetaReply, Op, OpReply, Read, ReadReply, admin::AdminReply,
 };
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 /// How long to try, and where to write.
@@ -94,7 +94,11 @@ impl Client {
         let meta = Arc::new(MetaLink::new(transport.clone(), servers.collect()));
         let map = Arc::new(MapCache::default());
         let deadline = Instant::now() + options.meta_deadline;
-        let found = map.fetch(&meta, None, deadline).await?;
+        let found = map.fetch(&meta, None, deadline).await;
+        let found = found.map_err(|error| match error.code {
+            Code::Configuration => file.unfit_at(SystemTime::now()).unwrap_or(error),
+            _ => error,
+        })?;
         if found.topology.cluster != file.cluster {
             let text = format!(
                 "the metaservers are of cluster {}, the client file is for {}: get a new client file",

@@ -10,6 +10,7 @@ use quarry_common::ids::{ClusterId, ServerId};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::SystemTime;
 
 /// The environment variable that names the client file.
 pub const CLUSTER_VARIABLE: &str = "QUARRY_CLUSTER";
@@ -106,6 +107,16 @@ impl ClientFile {
         Ok(identity)
     }
 
+    /// Why the metaservers refuse its certificate at `now`, if that can be seen here, with what to do.
+    pub fn unfit_at(&self, now: SystemTime) -> Option<Error> {
+        let unfit = self.identity().ok()?.check_valid(now).err()?;
+        let text = format!(
+            "{}; 'quarry user renew {}', run by an admin, prints a client file with a new one",
+            unfit.text, self.user
+        );
+        Some(Error::new(unfit.code, text))
+    }
+
     /// `$XDG_CONFIG_HOME/quarry/client.toml`, or the same under `~/.config`.
     ///
     /// # Errors
@@ -143,6 +154,8 @@ impl ClientFile {
             };
             Error::new(Code::Configuration, remedy).context(path.display())
         })?;
+        let parsed =
+            ClientFile::parse(&file.text).map_err(|error| error.context(path.display()))?;
         static WARNED: Once = Once::new();
         // No refusal: the keys of a user who gives them away are the user's.
         if let Some(open) =
@@ -150,16 +163,24 @@ impl ClientFile {
         {
             WARNED.call_once(|| tracing::warn!("{open}"));
         }
-        ClientFile::parse(&file.text).map_err(|error| error.context(path.display()))
+        Ok(parsed)
     }
 
     /// Reads the text of a client file.
     ///
     /// # Errors
-    /// `Configuration` with the line that is wrong.
+    /// `Configuration` with the line that is wrong, or with how to get one.
     pub fn parse(text: &str) -> Result<ClientFile> {
         let wrong = |text: String| Error::new(Code::Configuration, text);
-        let layout: Layout = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        let layout: Layout = toml::from_str(text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.map_or(1, |before| 1 + before.matches('\n').count());
+            wrong(format!(
+                "is no client file (line {line}: {}): ask an admin for one ('quarry user add NAME' or \
+                 'quarry user renew NAME' prints it)",
+                error.message()
+            ))
+        })?;
         if layout.metaservers.is_empty() {
             return Err(wrong("the client file names no metaserver".into()));
         }
@@ -273,6 +294,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_client_file_is_told_with_how_to_get_one_and_not_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("passwd");
+        std::fs::write(
+            &path,
+            "# others may read it\nroot:x:0:0:root:/root:/bin/sh\n",
+        )
+        .unwrap();
+        let warned = Arc::new(AtomicU32::new(0));
+        let error = tracing::subscriber::with_default(Counter(warned.clone()), || {
+            ClientFile::load(&path).unwrap_err()
+        });
+        for part in [
+            "passwd: is no client file (line 2: ",
+            "user add",
+            "user renew",
+        ] {
+            assert!(error.text.contains(part), "{error}");
+        }
+        assert_eq!(warned.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
     fn what_is_no_file_is_no_client_file() {
         let folder = tempfile::tempdir().unwrap();
         let error = ClientFile::load(folder.path()).unwrap_err();
@@ -331,6 +375,25 @@ mod tests {
                 text.contains(said) && text.contains("ask an admin"),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn an_expired_certificate_is_told_with_who_renews_it() {
+        let now = SystemTime::now();
+        let cluster = example().cluster;
+        let authority = Authority::create(cluster, now).unwrap();
+        let name = PeerName::user(cluster, "ann").unwrap();
+        let identity = authority.issue(&name, USER_VALID, now).unwrap();
+        let file = ClientFile {
+            identity: identity.to_pem().to_owned(),
+            ..example()
+        };
+        assert_eq!(file.unfit_at(now), None);
+        let day = std::time::Duration::from_secs(24 * 3_600);
+        let error = file.unfit_at(now + USER_VALID + 2 * day).unwrap();
+        for part in ["expired 2 days ago", "quarry user renew ann"] {
+            assert!(error.text.contains(part), "{error}");
         }
     }
 

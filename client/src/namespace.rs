@@ -98,7 +98,7 @@ impl Client {
         }
     }
 
-    /// Walks to the directory of the last name, which need not exist; `attr` is `None`.
+    /// Walks to the directory of the last name; `attr` is what has that name, if anything has it.
     ///
     /// # Errors
     /// `NotFound`, `NotDirectory` for the directories on the way.
@@ -112,6 +112,26 @@ impl Client {
             Ok(ReadReply::Resolved(resolved)) => Ok(resolved),
             Ok(_) => Err(unexpected("the end of a path")),
             Err(error) => Err(error.context(shown(path))),
+        }
+    }
+
+    /// Walks to the name that contents which are stored at a path get: where a symbolic link there leads to, so
+    /// that it stays.
+    ///
+    /// # Errors
+    /// As [`Client::resolve_parent`]; `NotFound` for a link that leads to nothing.
+    pub async fn resolve_through(&self, path: &[u8]) -> Result<Resolved> {
+        let place = self.resolve_parent(path).await?;
+        let is_link = |attr: &Attr| attr.kind == FileKind::Symlink;
+        if !place.attr.as_ref().is_some_and(is_link) {
+            return Ok(place);
+        }
+        match self.resolve(path, true).await {
+            Err(error) if error.code == Code::NotFound => {
+                let text = format!("{}: is a dangling link: not written through", shown(path));
+                Err(Error::new(Code::NotFound, text))
+            }
+            found => found,
         }
     }
 
@@ -261,8 +281,12 @@ impl Client {
     /// Makes an empty file; without `exclusive`, an existing one is returned as it is.
     ///
     /// # Errors
-    /// `Exists`, `NotFound`, `AccessDenied`.
+    /// `Exists`, `NotFound`, `AccessDenied`; `IsDirectory` for a path that ends in a slash.
     pub async fn create(&self, path: &[u8], mode: u16, exclusive: bool) -> Result<Attr> {
+        if path.ends_with(b"/") {
+            let text = format!("{}: a file's name can not end in '/'", shown(path));
+            return Err(Error::new(Code::IsDirectory, text));
+        }
         let op = |parent, name| Op::Create {
             parent,
             name,

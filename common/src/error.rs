@@ -220,7 +220,12 @@ impl Error {
     }
 
     /// The same error, its text preceded by what was being done, unless it is already: `"put a to /b: disk is full"`.
+    /// One that was quoted there is not any more.
     pub fn context(mut self, doing: impl fmt::Display) -> Error {
+        let quoted = format!("'{doing}': ");
+        if self.text.starts_with(&quoted) {
+            self.text.drain(..quoted.len());
+        }
         let doing = format!("{doing}: ");
         if !self.text.starts_with(&doing) {
             self.text.insert_str(0, &doing);
@@ -318,6 +323,8 @@ mod tests {
         let error = Error::new(Code::DiskFull, "disk is full").context("/b");
         assert_eq!(error.clone().context("/b"), error);
         assert_eq!(error.context("put a").text, "put a: /b: disk is full");
+        let error = Error::new(Code::NotFound, "'/b': not there").context("/b");
+        assert_eq!(error.text, "/b: not there");
         for text in ["can not be read", "can not be read: denied"] {
             let error = Error::new(Code::Io, text).with_source("denied");
             assert_eq!(error.clone().text, "can not be read: denied");

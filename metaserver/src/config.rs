@@ -137,9 +137,12 @@ impl ClusterSeed {
             ));
         }
         if u32::from(replicas) > self.dataservers {
+            let there_are = match self.dataservers {
+                1 => "is 1 dataserver".to_owned(),
+                count => format!("are {count} dataservers"),
+            };
             return refuse(format!(
-                "replicas = {replicas}: there are {} dataservers, and no two copies of a chunk are in one: fewer copies or more dataservers",
-                self.dataservers
+                "replicas = {replicas}: there {there_are}, and no two copies of a chunk are in one: fewer copies or more dataservers"
             ));
         }
         if !(1..=replicas).contains(&min_members) {

@@ -113,6 +113,19 @@ fn names_and_paths_that_can_not_be_are_refused() -> Result<()> {
         (vec!["cat", "/d"], ["/d", "director"]),
         (vec!["cat", "/d/e/file/more"], ["/d/e/file", "director"]),
         (vec!["rmdir", "/d"], ["/d", "not empty"]),
+        (vec!["rmdir", "//"], ["/", "can not be removed"]),
+        (vec!["put", "", "/d/x"], ["empty name", "local file"]),
+        (vec!["get", "/d/e/file", ""], ["empty name", "local file"]),
+        (vec!["append", "/d/x", ""], ["empty name", "local file"]),
+        (vec!["truncate", "-s", "abc", "/d/x"], ["'abc'", "no size"]),
+        (
+            vec!["ls", "/d/no"],
+            ["ls: /d/no: there is no 'no'", "'d'\n"],
+        ),
+        (
+            vec!["mkdir", "/d/e"],
+            ["a 'e' in directory 'd' already", "/d/e"],
+        ),
     ] {
         fails(dev.quarry(args), &parts)?;
     }
@@ -430,7 +443,7 @@ fn servers_that_can_not_be_right_do_not_start() -> Result<()> {
     // An expired certificate is refused by the server also where the client's clock is right.
     fails(
         client(&expired(&at("expired.toml"), &cluster)?),
-        &["certificate", "expired"],
+        &["certificate", "expired", "quarry user renew"],
     )?;
 
     // Identities of other roles and other clusters.

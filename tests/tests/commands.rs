@@ -49,7 +49,8 @@ fn commands_do_what_their_namesakes_do() -> Result<()> {
     let dev = Dev::start(&disk.path().join("cluster"), 1)?;
     directories_and_lists(&dev)?;
     contents(&dev, scratch.path())?;
-    links_and_copies(&dev)?;
+    links_and_copies(&dev, scratch.path())?;
+    slashes(&dev, scratch.path())?;
     trees(&dev, scratch.path())?;
     what_is_allowed(&dev, scratch.path())?;
     lost_client_files(&dev, scratch.path())?;
@@ -79,6 +80,32 @@ fn directories_and_lists(dev: &Dev) -> Result<()> {
     ensure!(said(dev, &["ls", "-d", "/l"])? == "/l\n");
     let deep = said(dev, &["ls", "-R", "/l/a"])?;
     ensure!(deep == "/l/a:\nb\n\n/l/a/b:\n", "{deep:?}");
+    // Files before directories, each in their order; a link that leads to nothing is itself a file.
+    dev.ok(["ln", "-s", "nowhere", "/l/c/dangling"])?;
+    let operands = ["/l/c", "/l/small", "/l/a", "/l/large", "/l/c/dangling"];
+    let sorted = |flag: &'static str| -> Result<String> {
+        let args: Vec<&str> = ["ls", flag].into_iter().chain(operands).collect();
+        said(dev, &args)
+    };
+    let dirs = "\n/l/a:\nb\n\n/l/c:\ndangling\n";
+    let back = "\n/l/c:\ndangling\n\n/l/a:\nb\n";
+    for (flag, expected) in [
+        ("-a", format!("/l/c/dangling\n/l/large\n/l/small\n{dirs}")),
+        ("-r", format!("/l/small\n/l/large\n/l/c/dangling\n{back}")),
+        ("-S", format!("/l/large\n/l/small\n/l/c/dangling\n{dirs}")),
+        ("-t", format!("/l/c/dangling\n/l/small\n/l/large\n{back}")),
+        (
+            "-d",
+            "/l/a\n/l/c\n/l/c/dangling\n/l/large\n/l/small\n".to_owned(),
+        ),
+    ] {
+        ensure!(sorted(flag)? == expected, "{flag}: {}", sorted(flag)?);
+    }
+    ensure!(said(dev, &["ls", "/l/c/dangling"])? == "/l/c/dangling\n");
+    let mut some = dev.quarry(["ls", "/l/none", "/l/small"]);
+    let output = some.output()?;
+    ensure!(output.status.code() == Some(1) && output.stdout == b"/l/small\n");
+    dev.ok(["rm", "/l/c/dangling"])?;
     let long = said(dev, &["ls", "-l", "/l"])?;
     let line = |name: &str| long.lines().find(|line| line.ends_with(name));
     let large = line(" large").context("a line")?;
@@ -210,7 +237,7 @@ fn an_interrupted_append_tells_what_stays(dev: &Dev) -> Result<()> {
     Ok(())
 }
 
-fn links_and_copies(dev: &Dev) -> Result<()> {
+fn links_and_copies(dev: &Dev, scratch: &Path) -> Result<()> {
     dev.ok(["mkdir", "/c"])?;
     with_input(dev.quarry(["put", "-", "/c/data"]), &vec![b'd'; 200_000])?;
     dev.ok(["ln", "/c/data", "/c/second"])?;
@@ -238,6 +265,40 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
         );
     }
     ensure!(said(dev, &["cat", "/tree/second"])?.len() == 200_000);
+    // A file by itself goes where a link leads.
+    let local = scratch.join("by-itself");
+    fs::write(&local, "put")?;
+    let local = local.to_str().context("utf-8")?;
+    dev.ok(["mkdir", "/t"])?;
+    with_input(dev.quarry(["put", "-", "/t/file"]), b"old")?;
+    with_input(dev.quarry(["put", "-", "/t/copied"]), b"copied")?;
+    dev.ok(["ln", "-s", "file", "/t/link"])?;
+    dev.ok(["ln", "-s", "nowhere", "/t/dangling"])?;
+    dev.ok(["cp", "-p", "/t/copied", "/t/link"])?;
+    ensure!(said(dev, &["cat", "/t/file"])? == "copied");
+    dev.ok(["put", local, "/t/link"])?;
+    ensure!(said(dev, &["cat", "/t/file"])? == "put");
+    with_input(dev.quarry(["put", "-", "/t/link"]), b"input")?;
+    ensure!(said(dev, &["cat", "/t/file"])? == "input");
+    for args in [
+        ["cp", "/t/copied", "/t/dangling"],
+        ["put", local, "/t/dangling"],
+    ] {
+        let refused = dev.refused(args)?;
+        let told = "/t/dangling: is a dangling link: not written through";
+        ensure!(refused.contains(told), "{refused}");
+    }
+    let links = said(dev, &["ls", "-l", "/t"])?;
+    ensure!(links.contains(" link -> file\n") && links.contains(" dangling -> nowhere\n"));
+    ensure!(
+        dev.refused(["cp", "/t/file", "/t/link"])?
+            .contains("same file")
+    );
+    dev.ok(["mv", "/t/copied", "/t/link"])?;
+    ensure!(said(dev, &["ls", "/t"])? == "dangling\nfile\nlink\n");
+    ensure!(said(dev, &["cat", "/t/file"])? == "input");
+    dev.ok(["rm", "-r", "/t"])?;
+
     // Within a tree nothing goes where a link leads.
     dev.ok(["mkdir", "-p", "/from/sub", "/into", "/outside"])?;
     with_input(dev.quarry(["put", "-", "/from/sub/file"]), b"new")?;
@@ -283,6 +344,79 @@ fn links_and_copies(dev: &Dev) -> Result<()> {
     ensure!(said(dev, &["ls", "/tree/moved"])? == "/tree/moved\n");
     dev.refused(["mv", "-n", "/tree/moved", "/c/data"])?;
     dev.refused(["ls", "/copy"])?;
+    Ok(())
+}
+
+/// A slash at the end of a path says that a directory is meant.
+fn slashes(dev: &Dev, scratch: &Path) -> Result<()> {
+    let local = scratch.join("slashes");
+    let local = local.to_str().context("utf-8")?;
+    fs::write(local, "x")?;
+    dev.ok(["mkdir", "/s", "/s/d/"])?;
+    dev.ok(["put", local, "/s/f"])?;
+    dev.ok(["ln", "-s", "d", "/s/link"])?;
+    for args in [
+        vec!["rm", "/s/f/"],
+        vec!["rm", "-rf", "/s/f/"],
+        vec!["rmdir", "/s/f/"],
+        vec!["cat", "/s/f/"],
+        vec!["ls", "/s/f/"],
+        vec!["ls", "-d", "/s/f/"],
+        vec!["stat", "/s/f/"],
+        vec!["cp", "/s/f/", "/s/x"],
+        vec!["cp", "/s/d/../f", "/s/f/"],
+        vec!["mv", "/s/f/", "/s/x"],
+        vec!["mv", "-T", "/s/f", "/s/x/"],
+        vec!["chmod", "644", "/s/f/"],
+        vec!["chown", "1", "/s/f/"],
+        vec!["truncate", "-s", "1", "/s/f/"],
+        vec!["append", "/s/f/", local],
+        vec!["get", "/s/f/", "-"],
+        vec!["put", local, "/s/f/"],
+        vec!["ln", "/s/f/", "/s/x"],
+    ] {
+        let refused = dev.refused(&args)?;
+        let named = refused.contains("/s/f") && refused.contains("not a directory");
+        ensure!(named, "{args:?}: {refused}");
+    }
+    // Neither a link nor what it leads to goes.
+    for args in [
+        vec!["rm", "/s/link/"],
+        vec!["rm", "-r", "/s/link/"],
+        vec!["rmdir", "/s/link/"],
+        vec!["mv", "/s/link/", "/s/x"],
+    ] {
+        let refused = dev.refused(&args)?;
+        let named = refused.contains("/s/link/: ") && refused.contains("not a directory");
+        ensure!(named, "{args:?}: {refused}");
+    }
+    // A name with a slash is no file's.
+    for args in [
+        vec!["append", "/s/x/", local],
+        vec!["truncate", "-s", "1", "/s/x/"],
+        vec!["put", local, "/s/x/"],
+        vec!["cp", "-r", "/s/f", "/s/x/"],
+        vec!["mv", "/s/f", "/s/x/"],
+    ] {
+        ensure!(dev.refused(&args)?.contains("/s/x/"), "{args:?}");
+    }
+    ensure!(said(dev, &["ls", "/s/"])? == "d\nf\nlink\n");
+    dev.ok(["put", local, "/s/d/"])?;
+    ensure!(said(dev, &["ls", "/s/link/"])? == "slashes\n");
+    dev.ok(["mkdir", "-p", "-m", "700", "/s/new/deep/"])?;
+    let made = json(dev, &["stat", "--json", "/s/new/deep"])?;
+    ensure!(made[0]["mode"] == "0700", "{made}");
+    dev.ok(["cp", "-r", "/s/d/", "/s/copy/"])?;
+    ensure!(
+        dev.refused(["cp", "-r", "/s/d/", "/s/d/in"])?
+            .contains("itself")
+    );
+    dev.ok(["mv", "/s/d/", "/s/e"])?;
+    dev.ok(["mv", "/s/e/", "/s/d/"])?;
+    dev.ok(["rmdir", "/s/new/deep/"])?;
+    dev.ok(["rm", "-r", "/s/copy/"])?;
+    ensure!(said(dev, &["ls", "/s/"])? == "d\nf\nlink\nnew\n");
+    dev.ok(["rm", "-r", "/s/"])?;
     Ok(())
 }
 
@@ -542,6 +676,37 @@ fn standing(dev: &Dev) -> Result<()> {
         client_file.as_os_str(),
     ])?;
     ensure!(String::from_utf8(checked.stdout)?.contains("client"));
+    let client_file = client_file.to_str().context("utf-8")?;
+    let checked = json(dev, &["config", "check", "--json", client_file])?;
+    ensure!(checked["good_configuration_of"] == "client", "{checked}");
+    let again = json(dev, &["dev", "--detach", "--json", "--dir", dir])?;
+    ensure!(again["ready"] == true && again["pid"] == pid, "{again}");
+    let scratch = tempfile::tempdir()?;
+    let none = scratch.path().to_str().context("utf-8")?;
+    let stopped = json(dev, &["dev", "stop", "--json", "--dir", none])?;
+    ensure!(
+        stopped["stopped"] == false && stopped["dir"] == none,
+        "{stopped}"
+    );
+    let new = scratch.path().join("new");
+    let new = new.to_str().context("utf-8")?;
+    let made = json(
+        dev,
+        &[
+            "cluster",
+            "init",
+            "--json",
+            "--metaserver",
+            "m",
+            "--dataservers",
+            "2",
+            new,
+        ],
+    )?;
+    ensure!(
+        made["dataservers"][1] == "dataserver-2" && made["dir"] == new,
+        "{made}"
+    );
     // Used wrongly is another thing than failed.
     for (args, code) in [
         (vec!["ls", "/none"], 1),

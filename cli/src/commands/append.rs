@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::input::standard_input;
-use crate::path::{Remote, escaped};
+use crate::path::{Remote, escaped, local};
 use crate::size::umask;
 use anyhow::{Context as _, Result};
 use bytes::{Bytes, BytesMut};
@@ -38,7 +38,7 @@ impl Append {
         let (mut input, name): (Box<dyn AsyncRead + Unpin>, String) = match self.local.as_bytes() {
             b"-" => (Box::new(standard_input()), "standard input".to_owned()),
             name => {
-                let file = tokio::fs::File::open(&self.local).await;
+                let file = tokio::fs::File::open(local(&self.local)?).await;
                 (Box::new(file.context(escaped(name))?), escaped(name))
             }
         };

@@ -8,7 +8,7 @@ use crate::walk::walk;
 use anyhow::{Result, bail};
 use quarry_client::Client;
 use quarry_common::ids::{Gid, Uid};
-use quarry_common::wire::meta::{Attr, FileKind, SetAttr};
+use quarry_common::wire::meta::{Attr, FileKind, SetAttr, User};
 use std::ffi::OsString;
 
 /// Change the owner, the group, or both
@@ -24,7 +24,8 @@ pub struct Chown {
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]
     help: Option<bool>,
-    /// OWNER, OWNER:GROUP or :GROUP; an owner is a number or a user of the cluster, a group a number
+    /// OWNER, OWNER:GROUP or :GROUP; an owner is a number or a user of the cluster, a group a number.
+    /// 'anna:' is anna and her group
     #[arg(value_name = "OWNER[:GROUP]")]
     owner: String,
     /// Files of the cluster
@@ -42,16 +43,21 @@ impl Chown {
         let (owner, group) = split(&self.owner)?;
         context
             .with_client(async |client| {
-                let uid = match &owner {
-                    None => None,
-                    Some(Owner::Number(uid)) => Some(*uid),
-                    Some(Owner::Name(name)) => Some(uid_of(client, name).await?),
-                };
-                let set = SetAttr {
-                    uid,
-                    gid: group,
-                    ..SetAttr::default()
-                };
+                let mut set = SetAttr::default();
+                if let Some(Group::Number(gid)) = group {
+                    set.gid = Some(gid);
+                }
+                match &owner {
+                    None => {}
+                    Some(Owner::Number(uid)) => set.uid = Some(*uid),
+                    Some(Owner::Name(name)) => {
+                        let user = user_of(client, name).await?;
+                        set.uid = Some(user.uid);
+                        if group == Some(Group::OfOwner) {
+                            set.gid = user.gids.first().copied();
+                        }
+                    }
+                }
                 let change = async |path: &[u8], attr: &Attr| {
                     let done = client.set_attr_inode(attr.inode, set.clone()).await;
                     done.map(drop)
@@ -80,40 +86,60 @@ enum Owner {
     Name(String),
 }
 
-fn split(text: &str) -> Result<(Option<Owner>, Option<Gid>)> {
-    let (owner, group) = text.split_once(':').unwrap_or((text, ""));
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    Number(Gid),
+    /// That of the owner's new files.
+    OfOwner,
+}
+
+fn split(text: &str) -> Result<(Option<Owner>, Option<Group>)> {
+    let wrong = |what: String| Err(Misuse::new(what).into());
+    let (owner, group) = match text.split_once(':') {
+        Some((owner, group)) => (owner, Some(group)),
+        None => (text, None),
+    };
     let owner = match (owner, owner.parse()) {
         ("", _) => None,
+        // In chown(2) it means that the owner stays.
+        (_, Ok(Uid(u32::MAX))) => {
+            return wrong(format!("'{owner}' is no user: it stands for none"));
+        }
         (_, Ok(uid)) => Some(Owner::Number(uid)),
         (name, Err(_)) => Some(Owner::Name(name.to_owned())),
     };
-    let group = match (group, group.parse()) {
-        ("", _) => None,
-        (_, Ok(gid)) => Some(gid),
-        (name, Err(_)) => {
-            return Err(Misuse::new(format!(
-                "'{name}' is no group: groups of a cluster are numbers"
-            ))
-            .into());
+    let group = match (group, &owner) {
+        (None, Some(_)) => None,
+        (Some(""), Some(Owner::Name(_))) => Some(Group::OfOwner),
+        (Some(""), Some(Owner::Number(_))) => {
+            return wrong(format!(
+                "'{text}' names no group, and a number has none of its own: 1000, 1000:100 and anna: do"
+            ));
         }
+        (None | Some(""), None) => {
+            return wrong(format!(
+                "'{text}' names neither owner nor group: 1000, anna:100 and :100 do"
+            ));
+        }
+        (Some(name), _) => match name.parse() {
+            Ok(Gid(u32::MAX)) => {
+                return wrong(format!("'{name}' is no group: it stands for none"));
+            }
+            Ok(gid) => Some(Group::Number(gid)),
+            Err(_) => {
+                return wrong(format!(
+                    "'{name}' is no group: groups of a cluster are numbers"
+                ));
+            }
+        },
     };
-    if owner.is_none() && group.is_none() {
-        return Err(Misuse::new(format!(
-            "'{text}' names neither owner nor group: 1000, anna:100 and :100 do"
-        ))
-        .into());
-    }
     Ok((owner, group))
 }
 
-async fn uid_of(client: &Client, name: &str) -> Result<Uid> {
-    match client
-        .users()
-        .await?
-        .into_iter()
-        .find(|user| user.name == name)
-    {
-        Some(user) => Ok(user.uid),
+async fn user_of(client: &Client, name: &str) -> Result<User> {
+    let mut users = client.users().await?.into_iter();
+    match users.find(|user| user.name == name) {
+        Some(user) => Ok(user),
         None => bail!("the cluster has no user '{name}': 'quarry user list' shows who there is"),
     }
 }
@@ -130,9 +156,29 @@ mod tests {
         );
         assert_eq!(
             split("anna:100").unwrap(),
-            (Some(Owner::Name("anna".into())), Some(Gid(100)))
+            (
+                Some(Owner::Name("anna".into())),
+                Some(Group::Number(Gid(100)))
+            )
         );
-        assert_eq!(split(":100").unwrap(), (None, Some(Gid(100))));
-        assert!(split(":").is_err() && split("1:staff").is_err());
+        assert_eq!(
+            split("anna:").unwrap(),
+            (Some(Owner::Name("anna".into())), Some(Group::OfOwner))
+        );
+        assert_eq!(
+            split(":100").unwrap(),
+            (None, Some(Group::Number(Gid(100))))
+        );
+        for (bad, said) in [
+            ("", "neither owner nor group"),
+            (":", "neither owner nor group"),
+            ("1:staff", "'staff' is no group"),
+            ("4294967295", "'4294967295' is no user"),
+            ("1:4294967295", "'4294967295' is no group"),
+            ("5:", "'5:' names no group"),
+        ] {
+            let error = split(bad).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::address::{Address, DATASERVER_PORT, METASERVER_PORT};
 use crate::context::Context;
 use crate::failure::Misuse;
 use crate::founding;
+use crate::path::put_json;
 use crate::server_folder::{
     MetaserverFiles, make_empty, make_private, metaservers_toml, quoted, write,
 };
@@ -13,6 +14,8 @@ use clap::Subcommand;
 use quarry_common::identity::{Authority, PeerName, SERVER_VALID};
 use quarry_common::ids::ServerId;
 use quarry_metaserver::ClusterSeed;
+use serde_json::Map;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -134,6 +137,19 @@ impl Init {
             self.dataserver(&authority, ServerId(number), address, &known)?;
         }
         client.save(&self.dir.join("client.toml"))?;
+        if context.json {
+            let folders = |role: &str, count| -> Vec<String> {
+                (1..=count).map(|id| format!("{role}-{id}")).collect()
+            };
+            let mut object = Map::new();
+            put_json(&mut object, "dir", self.dir.as_os_str().as_bytes());
+            object.insert("cluster".into(), seed.cluster.to_string().into());
+            let metaservers = folders("metaserver", metaservers.len() as u32);
+            object.insert("metaservers".into(), metaservers.into());
+            object.insert("dataservers".into(), folders("dataserver", count).into());
+            object.insert("client_file".into(), "client.toml".into());
+            return context.print_json(&object.into());
+        }
         context.print(&self.next_steps(metaservers.len(), count))
     }
 
@@ -209,19 +225,21 @@ impl Init {
 
     fn next_steps(&self, metaservers: usize, count: u32) -> String {
         let dir = self.dir.display();
-        let metaservers = match metaservers {
+        let servers = |role: &str, count: u32| match count {
             1 => format!(
-                "{dir}/metaserver-1    copy it to the metaserver and run there: quarry metaserver run --config metaserver-1/metaserver.toml"
+                "{dir}/{role}-1    copy it to the {role} and run there: quarry {role} run --config {role}-1/{role}.toml"
             ),
             more => format!(
-                "{dir}/metaserver-1 to {more}  copy each to its machine and run there: quarry metaserver run --config metaserver-N/metaserver.toml"
+                "{dir}/{role}-1 to {more}  copy each to its machine and run there: quarry {role} run --config {role}-N/{role}.toml"
             ),
         };
         format!(
             "{dir} holds a new cluster:\n  \
-             {metaservers}\n  \
-             {dir}/dataserver-1 to {count}  copy each to its machine and run there: quarry dataserver run --config dataserver-N/dataserver.toml\n  \
-             {dir}/client.toml     is yours, the admin's: quarry --cluster {dir}/client.toml status\n"
+             {}\n  \
+             {}\n  \
+             {dir}/client.toml     is yours, the admin's: quarry --cluster {dir}/client.toml status\n",
+            servers("metaserver", metaservers as u32),
+            servers("dataserver", count)
         )
     }
 }
@@ -242,6 +260,17 @@ mod tests {
             min_members: None,
             admin: None,
         }
+    }
+
+    #[test]
+    fn one_server_is_not_told_as_several() {
+        let one = init(Path::new("/new"), &[], Some(1)).next_steps(1, 1);
+        assert!(
+            one.contains("/dataserver-1    copy it to the dataserver"),
+            "{one}"
+        );
+        let three = init(Path::new("/new"), &[], Some(3)).next_steps(3, 3);
+        assert!(three.contains("/dataserver-1 to 3  copy each"), "{three}");
     }
 
     fn context() -> Context {

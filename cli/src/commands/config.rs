@@ -2,10 +2,12 @@
 
 use super::{dataserver, metaserver};
 use crate::context::Context;
+use crate::path::put_json;
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use quarry_client::ClientFile;
 use quarry_common::given_file;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -35,6 +37,12 @@ impl Config {
         // A client file that others may read is warned of.
         quarry_common::telemetry::init_from(false, tracing::level_filters::LevelFilter::WARN);
         let what = check(&file)?;
+        if context.json {
+            let mut object = serde_json::Map::new();
+            put_json(&mut object, "file", file.as_os_str().as_bytes());
+            object.insert("good_configuration_of".to_owned(), what.into());
+            return context.print_json(&object.into());
+        }
         context.print(&format!(
             "{}: a good configuration of a {what}\n",
             file.display()

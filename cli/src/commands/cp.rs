@@ -26,7 +26,8 @@ const STEP_LEN: u64 = 256 * CHUNK_LEN_MAX as u64;
 /// Copy files, or with -r whole trees, within the cluster
 ///
 /// The copies share the chunks of what they were made from: no data moves. A copy appears whole or
-/// not at all. Names of one file in what is copied with -r are names of one file in the copy.
+/// not at all. Names of one file in what is copied with -r are names of one file in the copy. A file
+/// by itself goes where a symbolic link leads.
 #[derive(Debug, clap::Args)]
 pub struct Cp {
     /// Directories with all that is in them; symbolic links stay links
@@ -94,10 +95,10 @@ impl Cp {
                     match is_directory {
                         true => {
                             copying
-                                .tree(context, path.bytes(), &attr, new.bytes())
+                                .tree(context, path.trimmed(), &attr, new.trimmed())
                                 .await
                         }
-                        false => copying.one(path.bytes(), &attr, new.bytes()).await,
+                        false => copying.one(path.bytes(), &attr, new.bytes(), true).await,
                     }
                 })
                 .await
@@ -106,19 +107,18 @@ impl Cp {
     }
 
     async fn target(&self, client: &Client, from: &[Remote], to: &Remote) -> Result<Target> {
-        let one = matches!(from, [_]) && self.recursive;
-        if one && crate::target::stat_if_there(client, to).await?.is_none() {
-            return Ok(Target::As(to.clone()));
+        match from {
+            [one] if self.recursive => Target::find_for_one(client, to, one).await,
+            _ => Target::find(client, to, from.len() > 1).await,
         }
-        Target::find(client, to, from.len() > 1).await
     }
 }
 
 impl Copying<'_> {
-    /// Anything but a directory.
-    async fn one(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
+    /// Anything but a directory; `at_top` if it was named itself, and is not in a tree.
+    async fn one(&self, from: &[u8], attr: &Attr, to: &[u8], at_top: bool) -> Result<()> {
         if attr.kind == FileKind::File {
-            return self.file(from, attr, to).await.map(drop);
+            return self.file(from, attr, to, at_top).await.map(drop);
         }
         let made = match self.make(from, attr, to).await {
             Err(error) if error.code == Code::Exists && self.replace => {
@@ -127,8 +127,7 @@ impl Copying<'_> {
             }
             made => made,
         };
-        made?;
-        self.keep(to, attr).await
+        self.keep(made?.inode, to, attr).await
     }
 
     /// What has no data: a symbolic link, a pipe, a device.
@@ -149,13 +148,13 @@ impl Copying<'_> {
     /// Anything but a directory, of a tree.
     async fn part(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<()> {
         if attr.kind != FileKind::File || attr.links < 2 {
-            return self.one(from, attr, to).await;
+            return self.one(from, attr, to, false).await;
         }
         let known = self.copies.borrow().get(&attr.inode).copied();
         match known {
             Some(copy) => self.link(copy, to).await,
             None => {
-                let copy = self.file(from, attr, to).await?;
+                let copy = self.file(from, attr, to, false).await?;
                 self.copies.borrow_mut().insert(attr.inode, copy);
                 Ok(())
             }
@@ -189,10 +188,14 @@ impl Copying<'_> {
         }
     }
 
-    /// Assembles the copy in a file without a name, then gives it its name in one step.
-    async fn file(&self, from: &[u8], attr: &Attr, to: &[u8]) -> Result<InodeId> {
+    /// Assembles the copy in a file without a name, then gives it its name in one step; with `follow` one where a
+    /// link leads.
+    async fn file(&self, from: &[u8], attr: &Attr, to: &[u8], follow: bool) -> Result<InodeId> {
         let client = self.client;
-        let at = client.resolve_parent(to).await?;
+        let at = match follow {
+            true => client.resolve_through(to).await?,
+            false => client.resolve_parent(to).await?,
+        };
         let there = client.lookup(at.parent.inode, &at.name).await;
         if let Ok(there) = &there {
             if there.inode == attr.inode {
@@ -233,7 +236,7 @@ impl Copying<'_> {
         });
         let published = client.mutate(publish).await;
         published.map_err(|error| error.context(escaped(to)))?;
-        self.keep(to, attr).await?;
+        self.keep(copy.inode, to, attr).await?;
         Ok(copy.inode)
     }
 
@@ -272,19 +275,20 @@ impl Copying<'_> {
     }
 
     /// Sets what a copy that keeps everything keeps.
-    async fn keep(&self, to: &[u8], attr: &Attr) -> Result<()> {
+    async fn keep(&self, copy: InodeId, to: &[u8], attr: &Attr) -> Result<()> {
         if !self.preserve {
             return Ok(());
         }
+        let named = |error: quarry_common::Error| error.context(escaped(to));
         let owners = SetAttr {
             uid: Some(attr.uid),
             gid: Some(attr.gid),
             ..SetAttr::default()
         };
-        if let Err(error) = self.client.set_attr(to, false, owners).await
+        if let Err(error) = self.client.set_attr_inode(copy, owners).await
             && error.code != Code::NotPermitted
         {
-            return Err(error.into());
+            return Err(named(error).into());
         }
         // After the owner: giving a file away takes its set-id bits.
         let set = SetAttr {
@@ -292,7 +296,7 @@ impl Copying<'_> {
             mtime: Some(SetTime::To(attr.mtime)),
             ..SetAttr::default()
         };
-        self.client.set_attr(to, false, set).await?;
+        self.client.set_attr_inode(copy, set).await.map_err(named)?;
         Ok(())
     }
 
@@ -323,11 +327,11 @@ impl Copying<'_> {
             if let Err(error) = filled.await {
                 failures.report(&error);
             }
-            made.push((to, attr));
+            made.push((inode, to, attr));
         }
         // Deepest first, and after all was put into them: what is put in changes their times.
-        for (to, attr) in made.iter().rev() {
-            if let Err(error) = self.keep(to, attr).await {
+        for (inode, to, attr) in made.iter().rev() {
+            if let Err(error) = self.keep(*inode, to, attr).await {
                 failures.report(&error);
             }
         }

@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::copying::{self, Copying};
 use crate::failure::Misuse;
-use crate::path::{Remote, escaped};
+use crate::path::{Remote, escaped, local};
 use anyhow::{Result, anyhow, bail};
 use quarry_client::{Client, TreeOptions};
 use quarry_common::wire::meta::FileKind;
@@ -53,6 +53,7 @@ impl Get {
     /// What the cluster or the local disk says.
     pub async fn run(self, context: &Context) -> Result<()> {
         let remote = Remote::parse_all(&self.remote)?;
+        local(&self.local)?;
         let mut begun = None;
         let done = context
             .with_patient_client(async |client| {

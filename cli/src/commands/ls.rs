@@ -2,11 +2,12 @@
 
 use super::for_each;
 use crate::context::Context;
-use crate::failure::Failures;
+use crate::failure::{Failures, Reported};
 use crate::path::{Remote, escaped, join, put_json};
 use crate::size::{human, kind_word, local, mode_text, rfc3339};
 use anyhow::Result;
 use quarry_client::Client;
+use quarry_common::Code;
 use quarry_common::wire::meta::{Attr, FileKind};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
@@ -83,28 +84,32 @@ impl Ls {
         paths: &[Remote],
         json: &mut JsonList,
     ) -> Result<()> {
-        let headed = paths.len() > 1 || self.recursive;
-        let mut first = true;
-        for_each(context, paths, async |path| {
-            let attr = match self.long || self.directory {
-                // `ls -l LINK` shows the link itself.
-                true => client.lstat(path.bytes()).await?,
-                false => client.stat(path.bytes()).await?,
-            };
-            let is_directory = attr.kind == FileKind::Directory;
-            if !is_directory || self.directory {
-                let target = self.target(client, path.bytes(), &attr).await?;
-                let line = Line {
-                    name: path.bytes().to_vec(),
-                    path: path.bytes().to_vec(),
-                    kind: attr.kind,
-                    attr: Some(attr),
-                    target,
-                };
-                return self.show(context, &[line], json);
+        let (mut files, mut directories) = (Vec::new(), Vec::new());
+        let found = for_each(context, paths, async |path| {
+            let line = self.operand(client, path).await?;
+            match line.kind == FileKind::Directory && !self.directory {
+                true => directories.push(line),
+                false => files.push(line),
             }
-            let mut failures = Failures::new(context);
-            let mut waiting = vec![path.bytes().to_vec()];
+            Ok(())
+        })
+        .await;
+        // What was found is listed all the same.
+        if let Err(error) = &found
+            && !error.is::<Reported>()
+        {
+            return found;
+        }
+        for operands in [&mut files, &mut directories] {
+            operands.sort_by(|a, b| a.path.cmp(&b.path));
+            self.sort(operands);
+        }
+        self.show(context, &files, json)?;
+        let headed = paths.len() > 1 || self.recursive;
+        let mut first = files.is_empty();
+        let mut failures = Failures::new(context);
+        for operand in directories {
+            let mut waiting = vec![operand.path];
             while let Some(dir) = waiting.pop() {
                 let mut lines = Vec::new();
                 // What was listed until then is shown.
@@ -127,9 +132,32 @@ impl Ls {
                     waiting.extend(below.map(|line| line.path.clone()));
                 }
             }
-            failures.end()
+        }
+        failures.end().and(found)
+    }
+
+    /// What was named: a link where it leads to nothing, and where links are shown.
+    async fn operand(&self, client: &Client, path: &Remote) -> Result<Line> {
+        let path = path.bytes();
+        let followed = match self.long || self.directory {
+            true => None,
+            false => match client.stat(path).await {
+                Err(error) if error.code == Code::NotFound => None,
+                found => Some(found?),
+            },
+        };
+        let attr = match followed {
+            Some(attr) => attr,
+            None => client.lstat(path).await?,
+        };
+        let target = self.target(client, path, &attr).await?;
+        Ok(Line {
+            name: path.to_vec(),
+            path: path.to_vec(),
+            kind: attr.kind,
+            attr: Some(attr),
+            target,
         })
-        .await
     }
 
     async fn target(&self, client: &Client, path: &[u8], attr: &Attr) -> Result<Option<Vec<u8>>> {
@@ -189,7 +217,7 @@ impl Ls {
         Ok((Some(attr), target))
     }
 
-    /// Entries come in the order of their names; the sorts are stable.
+    /// Lines come in the order of their names; the sorts are stable.
     fn sort(&self, lines: &mut [Line]) {
         if self.size {
             lines.sort_by_key(|line| std::cmp::Reverse(line.attr.as_ref().map(|attr| attr.size)));

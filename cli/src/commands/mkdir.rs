@@ -39,8 +39,8 @@ impl Mkdir {
             .with_client(async |client| {
                 for_each(context, &paths, async |path| {
                     if self.parents {
-                        let parent = path.bytes().iter().rposition(|byte| *byte == b'/');
-                        let parent = &path.bytes()[..parent.unwrap_or(0)];
+                        let parent = path.trimmed().iter().rposition(|byte| *byte == b'/');
+                        let parent = &path.trimmed()[..parent.unwrap_or(0)];
                         if !parent.is_empty() {
                             client.mkdir_all(parent, usual).await?;
                         }

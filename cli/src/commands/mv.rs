@@ -7,7 +7,7 @@ use crate::path::Remote;
 use crate::target::Target;
 use anyhow::{Result, bail};
 use quarry_client::Client;
-use quarry_common::wire::meta::{Expectation, Op, RenameMode, Resolved};
+use quarry_common::wire::meta::{Expectation, FileKind, Op, RenameMode, Resolved};
 use std::ffi::OsString;
 
 /// Rename files and directories, or move them into a directory
@@ -50,7 +50,10 @@ impl Mv {
             .with_client(async |client| {
                 let target = match exact {
                     true => Target::As(to.clone()),
-                    false => find(client, to, from).await?,
+                    false => match from {
+                        [one] => Target::find_for_one(client, to, one).await?,
+                        _ => Target::find(client, to, true).await?,
+                    },
                 };
                 for_each(context, from, async |path| {
                     let name = path.name().ok_or_else(|| {
@@ -60,6 +63,12 @@ impl Mv {
                         ))
                     })?;
                     let new = target.path_of(name);
+                    if mode != RenameMode::Exchange
+                        && new.wants_directory()
+                        && client.lstat(path.bytes()).await?.kind != FileKind::Directory
+                    {
+                        bail!("{}: is not a directory", path.shown());
+                    }
                     if mode == RenameMode::Replace
                         && let Some(op) = removal_of_one(client, path, &new).await?
                     {
@@ -106,16 +115,4 @@ async fn removal_of_one(client: &Client, one: &Remote, other: &Remote) -> Result
         expectations: vec![expected(here), expected(there)],
         ops: vec![unlink],
     }))
-}
-
-/// As [`Target::find`], but a directory may be renamed to a name with a slash that is not there.
-async fn find(client: &Client, to: &Remote, from: &[Remote]) -> Result<Target> {
-    use quarry_common::wire::meta::FileKind;
-    if let ([one], true) = (from, to.wants_directory()) {
-        let is_directory = client.lstat(one.bytes()).await?.kind == FileKind::Directory;
-        if is_directory && crate::target::stat_if_there(client, to).await?.is_none() {
-            return Ok(Target::As(to.clone()));
-        }
-    }
-    Target::find(client, to, from.len() > 1).await
 }

@@ -4,9 +4,9 @@ use crate::context::Context;
 use crate::copying::{self, Copying};
 use crate::failure::Misuse;
 use crate::input::standard_input;
-use crate::path::{Remote, escaped};
+use crate::path::{Remote, escaped, local as local_path};
 use crate::size::umask;
-use crate::target::{Target, lstat_if_there};
+use crate::target::{Target, lstat_if_there, stat_if_there};
 use anyhow::{Context as _, Result, anyhow, bail};
 use quarry_client::{Client, PublishOptions, TreeOptions};
 use quarry_common::wire::meta::FileKind;
@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 /// Modes, times, symbolic links and extended attributes come along. A file is visible whole or not
 /// at all, also if put is interrupted; when put has ended well, all is on stable storage. A file that
 /// is written to while it is read is an error: it is stored as it was read, unless it shrank. '-' is
-/// standard input. An existing directory takes things in, as cp does.
+/// standard input. An existing directory takes things in, as cp does, and a file by itself goes where a
+/// symbolic link leads.
 #[derive(Debug, clap::Args)]
 pub struct Put {
     /// Directories with all that is in them
@@ -63,7 +64,7 @@ impl Put {
         // What can be known to fail without the cluster fails before anything is sent.
         let mut local = Vec::new();
         for name in self.local.iter().filter(|name| *name != "-") {
-            let path = PathBuf::from(name);
+            let path = local_path(name)?.to_path_buf();
             let found = std::fs::metadata(&path).or_else(|_| std::fs::symlink_metadata(&path));
             let is_directory = found.with_context(|| escaped(name.as_bytes()))?.is_dir();
             if is_directory && !self.recursive {
@@ -217,7 +218,11 @@ async fn check_kinds(
     is_directory: bool,
     remote: &Remote,
 ) -> Result<()> {
-    let Some(attr) = lstat_if_there(client, remote).await? else {
+    let found = match is_directory {
+        true => lstat_if_there(client, remote).await?,
+        false => stat_if_there(client, remote).await?,
+    };
+    let Some(attr) = found else {
         return Ok(());
     };
     let there = attr.kind == FileKind::Directory;

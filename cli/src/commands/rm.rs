@@ -49,6 +49,10 @@ impl Rm {
                         }
                         bail!("{}: there is no such file or directory", path.shown());
                     };
+                    // What a link leads to is not removed through it, nor is the link then: as with rm(1).
+                    if path.wants_directory() {
+                        client.resolve_parent(path.bytes()).await?;
+                    }
                     match (attr.kind, self.recursive) {
                         (FileKind::Directory, true) => {
                             let mut failures = Failures::new(context);

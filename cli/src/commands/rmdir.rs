@@ -3,7 +3,7 @@
 use super::for_each;
 use crate::context::Context;
 use crate::path::Remote;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::ffi::OsString;
 
 /// Remove empty directories
@@ -24,6 +24,9 @@ impl Rmdir {
         context
             .with_client(async |client| {
                 for_each(context, &paths, async |path| {
+                    if path.trimmed() == b"/" {
+                        bail!("/: can not be removed: it is the root of the cluster");
+                    }
                     Ok(client.rmdir(path.bytes()).await?)
                 })
                 .await

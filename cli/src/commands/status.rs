@@ -109,7 +109,9 @@ pub fn problems(seen: &Seen) -> Vec<String> {
     }
     found.extend(warnings.iter().cloned());
     if report.servers.is_empty() {
+        // What the groups lack is that.
         found.push("no dataserver has registered: start them ('quarry dataserver run')".to_owned());
+        return found;
     }
     let pools = report.pools.iter();
     let chunk_len = pools.map(|(_, pool, _)| u64::from(pool.chunk_len_max));
@@ -181,13 +183,13 @@ pub fn problems(seen: &Seen) -> Vec<String> {
                 "take no writes: too few of their disks are up",
             ));
         }
-        if counts.copies[0] > 0 {
+        if pool.in_use && counts.copies[0] > 0 {
             found.push(groups(
                 counts.copies[0],
                 "have chunks of which no copy is on a disk that is up: start what is down",
             ));
         }
-        if counts.copies[1] > 0 && pool.redundancy.members() > 1 {
+        if pool.in_use && counts.copies[1] > 0 && pool.redundancy.members() > 1 {
             found.push(groups(counts.copies[1], "have chunks with one copy left"));
         }
         if counts.degraded > 0 {
@@ -250,7 +252,8 @@ impl Means {
 fn endangered(report: &Report) -> Vec<String> {
     let means = Means::of(report);
     let mut found = Vec::new();
-    for (id, pool, counts) in &report.pools {
+    // A pool that is not in use has no chunks.
+    for (id, pool, counts) in report.pools.iter().filter(|(_, pool, _)| pool.in_use) {
         let members = pool.redundancy.members();
         for copies in (0..members).filter(|copies| counts.copies[*copies] > 0) {
             let groups = u64::from(counts.copies[copies]);
@@ -607,6 +610,24 @@ pub mod tests {
         ] {
             assert!(words.contains(part), "{part} in {words}");
         }
+    }
+
+    #[test]
+    fn before_there_are_chunks_none_is_told_to_be_in_danger() {
+        let mut seen = healthy();
+        let (_, pool, counts) = &mut seen.report.pools[0];
+        pool.in_use = false;
+        (counts.copies, counts.unwritable) = ([64, 0, 0, 0, 0, 0, 0, 0, 0], 64);
+        let shown = text(&seen);
+        assert!(
+            shown.contains("take no writes")
+                && !shown.contains("no copy")
+                && !shown.contains("copies up"),
+            "{shown}"
+        );
+        seen.report.servers.clear();
+        assert_eq!(problems(&seen).len(), 1, "{:?}", problems(&seen));
+        assert!(problems(&seen)[0].contains("no dataserver has registered"));
     }
 
     #[test]

@@ -52,8 +52,8 @@ impl Default for PublishOptions {
 }
 
 impl Client {
-    /// Uploads what `reader` gives to `path`. The file becomes visible whole, in one step; when this
-    /// is dropped or fails, nothing becomes visible.
+    /// Uploads what `reader` gives to `path`, or to where a symbolic link there leads. The file becomes visible
+    /// whole, in one step; when this is dropped or fails, nothing becomes visible.
     ///
     /// # Errors
     /// `Exists` with `replace: false`; `ClusterFull`; `Io` if the reader fails; outages are ridden out
@@ -67,7 +67,7 @@ impl Client {
         reader: impl AsyncRead + Send + Unpin,
         options: PublishOptions,
     ) -> Result<Attr> {
-        let place = self.resolve_parent(path).await?;
+        let place = self.resolve_through(path).await?;
         let source = ReaderSource::new(reader);
         self.publish_at(place.parent.inode, &place.name, source, &options)
             .await

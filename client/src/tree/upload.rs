@@ -24,7 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 
-/// Uploads one regular file to the path `remote`, with its mode, times and user attributes.
+/// Uploads one regular file to the path `remote`, or to where a symbolic link there leads, with its mode, times and
+/// user attributes.
 ///
 /// # Errors
 /// As [`Client::publish`]; of the local file, naming it: also if it was written to meanwhile. (If it became
@@ -47,7 +48,7 @@ async fn put_one(
     transfer: &Transfer,
 ) -> Result<Attr> {
     let progress = &transfer.progress;
-    let place = client.resolve_parent(remote).await?;
+    let place = client.resolve_through(remote).await?;
     // One that can not be looked at can not be opened either, which is told then.
     let len = tokio::fs::metadata(local)
         .await

@@ -499,19 +499,32 @@ impl Meta {
 
     fn read(&mut self, read: Read) -> Result<ReadReply> {
         Ok(match read {
-            Read::Resolve { path, .. } => {
-                let (parent, name, attr) = self.walk(&path)?;
+            Read::Resolve {
+                mut path, follow, ..
+            } => {
+                let (mut parent, mut name, mut attr) = self.walk(&path)?;
+                while let Some(link) = attr
+                    .as_ref()
+                    .filter(|attr| follow && attr.kind == FileKind::Symlink)
+                {
+                    let target = self.node(link.inode)?.target.clone();
+                    path.truncate(path.len() - name.len());
+                    path = match target.starts_with(b"/") {
+                        true => target,
+                        false => [path, target].concat(),
+                    };
+                    (parent, name, attr) = self.walk(&path)?;
+                }
                 if attr.is_none() {
                     return Err(no(Code::NotFound, "no such file"));
                 }
                 ReadReply::Resolved(Resolved { parent, name, attr })
             }
             Read::ResolveParent { path, .. } => {
-                let (parent, name, _) = self.walk(&path)?;
+                let (parent, name, attr) = self.walk(&path)?;
                 if let b"." | b".." = &name[..] {
                     return Err(no(Code::Invalid, "it does not end in a name"));
                 }
-                let attr = None;
                 ReadReply::Resolved(Resolved { parent, name, attr })
             }
             Read::Lookup { parent, name, .. } => match self.child(parent, &name)? {

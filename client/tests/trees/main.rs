@@ -16,6 +16,7 @@ use quarry_client::{
     put_file, put_tree,
 };
 use quarry_common::Code;
+use quarry_common::wire::meta::FileKind;
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -54,6 +54,36 @@ async fn the_contents_of_a_directory_go_into_the_root_of_the_cluster() {
 }
 
 #[tokio::test]
+async fn a_file_by_itself_goes_where_a_link_leads_and_in_a_tree_it_takes_its_place() {
+    let client = Fake::new(3).client().await;
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().join("link");
+    std::fs::write(&local, "new").unwrap();
+    client.mkdir(b"/dir", 0o755).await.unwrap();
+    publish(&client, b"/dir/file", b"old one").await;
+    client.symlink(b"dir/file", b"/link").await.unwrap();
+    let size = async |path: &[u8]| client.lstat(path).await.unwrap().size;
+    let kind = async |path: &[u8]| client.lstat(path).await.unwrap().kind;
+    let transfer = transfer(TreeOptions::default());
+    let stored = put_file(&client, &local, b"/link", &transfer).await;
+    stored.unwrap();
+    assert_eq!(size(b"/dir/file").await, 3);
+    publish(&client, b"/link", b"newer").await;
+    assert_eq!(size(b"/dir/file").await, 5);
+    assert_eq!(kind(b"/link").await, FileKind::Symlink);
+
+    client.symlink(b"nowhere", b"/dangling").await.unwrap();
+    let refused = put_file(&client, &local, b"/dangling", &transfer).await;
+    let text = refused.unwrap_err().text;
+    assert_eq!(text, "/dangling: is a dangling link: not written through");
+
+    let report = put_tree(&client, folder.path(), b"/", &transfer).await;
+    assert_eq!(failed(&report.unwrap()), []);
+    assert_eq!(kind(b"/link").await, FileKind::File);
+    assert_eq!(size(b"/dir/file").await, 5);
+}
+
+#[tokio::test]
 async fn a_file_that_is_written_to_while_it_is_stored_is_told_and_there() {
     const LEN: u64 = 32 << 20;
     let client = Fake::new(3).client().await;

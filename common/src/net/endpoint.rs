@@ -464,7 +464,12 @@ fn refused_by_peer(error: quinn::ConnectionError) -> Error {
         TransportError(own) if u64::from(own.code) >= 0x100 => Code::Configuration,
         _ => Code::Unreachable,
     };
-    Error::new(code, why(&error)).with_source(error)
+    let told = Error::new(code, why(&error));
+    match &error {
+        // Its words are told whole; the source would only repeat them.
+        ConnectionClosed(close) if !close.reason.is_empty() => told,
+        _ => told.with_source(error),
+    }
 }
 
 /// Ends when the peer's machine says that nothing listens there (ICMP port unreachable), which QUIC

@@ -73,7 +73,9 @@ impl Serving {
             Some(user) if user.admin => Ok(()),
             _ => Err(Error::new(
                 Code::NotPermitted,
-                format!("'{name}' is no member of quarry-admin"),
+                format!(
+                    "'{name}' is no member of quarry-admin: use an admin's client file (--cluster FILE)"
+                ),
             )),
         }
     }

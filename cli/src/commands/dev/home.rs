@@ -259,7 +259,7 @@ impl Home {
             || differs(wanted.disks, plan.disks)
         {
             let text = format!(
-                "the cluster in {} has {} and {} with {} disks each: \
+                "the cluster in {} has {} and {} with {} each: \
                  leave --metaservers, --dataservers and --disks out to start it as it is, or make another one with --dir",
                 self.dir.display(),
                 counted(
@@ -268,7 +268,7 @@ impl Home {
                     "metaservers"
                 ),
                 counted(plan.dataservers.into(), "dataserver", "dataservers"),
-                plan.disks
+                counted(plan.disks.into(), "disk", "disks")
             );
             return Err(Misuse::new(text).into());
         }

@@ -14,6 +14,7 @@ use quarry_client::{Client, ClientFile, Options};
 use quarry_common::wire::meta::Status;
 use quarry_dataserver::Dataserver;
 use quarry_metaserver::Metaserver;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,21 +58,21 @@ pub fn foreground(context: &Context, home: &Home, wanted: Wanted, how: How) -> R
     server::run(async move |stopped: Stopped| {
         let authority = home.authority(&plan)?;
         let file = home.renewed_client_file(&authority, &plan)?;
-        let announce = || {
+        let ready = || {
             let place = publish(home, &file)?;
             lock.set_ready()?;
             let pid = std::process::id();
-            context.print(&announcement(home, &plan, &place, pid, how))
+            announce(context, home, &plan, &place, pid, how)
         };
         let ran = match how.processes {
             true => {
-                let ran = processes::run(home, &plan, file.clone(), announce, stopped);
+                let ran = processes::run(home, &plan, file.clone(), ready, stopped);
                 Box::pin(ran).await
             }
-            false => here(home, &plan, file.clone(), announce, stopped).await,
+            false => here(home, &plan, file.clone(), ready, stopped).await,
         };
         ran?;
-        if !how.detached {
+        if !how.detached && !context.json {
             context.print("stopped\n").ok();
         }
         drop(lock);
@@ -224,6 +225,36 @@ enum Found {
     ByName(PathBuf, PathBuf),
 }
 
+/// Says that the cluster is ready.
+fn announce(
+    context: &Context,
+    home: &Home,
+    plan: &Plan,
+    found: &Found,
+    pid: u32,
+    how: How,
+) -> Result<()> {
+    match context.json {
+        true => context.print_json(&announcement_json(home, plan, found, pid, how)),
+        false => context.print(&announcement(home, plan, found, pid, how)),
+    }
+}
+
+fn announcement_json(home: &Home, plan: &Plan, found: &Found, pid: u32, how: How) -> Value {
+    json!({
+        "ready": true,
+        "pid": pid,
+        "metaservers": plan.metaserver_ports.len(),
+        "dataservers": plan.dataservers,
+        "disks_each": plan.disks,
+        "processes": how.processes,
+        "dir": home.dir(),
+        "client_file": home.client_file(),
+        "found_without_name": matches!(found, Found::Usual(_)),
+        "log": how.detached.then(|| home.log()),
+    })
+}
+
 fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, how: How) -> String {
     let disks = match plan.disks {
         1 => String::new(),
@@ -319,7 +350,7 @@ pub fn detach(context: &Context, home: &Home, wanted: Wanted, processes: bool) -
                     );
                 }
                 let place = publish(home, &ClientFile::load(&home.client_file())?)?;
-                return context.print(&announcement(home, &plan, &place, pid, how));
+                return announce(context, home, &plan, &place, pid, how);
             }
             Holder::Nobody if child.is_none() => {
                 if let Some(plan) = home.plan()? {
@@ -422,6 +453,10 @@ mod tests {
             processes: true,
             detached: true,
         };
+        let object = announcement_json(&home, &plan(), &found, 7, how);
+        assert_eq!(object["pid"], 7);
+        assert_eq!(object["client_file"], "/d/client.toml");
+        assert_eq!(object["found_without_name"], false);
         let text = announcement(&home, &plan(), &found, 7, how);
         for part in [
             "dev kill data-1 --dir /d",

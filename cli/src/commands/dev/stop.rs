@@ -20,17 +20,25 @@ const STOP_WITHIN: Duration = Duration::from_secs(60);
 /// # Errors
 /// It does not stop, or the process may not be asked.
 pub fn stop(context: &Context, home: &Home) -> Result<()> {
-    match holder(&home.lock())? {
-        Holder::Nobody => context.print(&format!("no cluster runs in {}\n", home.dir().display())),
+    let stopped = match holder(&home.lock())? {
+        Holder::Nobody => None,
         Holder::Unknown => bail!(
             "{}: a process is just starting there: try again",
             home.dir().display()
         ),
         Holder::Process { pid, .. } => {
             end_holder(&home.lock(), pid, STOP_WITHIN)?;
-            context.print(&format!("stopped (process {pid})\n"))
+            Some(pid)
         }
+    };
+    if context.json {
+        let object = json!({ "stopped": stopped.is_some(), "pid": stopped, "dir": home.dir() });
+        return context.print_json(&object);
     }
+    context.print(&match stopped {
+        Some(pid) => format!("stopped (process {pid})\n"),
+        None => format!("no cluster runs in {}\n", home.dir().display()),
+    })
 }
 
 /// Shows whether the cluster runs, its servers, and how it is.

@@ -68,6 +68,8 @@ async fn an_expired_client_is_refused_and_told_so() {
     let error = told_to(issued_at(&user("anna"), now - SERVER_VALID - DAY * 3)).await;
     assert_eq!(error.code, Code::Configuration);
     assert!(error.text.contains("expired 3 days ago"), "{error}");
+    let with_source = error.clone().text;
+    assert_eq!(with_source.matches("expired").count(), 1, "{with_source}");
 }
 
 #[tokio::test]

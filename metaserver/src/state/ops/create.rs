@@ -29,7 +29,7 @@ pub fn create(
             mode,
             |_| {},
         ),
-        Some(_) if exclusive => Err(names::exists(parent, &parent_record, name).into()),
+        Some(_) if exclusive => Err(names::exists(&parent_record, name).into()),
         Some(found) if found.kind == FileKind::Directory => {
             let text = format!("'{}' is a directory, not a file", quoted(name));
             Err(Error::new(Code::IsDirectory, text).into())

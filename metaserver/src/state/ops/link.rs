@@ -23,7 +23,7 @@ pub fn link(
     let mut record = txn.inode(inode)?;
     let (mut parent_record, dentry) = names::look_up(txn, who, parent, name)?;
     if dentry.is_some() {
-        return Err(names::exists(parent, &parent_record, name).into());
+        return Err(names::exists(&parent_record, name).into());
     }
     names::check_may_add(who, parent, &parent_record)?;
     depth::check(txn, parent, 0)?;

@@ -52,7 +52,7 @@ pub fn make(
 ) -> OpResult<OpReply> {
     let (parent_record, dentry) = names::look_up(txn, who, parent, name)?;
     if dentry.is_some() {
-        return Err(names::exists(parent, &parent_record, name).into());
+        return Err(names::exists(&parent_record, name).into());
     }
     make_in(txn, who, parent, parent_record, name, kind, mode, complete)
 }

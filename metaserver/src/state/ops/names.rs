@@ -48,9 +48,9 @@ pub fn check_name(name: &[u8]) -> Result<()> {
 }
 
 /// That a directory has no such name.
-pub fn not_found(parent: InodeId, record: &InodeRecord, name: &[u8]) -> Error {
+pub fn not_found(record: &InodeRecord, name: &[u8]) -> Error {
     let text = format!(
-        "there is no '{}' in directory {} ({parent})",
+        "there is no '{}' in directory {}",
         quoted(name),
         shown(record)
     );
@@ -58,9 +58,9 @@ pub fn not_found(parent: InodeId, record: &InodeRecord, name: &[u8]) -> Error {
 }
 
 /// That a directory has such a name already.
-pub fn exists(parent: InodeId, record: &InodeRecord, name: &[u8]) -> Error {
+pub fn exists(record: &InodeRecord, name: &[u8]) -> Error {
     let text = format!(
-        "there is a '{}' in directory {} ({parent}) already",
+        "there is a '{}' in directory {} already",
         quoted(name),
         shown(record)
     );
@@ -342,11 +342,10 @@ mod tests {
             .unwrap()
             .inode;
         let error = world.unlink(&root(), dir, "b").unwrap_err();
-        assert_eq!(
-            error.text,
-            format!("there is no 'b' in directory 'd' ({dir})")
-        );
+        assert_eq!(error.text, "there is no 'b' in directory 'd'");
+        let error = world.mkdir(&root(), InodeId::ROOT, "d", 0o755).unwrap_err();
+        assert_eq!(error.text, "there is a 'd' in directory '/' already");
         let error = world.unlink(&root(), InodeId::ROOT, "b").unwrap_err();
-        assert_eq!(error.text, "there is no 'b' in directory '/' (i1)");
+        assert_eq!(error.text, "there is no 'b' in directory '/'");
     }
 }

@@ -31,7 +31,7 @@ pub fn publish(txn: &mut Txn<'_>, who: &Who<'_>, publish: &Publish) -> OpResult<
             return Err(Error::new(Code::IsDirectory, text).into());
         }
         if !publish.replace {
-            return Err(names::exists(*parent, &parent_record, name).into());
+            return Err(names::exists(&parent_record, name).into());
         }
         let mut old = txn.referred_inode(dentry.inode)?;
         names::check_may_remove(who, &parent_record, &old)?;

@@ -22,7 +22,7 @@ pub fn remove_tree(
         let text = format!("only a superuser may remove '{}' as a whole", quoted(name));
         return Err(Error::new(Code::NotPermitted, text).into());
     }
-    let dentry = dentry.ok_or_else(|| names::not_found(parent, &parent_record, name))?;
+    let dentry = dentry.ok_or_else(|| names::not_found(&parent_record, name))?;
     let mut record = txn.referred_inode(dentry.inode)?;
     check_directory(&record)?;
     // The number of the inode, so that no two removed trees have one name.

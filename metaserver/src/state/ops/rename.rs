@@ -29,14 +29,13 @@ pub fn rename(
 ) -> OpResult<OpReply> {
     let (from_parent, from_dentry) = names::look_up(txn, who, from.parent, from.name)?;
     let (to_parent, to_dentry) = names::look_up(txn, who, to.parent, to.name)?;
-    let dentry =
-        from_dentry.ok_or_else(|| names::not_found(from.parent, &from_parent, from.name))?;
+    let dentry = from_dentry.ok_or_else(|| names::not_found(&from_parent, from.name))?;
     match (mode, &to_dentry) {
         (RenameMode::NoReplace, Some(_)) => {
-            return Err(names::exists(to.parent, &to_parent, to.name).into());
+            return Err(names::exists(&to_parent, to.name).into());
         }
         (RenameMode::Exchange, None) => {
-            return Err(names::not_found(to.parent, &to_parent, to.name).into());
+            return Err(names::not_found(&to_parent, to.name).into());
         }
         _ => {}
     }

@@ -12,7 +12,7 @@ use quarry_common::{Code, Error, Result};
 /// The directory stays readable, empty, for who has it open.
 pub fn rmdir(txn: &mut Txn<'_>, who: &Who<'_>, parent: InodeId, name: &[u8]) -> OpResult<OpReply> {
     let (mut parent_record, dentry) = names::look_up(txn, who, parent, name)?;
-    let dentry = dentry.ok_or_else(|| names::not_found(parent, &parent_record, name))?;
+    let dentry = dentry.ok_or_else(|| names::not_found(&parent_record, name))?;
     let mut record = txn.referred_inode(dentry.inode)?;
     names::check_may_remove(who, &parent_record, &record)?;
     check_directory(&record)?;
@@ -46,11 +46,11 @@ pub fn check_empty(record: &InodeRecord) -> Result<()> {
     if record.entries == 0 {
         return Ok(());
     }
-    let text = format!(
-        "directory {} is not empty: it has {} entries",
-        shown(record),
-        record.entries
-    );
+    let entries = match record.entries {
+        1 => "1 entry".to_owned(),
+        entries => format!("{entries} entries"),
+    };
+    let text = format!("directory {} is not empty: it has {entries}", shown(record));
     Err(Error::new(Code::NotEmpty, text))
 }
 

@@ -11,7 +11,7 @@ use quarry_common::{Code, Error};
 /// Touches the name and the inode only: what had its last name is emptied later.
 pub fn unlink(txn: &mut Txn<'_>, who: &Who<'_>, parent: InodeId, name: &[u8]) -> OpResult<OpReply> {
     let (mut parent_record, dentry) = names::look_up(txn, who, parent, name)?;
-    let dentry = dentry.ok_or_else(|| names::not_found(parent, &parent_record, name))?;
+    let dentry = dentry.ok_or_else(|| names::not_found(&parent_record, name))?;
     let mut record = txn.referred_inode(dentry.inode)?;
     names::check_may_remove(who, &parent_record, &record)?;
     if record.is_directory() {

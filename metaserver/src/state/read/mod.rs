@@ -139,7 +139,7 @@ impl Reader<'_> {
         let dentry = self.dentry(parent, &record, name)?;
         let not_found = || {
             let text = format!(
-                "there is no '{}' in directory {} ({parent})",
+                "there is no '{}' in directory {}",
                 quoted(name),
                 shown(&record)
             );
