@@ -88,17 +88,25 @@ pub fn text(error: &anyhow::Error) -> String {
         if text.is_empty() {
             text = part;
         } else if !text.contains(&part) {
-            let rest = part.split_once(": ").filter(|(name, _)| {
-                let name = name.trim_matches('\'');
-                let before = text.strip_suffix(name);
-                let after = text.strip_prefix(name);
-                before.is_some_and(|before| before.is_empty() || before.ends_with(' '))
-                    || after.is_some_and(|after| after.starts_with(" to "))
-            });
-            text = format!("{text}: {}", rest.map_or(&*part, |(_, rest)| rest));
+            let mut rest = part.as_str();
+            while let Some((name, after)) = rest.split_once(": ")
+                && names(&text, name)
+            {
+                rest = after;
+            }
+            text = format!("{text}: {rest}");
         }
     }
     text
+}
+
+/// Whether a text ends with a name, or begins with it as what goes to another: `a to /b` names both.
+fn names(text: &str, name: &str) -> bool {
+    let name = name.trim_matches('\'');
+    let before = text.strip_suffix(name);
+    let after = text.strip_prefix(name);
+    before.is_some_and(|before| before.is_empty() || before.ends_with(' '))
+        || after.is_some_and(|after| after.starts_with(" to "))
 }
 
 /// Reports that one of several things failed; the others go on.
@@ -176,7 +184,7 @@ mod tests {
         assert_eq!(of("/x/wo: no space", "/x/wo"), "/x/wo: no space");
         assert_eq!(of("/wo: no space", "a to /wo"), "a to /wo: no space");
         assert_eq!(of("'/wo': not there", "/wo"), "/wo: not there");
-        assert_eq!(of("a: is a pipe", "a to /wo"), "a to /wo: is a pipe");
+        assert_eq!(of("/wo: a: is a pipe", "a to /wo"), "a to /wo: is a pipe");
         assert_eq!(of("b: is a pipe", "a to /wo"), "a to /wo: b: is a pipe");
         assert_eq!(of("wo: no space", "/x/wo"), "/x/wo: wo: no space");
         assert_eq!(of("/x: no space", "/x/wo"), "/x/wo: /x: no space");
