@@ -167,11 +167,11 @@ impl Home {
             )
         })?;
         let making = self.making();
-        let is_ours = || self.dir.join("dev.toml").exists() || making.exists();
-        if is_ours() {
+        let is_made = || self.dir.join("dev.toml").exists();
+        if is_made() {
             return Ok(());
         }
-        if self.metaserver_dir(ServerId(1)).join("state").exists() {
+        if self.metaserver_dir(ServerId(1)).join("state").exists() && !is_made() {
             bail!(
                 "{}: has the state of a cluster but no dev.toml: restore that file, or choose another place with --dir",
                 self.dir.display()
@@ -179,8 +179,8 @@ impl Home {
         }
         for entry in std::fs::read_dir(&self.dir)? {
             let name = entry?.file_name();
-            // Another process may have begun meanwhile.
-            if name != "lost+found" && !is_ours() {
+            // Another process may have begun it, now or before it was cut off.
+            if name != "lost+found" && !making.exists() && !is_made() {
                 bail!(
                     "{}: has something else in it ({}) and no development cluster: choose another place with --dir",
                     self.dir.display(),
@@ -560,8 +560,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path().to_path_buf());
         std::fs::create_dir_all(folder.path().join("meta-1/state")).unwrap();
-        let error = home.make().unwrap_err().to_string();
-        assert!(error.contains("restore that file"), "{error}");
+        for begun in [false, true] {
+            if begun {
+                std::fs::write(home.making(), "").unwrap();
+            }
+            let error = home.make().unwrap_err().to_string();
+            assert!(error.contains("restore that file"), "{error}");
+        }
     }
 
     #[test]
