@@ -48,6 +48,11 @@ impl Metaserver {
         seed: Option<ClusterSeed>,
     ) -> Result<Metaserver> {
         let server = check_identity(&identity, &authority, seed.as_ref())?;
+        if let Some(seed) = &seed
+            && !has_state(&config.dir)
+        {
+            seed.check().map_err(|error| error.context("the seed"))?;
+        }
         create_directory(&config.dir)?;
         check_directory(&config.dir)?;
         // The port first: a second metaserver on the same directory must not come near the state.
@@ -86,11 +91,7 @@ impl Metaserver {
         };
         if !raft.is_initialised().await? {
             match &seed {
-                // Only here does it count.
-                Some(seed) => {
-                    seed.check().map_err(|error| error.context("the seed"))?;
-                    found(&raft, server, &address, seed).await?;
-                }
+                Some(seed) => found(&raft, server, &address, seed).await?,
                 None if told_of > 0 => tracing::info!("waiting for the metaservers to call"),
                 None => return Err(no_seed(&config.dir)),
             }

@@ -19,7 +19,7 @@ async fn open(client: Link) -> quarry_common::Result<SessionId> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_does_not_set_the_time_ahead() {
-    let mut cluster = Cluster::start(1, 0, 600).await;
+    let mut cluster = Cluster::start(1, 3, 600).await;
     cluster.open_session().await;
     let made = async |name: &str, seen: Version| {
         let op = Op::Create {
@@ -45,7 +45,7 @@ async fn a_client_does_not_set_the_time_ahead() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_has_so_many_sessions_at_a_time() {
-    let cluster = Cluster::start(1, 0, 600).await;
+    let cluster = Cluster::start(1, 3, 600).await;
     let mut asked = JoinSet::new();
     let (mut opened, mut refused) = (Vec::new(), 0);
     for _ in 0..SESSIONS_PER_CERTIFICATE_MAX + 10 {
@@ -82,7 +82,7 @@ fn take(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_has_so_many_inodes_open() {
-    let mut cluster = Cluster::start(1, 0, 600).await;
+    let mut cluster = Cluster::start(1, 3, 600).await;
     cluster.open_session().await;
     let renew = |count: usize| {
         cluster.client.ask(MetaBody::RenewSession(Renewal {

@@ -508,6 +508,7 @@ mod tests {
     fn a_start_waits_for_a_server_of_an_earlier_one() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(folder.path().to_path_buf());
+        home.make().unwrap();
         let plan = home.found_or_make(Wanted::default()).unwrap();
         wait_for_earlier(&home, &plan).unwrap();
         let log = File::create(Server::Data(plan.servers().next().unwrap()).log(&home)).unwrap();
