@@ -26,6 +26,11 @@ const STALLED_STREAMS: u32 = 16;
 /// single one of 57 KB holds up all else, even the news that a connection is closed (measured).
 const LOOPBACK_INITIAL_WINDOW: u64 = 1 << 20;
 
+/// Discovery on loopback ends when its next step were smaller than this, with a last probe of the most: 33, 49, 57 and 65.5 KB.
+/// A step of 20 bytes, the default, makes eleven probes of 640 KB in all, each way, and their padding is read byte for byte:
+/// a fifth of the time of 128 clients that came to make a few thousand files (measured).
+const LOOPBACK_DISCOVERY_STEP: u16 = 8_000;
+
 /// Streams beside the bulk ones: requests, Raft, push, with room for replaced ones.
 const REQUEST_STREAMS_MAX: u32 = 32;
 
@@ -69,12 +74,13 @@ impl LinkProfile {
             LinkProfile::Ethernet => (1_452, true),
             LinkProfile::Jumbo => (6_500, true),
         };
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(mtu_max);
         let mut congestion = quinn::congestion::CubicConfig::default();
         if self == LinkProfile::Loopback {
             congestion.initial_window(LOOPBACK_INITIAL_WINDOW);
+            discovery.minimum_change(LOOPBACK_DISCOVERY_STEP);
         }
-        let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(mtu_max);
         let window = VarInt::from_u32(BUFFER_LEN as u32);
         let mut config = TransportConfig::default();
         config

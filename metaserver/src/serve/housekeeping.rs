@@ -4,6 +4,7 @@ use super::{Serving, lookup};
 use crate::controller::{Life, Placement, Planner};
 use crate::raft::blocking;
 use crate::state::command::{Action, Reply};
+use crate::state::keys;
 use quarry_common::identity::PeerName;
 use quarry_common::ids::{DiskId, Epoch, InodeId, ServerId, Version};
 use quarry_common::limits::SESSION_LEASE;
@@ -41,6 +42,7 @@ const PURGE_WITHIN: Duration = Duration::from_secs(5);
 /// Ends sessions whose lease is over and purges what nobody can reach, for ever. An error
 /// ends a pass, and the next one begins anew.
 pub async fn keep_house(serving: Arc<Serving>) {
+    let mut first_orphan = keys::orphans();
     loop {
         let begun = Instant::now();
         tokio::time::sleep(EVERY).await;
@@ -49,20 +51,20 @@ pub async fn keep_house(serving: Arc<Serving>) {
         if stood_still > EVERY {
             serving.leases().handle_standstill(stood_still);
         }
-        if let Err(error) = pass(&serving).await {
+        if let Err(error) = pass(&serving, &mut first_orphan).await {
             tracing::warn!(%error, "a pass of housekeeping was given up");
         }
     }
 }
 
-async fn pass(serving: &Arc<Serving>) -> Result<()> {
+async fn pass(serving: &Arc<Serving>, first_orphan: &mut Vec<u8>) -> Result<()> {
     let begun = Instant::now();
     // Some at a time: others are renewed while these are ended.
     while begun.elapsed() < END_WITHIN && end_expired(serving).await? {}
     // Removed trees and truncated files are emptied too, so there may be work without orphans.
     let begun = Instant::now();
     while begun.elapsed() < PURGE_WITHIN {
-        let orphans = purgeable(serving)?;
+        let orphans = purgeable(serving, first_orphan)?;
         let count = orphans.len();
         let action = Action::Purge {
             orphans,
@@ -109,14 +111,15 @@ async fn end_expired(serving: &Arc<Serving>) -> Result<bool> {
 }
 
 /// Orphans that nobody holds, a lease after they lost their last name.
-fn purgeable(serving: &Serving) -> Result<Vec<InodeId>> {
+fn purgeable(serving: &Serving, first: &mut Vec<u8>) -> Result<Vec<InodeId>> {
     let Some(held) = serving.leases().held(Instant::now()) else {
         return Ok(Vec::new());
     };
     let until = Nanos::now()
         .micros()
         .saturating_sub(SESSION_LEASE.as_micros() as u64);
-    lookup::orphans(&*serving.kv, Version(until), &held, ORPHANS_PER_COMMAND)
+    let until = Version(until);
+    lookup::orphans(&*serving.kv, first, until, &held, ORPHANS_PER_COMMAND)
 }
 
 /// Moves disks out and back in and places groups, whenever the map or the life of a disk has changed, for ever.

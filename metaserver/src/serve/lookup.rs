@@ -34,21 +34,25 @@ fn scan(
     outcome
 }
 
-/// The oldest orphans that lost their last name before `until` and are not `held`.
+/// The oldest orphans, from the key `from` on, that lost their last name before `until` and are not `held`; and `from`
+/// moved to the first one there is: those before it are gone, and later ones have greater versions. (Whoever begins at
+/// the first key again passes each mark of a deletion: a tenth of all time while files are removed, measured.)
 pub fn orphans(
     state: &dyn KvRead,
+    from: &mut Vec<u8>,
     until: Version,
     held: &HashSet<InodeId>,
     max: usize,
 ) -> Result<Vec<InodeId>> {
-    let prefix = keys::orphans();
     let mut orphans = Vec::new();
+    let mut first = None;
     scan(
         state,
         Family::System,
-        &prefix,
-        after_prefix(&prefix).as_deref(),
+        from,
+        after_prefix(&keys::orphans()).as_deref(),
         |key, _| {
+            first.get_or_insert_with(|| key.to_vec());
             let (since, inode) = keys::parse_orphan(key)?;
             if since >= until || orphans.len() == max {
                 return Ok(ControlFlow::Break(()));
@@ -59,6 +63,9 @@ pub fn orphans(
             Ok(ControlFlow::Continue(()))
         },
     )?;
+    if let Some(first) = first {
+        *from = first;
+    }
     Ok(orphans)
 }
 
@@ -154,13 +161,43 @@ mod tests {
             world.unlink(&root(), InodeId::ROOT, &name).unwrap();
         }
         let until = Version(u64::MAX);
-        let all = orphans(&*world.kv, until, &HashSet::new(), 100).unwrap();
+        let first = &mut keys::orphans();
+        let all = orphans(&*world.kv, first, until, &HashSet::new(), 100).unwrap();
         assert_eq!(all, removed);
         let held = removed[..6].iter().copied().collect();
-        let found = orphans(&*world.kv, until, &held, 3).unwrap();
+        let found = orphans(&*world.kv, first, until, &held, 3).unwrap();
         assert_eq!(found, removed[6..9]);
-        let none = orphans(&*world.kv, Version(1), &HashSet::new(), 100).unwrap();
+        let none = orphans(&*world.kv, first, Version(1), &HashSet::new(), 100).unwrap();
         assert_eq!(none, []);
+    }
+
+    #[test]
+    fn what_was_an_orphan_is_not_passed_again_and_what_becomes_one_is_found() {
+        let world = &mut World::in_memory();
+        let remove = |world: &mut World, name: &str| {
+            let inode = world.put(InodeId::ROOT, name, b"x").inode;
+            world.unlink(&root(), InodeId::ROOT, name).unwrap();
+            inode
+        };
+        let (a, b) = (remove(world, "a"), remove(world, "b"));
+        let first = &mut keys::orphans();
+        let find = |world: &World, first: &mut Vec<u8>, held: &[InodeId]| {
+            let held = held.iter().copied().collect();
+            orphans(&*world.kv, first, Version(u64::MAX), &held, 100).unwrap()
+        };
+        assert_eq!(
+            find(world, first, &[a]),
+            [b],
+            "one that is held stays the first"
+        );
+        assert_eq!(find(world, first, &[]), [a, b]);
+        assert_eq!(world.purge(vec![a], 100).0, [a]);
+        assert_eq!(find(world, first, &[]), [b]);
+        assert_eq!(keys::parse_orphan(first).unwrap().1, b);
+        assert_eq!(world.purge(vec![b], 100).0, [b]);
+        assert_eq!(find(world, first, &[]), []);
+        let c = remove(world, "c");
+        assert_eq!(find(world, first, &[]), [c]);
     }
 
     #[test]

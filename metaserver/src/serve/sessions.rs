@@ -14,6 +14,9 @@ impl Serving {
     /// A session is of the certificate that opened it. A session that is unknown goes on to the
     /// state machine, which knows whether it was lost.
     pub(super) fn check_session(&self, peer: &Peer, session: SessionId) -> Result<()> {
+        if self.leases().is_of(session, peer.certificate) {
+            return Ok(());
+        }
         match session::find(&*self.kv, session)? {
             Some(record) if record.certificate != peer.certificate => {
                 let text = format!("session {session} is another client's");

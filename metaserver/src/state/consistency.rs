@@ -1,7 +1,9 @@
 //! What must be true of every state, checked from the whole of it: for tests.
 
 use super::keys::{self, SessionKey};
-use super::records::{DentryRecord, ExtentRecord, InodeRecord, Record, UsageRecord, XattrRecord};
+use super::records::{
+    DentryRecord, ExtentRecord, Flags, InodeRecord, Record, UsageRecord, XattrRecord,
+};
 use super::txn::HIDDEN_DIRECTORY;
 use crate::kv::{Family, KvRead};
 use quarry_common::ids::InodeId;
@@ -33,6 +35,7 @@ struct Whole {
     extents: BTreeMap<InodeId, Vec<ExtentRecord>>,
     xattrs: BTreeMap<InodeId, u32>,
     atimes: BTreeSet<InodeId>,
+    trimmed: BTreeSet<InodeId>,
 }
 
 fn each(state: &dyn KvRead, family: Family, mut visit: impl FnMut(&[u8], &[u8])) {
@@ -56,6 +59,7 @@ impl Whole {
             extents: BTreeMap::new(),
             xattrs: BTreeMap::new(),
             atimes: BTreeSet::new(),
+            trimmed: BTreeSet::new(),
         };
         each(state, Family::Inodes, |key, value| {
             let record = InodeRecord::from_bytes(value).unwrap();
@@ -74,6 +78,8 @@ impl Whole {
             if key.starts_with(&keys::orphans()) {
                 let (at, inode) = keys::parse_orphan(key).unwrap();
                 whole.orphans.insert((at.0, inode));
+            } else if key.starts_with(&keys::trimmed()) {
+                whole.trimmed.insert(keys::parse_trimmed(key).unwrap());
             }
         });
         each(state, Family::Sessions, |key, _| {
@@ -233,12 +239,20 @@ impl Whole {
                     record.xattr_names_len
                 ));
             }
+            // Who removes the inode removes only what its record speaks of.
+            if self.atimes.contains(inode) != record.flags.has(Flags::HAS_ATIME) {
+                faults.push(format!("{inode} has an access time, or says it has"));
+            }
+            if self.trimmed.contains(inode) == record.trims.is_empty() {
+                faults.push(format!("{inode} waits to be trimmed, or says it does"));
+            }
         }
         let with_parts = self
             .extents
             .keys()
             .chain(self.xattrs.keys())
-            .chain(&self.atimes);
+            .chain(&self.atimes)
+            .chain(&self.trimmed);
         for inode in with_parts.filter(|inode| !self.inodes.contains_key(inode)) {
             faults.push(format!("{inode} has parts and does not exist"));
         }

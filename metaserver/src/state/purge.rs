@@ -43,11 +43,15 @@ fn purge_orphan(txn: &mut Txn<'_>, inode: InodeId, left: &mut usize) -> OpResult
     let Some(since) = record.orphaned_at.filter(|_| record.links == 0) else {
         return Ok(false);
     };
-    let mut edit = Edit::new(txn, inode, &mut record);
-    let removed = edit.purge_all(*left)?;
-    edit.finish()?;
-    *left -= removed;
-    *left -= remove_xattrs(txn, inode, *left)?;
+    if record.extents > 0 {
+        let mut edit = Edit::new(txn, inode, &mut record);
+        let removed = edit.purge_all(*left)?;
+        edit.finish()?;
+        *left -= removed;
+    }
+    if record.xattr_names_len > 0 {
+        *left -= remove_xattrs(txn, inode, *left)?;
+    }
     if *left == 0 {
         // What is gone would read as a hole.
         record.flags.set(Flags::PURGED, true);
@@ -56,8 +60,13 @@ fn purge_orphan(txn: &mut Txn<'_>, inode: InodeId, left: &mut usize) -> OpResult
     }
     *left -= 1;
     txn.delete(Family::Inodes, keys::inode(inode));
-    txn.delete(Family::Atimes, keys::inode(inode));
-    txn.delete(Family::System, keys::system(SystemKey::Trimmed(inode)));
+    // What is not there is not deleted: whoever looks for the first of its kind would pass each mark of a deletion.
+    if record.flags.has(Flags::HAS_ATIME) {
+        txn.delete(Family::Atimes, keys::inode(inode));
+    }
+    if !record.trims.is_empty() {
+        txn.delete(Family::System, keys::system(SystemKey::Trimmed(inode)));
+    }
     txn.delete(
         Family::System,
         keys::system(SystemKey::Orphan(since, inode)),

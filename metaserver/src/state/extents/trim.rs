@@ -36,6 +36,7 @@ impl Edit<'_, '_> {
         self.file.holes_at = version;
         self.cut_at(size)?;
         let trims = &mut self.file.trims;
+        let waited = !trims.is_empty();
         trims.retain(|trim| trim.from.0 < size);
         trims.push(Trim {
             from: FileOffset(size),
@@ -46,12 +47,13 @@ impl Edit<'_, '_> {
             let text = "the file was truncated so often that its old contents are still being removed: try again";
             return Err(Error::new(Code::Overloaded, text).into());
         }
-        if !self.file.trims.is_empty() {
-            self.txn.put(
-                Family::System,
-                keys::system(SystemKey::Trimmed(self.inode)),
-                &Present,
-            );
+        let key = keys::system(SystemKey::Trimmed(self.inode));
+        if self.file.trims.is_empty() {
+            if waited {
+                self.txn.delete(Family::System, key);
+            }
+        } else {
+            self.txn.put(Family::System, key, &Present);
             // What the same command writes after this is newer than what the truncation cut off.
             self.txn.go_on(Version(version.0.saturating_add(1)));
         }
@@ -115,11 +117,7 @@ impl Edit<'_, '_> {
         }
         match next {
             Some(next) => self.advance_trims(next),
-            None => {
-                self.file.trims.clear();
-                self.txn
-                    .delete(Family::System, keys::system(SystemKey::Trimmed(self.inode)));
-            }
+            None => self.file.trims.clear(),
         }
         Ok(seen.len())
     }
