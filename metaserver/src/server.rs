@@ -24,8 +24,10 @@ const LEADING_WITHIN: Duration = Duration::from_secs(120);
 /// How often a metaserver that has moved tells the others.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the room on the disk is looked at, and how often it is said that there is little: a disk fills in minutes.
+/// How often the room on the disk is looked at: a disk fills in minutes.
 const LOOK_AT_ROOM_EVERY: Duration = Duration::from_secs(5);
+
+/// How often it is said that there is little room, or that this metaserver was removed.
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A running metaserver.
@@ -200,6 +202,10 @@ async fn announce(consensus: Arc<dyn Consensus>, address: String) {
     loop {
         match consensus.announce(&address).await {
             Ok(()) => tokio::time::sleep(10 * ANNOUNCE_EVERY).await,
+            Err(error) if error.code == Code::WrongRole => {
+                tracing::warn!("{error}");
+                tokio::time::sleep(SAY_AGAIN_AFTER).await;
+            }
             Err(error) => {
                 tracing::info!(%error, "the other metaservers do not know this one's address yet");
                 tokio::time::sleep(ANNOUNCE_EVERY).await;

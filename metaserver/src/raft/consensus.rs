@@ -67,7 +67,7 @@ pub trait Consensus: Send + Sync + 'static {
     /// that wait share one barrier. Fails as [`Consensus::propose`] does.
     fn read_barrier(&self) -> Pending<'_, ()>;
 
-    /// Who leads, if that is known.
+    /// Who leads, if that is known; one of those who may, if this metaserver was removed.
     fn leader(&self) -> Option<Leader>;
 
     /// The term in which this metaserver leads, while it does: what is kept in memory about the cluster lives as
@@ -82,7 +82,7 @@ pub trait Consensus: Send + Sync + 'static {
     fn add_member(&self, id: ServerId, address: String) -> Pending<'_, ()>;
 
     /// Tells the group where this metaserver is reached now, if the others do not know that. Fails with
-    /// `Unreachable` when nobody who leads was reached.
+    /// `Unreachable` when nobody who leads was reached, with `WrongRole` when this metaserver was removed.
     fn announce<'a>(&'a self, address: &'a str) -> Pending<'a, ()>;
 
     /// Removes a member. Fails with `NotFound`, and with `Busy` when those who stay and run would be no majority

@@ -529,9 +529,12 @@ impl Consensus for Raft {
     }
 
     fn leader(&self) -> Option<Leader> {
+        // Who was removed hears of no leader any more, and those whom it sends to one that does not lead are sent on.
+        if let Some(other) = self.left_to() {
+            return Some(other);
+        }
         let metrics = self.metrics_now();
         let id = metrics.current_leader?;
-        // One that was removed while it led still holds its own vote.
         if id == metrics.id && !leads(&metrics, self.end_at_start) {
             return None;
         }

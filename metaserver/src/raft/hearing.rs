@@ -32,21 +32,32 @@ const VOUCHED_FOR: Duration = Duration::from_secs(2);
 /// How long somebody who is asked for that word has.
 const VOUCH_WAIT: Duration = Duration::from_millis(500);
 
-/// Words about metaservers that are not known here: whether they are members, and when that was asked.
+/// Words about metaservers that are not known here.
 #[derive(Default)]
-pub(super) struct Vouched(Mutex<HashMap<ServerId, (bool, Instant)>>);
+pub(super) struct Vouched(Mutex<HashMap<ServerId, Word>>);
+
+/// Whether somebody is a member, and when that was asked.
+struct Word {
+    is_member: bool,
+    at: Instant,
+}
 
 impl Vouched {
     fn get(&self, peer: ServerId) -> Option<bool> {
         let words = lock(&self.0);
-        let (word, at) = words.get(&peer)?;
-        (at.elapsed() < VOUCHED_FOR).then_some(*word)
+        let word = words.get(&peer)?;
+        (word.at.elapsed() < VOUCHED_FOR).then_some(word.is_member)
     }
 
-    fn set(&self, peer: ServerId, word: bool) {
-        let mut words = lock(&self.0);
+    /// Whether it is the first time that the answer is no: the operator is told once.
+    fn set(&self, peer: ServerId, is_member: bool) -> bool {
+        let word = Word {
+            is_member,
+            at: Instant::now(),
+        };
         // Certificates of this cluster are few.
-        words.insert(peer, (word, Instant::now()));
+        let before = lock(&self.0).insert(peer, word);
+        !is_member && before.is_none_or(|before| before.is_member)
     }
 }
 
@@ -216,14 +227,8 @@ impl Raft {
         }
     }
 
-    /// Whether a metaserver is a member, or was named when this one was made and has none yet.
     fn is_known(&self, peer: ServerId) -> bool {
-        let metrics = self.metrics_now();
-        let mut nodes = metrics.membership_config.membership().nodes().peekable();
-        match nodes.peek() {
-            None => self.told_of.contains_key(&peer),
-            Some(_) => nodes.any(|(id, _)| *id == node_id(peer)),
-        }
+        self.known().iter().any(|member| member.id == peer)
     }
 
     fn check_member(&self, peer: ServerId) -> Result<()> {
@@ -242,7 +247,13 @@ impl Raft {
             Some(word) => word,
             None => {
                 let word = self.ask_about(peer).await;
-                self.vouched.set(peer, word);
+                if self.vouched.set(peer, word) {
+                    let known = self.others();
+                    tracing::warn!(
+                        "metaserver {peer} says that it leads, and is not heard: none of those known here {known:?} answers that it is a \
+                         member; if all of them were replaced while this one was away, remove it and make a new one"
+                    );
+                }
                 word
             }
         };

@@ -7,7 +7,7 @@ use super::group::failed;
 use super::leading::not_leader;
 use super::types::{NodeId, node_id, server_id};
 use super::wire::{RaftCall, RaftReply};
-use super::{Consensus, GroupMember, Raft};
+use super::{Consensus, GroupMember, Leader, Raft};
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers, RaftMetrics};
 use quarry_common::ids::ServerId;
@@ -41,29 +41,59 @@ impl Raft {
         membership.nodes().map(member).collect()
     }
 
-    /// The others that are known, and where they are: before there are members, those of whom it was told.
-    pub(super) fn others(&self) -> BTreeMap<ServerId, String> {
+    /// The members as far as they are known: those of whom this metaserver was told when it was made, as long as its log is
+    /// on the way to there. Members without it are from before it was invited, and may all be gone by now.
+    pub(super) fn known(&self) -> Vec<GroupMember> {
         let members = self.members_now();
-        let mut others: BTreeMap<ServerId, String> = match members.is_empty() {
-            true => self.told_of.clone(),
-            false => members
-                .into_iter()
-                .map(|member| (member.id, member.address))
-                .collect(),
-        };
-        others.remove(&self.server);
-        others
+        let is_one = members.iter().any(|member| member.id == self.server);
+        let is_on_the_way = members.is_empty() || (self.fitness.is_new() && !is_one);
+        if !is_on_the_way || self.told_of.is_empty() {
+            return members;
+        }
+        let told_of = self.told_of.iter().map(|(id, address)| GroupMember {
+            id: *id,
+            address: address.clone(),
+            votes: true,
+        });
+        told_of.collect()
+    }
+
+    /// The others that are known, and where they are.
+    pub(super) fn others(&self) -> BTreeMap<ServerId, String> {
+        self.others_that(|_| true)
     }
 
     /// As [`Raft::others`], without those who only listen.
     pub(super) fn other_voters(&self) -> BTreeMap<ServerId, String> {
-        let mut others = self.others();
-        for member in self.members_now() {
-            if !member.votes {
-                others.remove(&member.id);
-            }
+        self.others_that(|member| member.votes)
+    }
+
+    fn others_that(&self, counts: impl Fn(&GroupMember) -> bool) -> BTreeMap<ServerId, String> {
+        let known = self.known().into_iter();
+        known
+            .filter(|member| member.id != self.server && counts(member))
+            .map(|member| (member.id, member.address))
+            .collect()
+    }
+
+    /// One of those who vote, if this metaserver is to vote no more: it was removed, or is being removed.
+    pub(super) fn left_to(&self) -> Option<Leader> {
+        let metrics = self.metrics_now();
+        let own = metrics.id;
+        let membership = metrics.membership_config.membership();
+        let configs = membership.get_joint_config();
+        let (first, goal) = (configs.first()?, configs.last()?);
+        let is_leaving = first.contains(&own) && !goal.contains(&own);
+        let is_gone = membership.get_node(&own).is_none() && !self.fitness.is_new();
+        if !is_leaving && !is_gone {
+            return None;
         }
-        others
+        let id = *goal.first()?;
+        let node = membership.get_node(&id)?;
+        Some(Leader {
+            id: server_id(id),
+            address: node.addr.clone(),
+        })
     }
 
     /// How far this member is.
@@ -100,8 +130,15 @@ impl Raft {
     /// Tells the group where this member is reached now, if that is not what the others know.
     ///
     /// # Errors
-    /// `Unreachable`: nobody who leads was reached.
+    /// `Unreachable`: nobody who leads was reached; `WrongRole`: this metaserver was removed.
     pub(super) async fn tell_address(&self, address: &str) -> Result<()> {
+        if let Some(Leader { id, address }) = self.left_to() {
+            let text = format!(
+                "this metaserver was removed from its cluster, which metaserver {id} at {address} belongs to: stop its process and \
+                 remove its directory"
+            );
+            return Err(Error::new(Code::WrongRole, text));
+        }
         let own = self
             .members_now()
             .into_iter()

@@ -13,7 +13,7 @@ use super::types::{LogId, NodeId, Types, server_id};
 use super::wire::{RaftCall, RaftReply};
 use openraft::ServerState;
 use quarry_common::ids::ShardId;
-use quarry_common::net;
+use quarry_common::{Code, Error, net};
 use rand::Rng;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +48,9 @@ const ASK_WAIT: Duration = Duration::from_millis(200);
 /// How long an election may take: syncs of several disks that have other work. Until then no other one is begun.
 const ELECTION_WAIT: Duration = Duration::from_millis(350);
 
+/// How often it is said that others do not take this metaserver for a member.
+const TELL_REFUSED_EVERY: Duration = Duration::from_secs(60);
+
 /// What is known of the leader, and the decision to succeed it.
 pub(super) struct Succession {
     pub(super) inner: openraft::Raft<Types>,
@@ -72,6 +75,8 @@ pub(super) struct Known {
     election_at: Option<Instant>,
     /// Somebody with a shorter log asks in vain: this one need not wait for its turn.
     is_urged: bool,
+    /// When it was last said that another one does not take this one for a member.
+    refused_at: Option<Instant>,
 }
 
 impl Known {
@@ -282,15 +287,31 @@ impl Succession {
             asked.spawn(async move {
                 let call = RaftCall::WouldVote { end, gone };
                 let call = network.call(shard, server_id(id), &address, call, ASK_WAIT);
-                matches!(call.await, Ok(RaftReply::WouldVote(true)))
+                (id, call.await)
             });
         }
         while yes < needed
             && let Some(answer) = asked.join_next().await
         {
-            yes += usize::from(answer.unwrap_or(false));
+            match answer {
+                Ok((_, Ok(RaftReply::WouldVote(true)))) => yes += 1,
+                Ok((id, Err(error))) if error.code == Code::WrongRole => {
+                    self.tell_refused(id, &error)
+                }
+                _ => {}
+            }
         }
         yes >= needed
+    }
+
+    /// A member of this metaserver's group does not take it for one: it was removed while it was away, most likely.
+    fn tell_refused(&self, by: NodeId, error: &Error) {
+        let mut known = self.known();
+        let is_told = |at: Instant| at.elapsed() < TELL_REFUSED_EVERY;
+        if !known.refused_at.is_some_and(is_told) {
+            known.refused_at = Some(Instant::now());
+            tracing::warn!("metaserver {by} refuses this one: {error}");
+        }
     }
 
     /// Asks for votes, and waits until the election is over.

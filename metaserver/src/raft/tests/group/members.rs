@@ -97,6 +97,68 @@ async fn members_are_replaced_one_after_the_other_under_load_the_leader_included
     group.stop().await;
 }
 
+/// Those who are in the newest snapshot are all gone: nobody of them can say who leads, nor which terms there were.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_member_joins_after_all_those_of_the_snapshot_were_replaced() {
+    let mut group = Group::of_three(|options| RaftOptions {
+        kept_entries: 0,
+        ..options
+    })
+    .await;
+    for i in 0..100 {
+        propose(&group.raft(group.leader().await), &format!("f{i}")).await;
+    }
+    for (gone, new) in [(1, 4), (2, 5)] {
+        add(&mut group, ServerId(new)).await;
+        if gone == 1 {
+            // The last snapshot: it names 1 to 4.
+            for node in group.nodes.values() {
+                node.raft.snapshot().await.unwrap();
+            }
+        }
+        remove(&mut group, ServerId(gone)).await;
+    }
+    remove(&mut group, ServerId(3)).await;
+    add(&mut group, ServerId(6)).await;
+    remove(&mut group, ServerId(4)).await;
+    remove(&mut group, ServerId(5)).await;
+    // Another snapshot would name those who are there.
+    add(&mut group, ServerId(7)).await;
+    let raft = group.raft(group.leader().await);
+    propose(&raft, "x").await;
+    group.wait_for(ServerId(7), "x", 1).await;
+    group.wait_for(ServerId(7), "f99", 1).await;
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_removed_knows_it_and_names_another_one() {
+    let mut group = Group::of_three(|options| options).await;
+    let removed = group.leader().await;
+    let rest = group.followers(removed);
+    assert_eq!(group.raft(removed).left_to(), None);
+    group.raft(removed).remove_member(removed).await.unwrap();
+    group.leader_of(&rest).await;
+    let knows = |group: &Group| {
+        let raft = group.raft(removed);
+        let leader = raft.leader();
+        leader.is_some_and(|other| rest.contains(&other.id) && raft.left_to() == Some(other))
+    };
+    let begun = Instant::now();
+    while !knows(&group) {
+        assert!(begun.elapsed() < LONG, "{}", group.report());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let error = group.raft(removed).announce("there:1").await.unwrap_err();
+    assert_eq!(error.code, Code::WrongRole, "{error}");
+    assert!(error.text.contains("was removed"), "{error}");
+    // Also when it comes back.
+    group.kill(removed).await;
+    group.restart(removed).await;
+    assert!(knows(&group), "{}", group.report());
+    group.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_absence_would_stop_the_group_is_not_removed() {
     let mut group = Group::of_three(|options| options).await;

@@ -282,6 +282,21 @@ fn all_applied_once(kv: &dyn KvRead, commands: &[String]) {
     }
 }
 
+/// Removes a member, and ends it. Those who come later do not hear of it.
+async fn remove(group: &mut Group, id: ServerId) {
+    let begun = Instant::now();
+    loop {
+        let leader = group.raft(group.leader().await);
+        match leader.remove_member(id).await {
+            Ok(()) => break,
+            Err(error) => assert!(begun.elapsed() < LONG, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    group.kill(id).await;
+    group.addresses.remove(&id);
+}
+
 /// Adds a member and waits until it votes.
 async fn add(group: &mut Group, id: ServerId) {
     let told_of = group.addresses.clone();
