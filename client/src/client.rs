@@ -106,6 +106,9 @@ impl Client {
             );
             return Err(Error::new(Code::Configuration, text));
         }
+        if let Some(words) = file.outdated(&found.topology.metaservers) {
+            tracing::warn!("{words}");
+        }
         learn(&meta, &found);
         spawn_follower(Arc::downgrade(&map), &meta);
         let sessions = Arc::new(Sessions::new(meta.clone()));

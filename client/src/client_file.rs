@@ -8,6 +8,7 @@ use quarry_common::given_file;
 use quarry_common::identity::{Identity, Role};
 use quarry_common::ids::{ClusterId, ServerId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::SystemTime;
@@ -105,6 +106,27 @@ impl ClientFile {
             )));
         }
         Ok(identity)
+    }
+
+    /// What to do about a file most of whose metaservers were replaced: with the last of them it finds the cluster no more.
+    pub(crate) fn outdated(&self, present: &BTreeMap<ServerId, String>) -> Option<String> {
+        let named = self.metaservers.len();
+        let there = self.metaservers.iter();
+        let left = there
+            .filter(|there| present.contains_key(&there.id))
+            .count();
+        if left == named || left * 2 > named {
+            return None;
+        }
+        let entries = present.iter().map(|(id, address)| {
+            let address = toml::Value::String(address.clone());
+            format!("\n[[metaservers]]\nid = {id}\naddress = {address}")
+        });
+        let entries: String = entries.collect();
+        Some(format!(
+            "of the metaservers that the client file names, {left} of {named} are left: put the present ones in their place, or it \
+             will not find the cluster when those are replaced too:{entries}"
+        ))
     }
 
     /// Why the metaservers refuse its certificate at `now`, if that can be seen here, with what to do.
@@ -323,6 +345,30 @@ mod tests {
         assert!(error.text.contains("a directory, and a file"), "{error}");
         let error = ClientFile::load(Path::new("/dev/zero")).unwrap_err();
         assert!(error.text.contains("a device"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_outdated_when_half_of_its_metaservers_are_gone() {
+        let named = |ids: &[u32]| ClientFile {
+            metaservers: ids
+                .iter()
+                .map(|id| MetaAddress {
+                    id: ServerId(*id),
+                    address: format!("m{id}:7410"),
+                })
+                .collect(),
+            ..example()
+        };
+        let present = [2, 4, 5].map(|id| (ServerId(id), format!("m{id}:7410")));
+        let present = BTreeMap::from(present);
+        for fresh in [&[2][..], &[2, 4], &[2, 4, 1], &[5, 4, 2]] {
+            assert_eq!(named(fresh).outdated(&present), None, "{fresh:?}");
+        }
+        for outdated in [&[1][..], &[1, 2], &[1, 2, 3]] {
+            let words = named(outdated).outdated(&present).unwrap();
+            let entry = "[[metaservers]]\nid = 5\naddress = \"m5:7410\"";
+            assert!(words.contains(entry), "{words}");
+        }
     }
 
     #[test]

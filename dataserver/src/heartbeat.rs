@@ -1,14 +1,16 @@
 //! The sign of life: tells the metaservers of the disks, brings the map and the keys, and holds the lease.
 
+use crate::disk::contacts;
 use crate::disks::{Looked, look_at};
 use crate::membership::boot_time;
 use crate::metaservers::Metaservers;
 use crate::node::Node;
-use quarry_common::ids::Epoch;
+use quarry_common::ids::{Epoch, ServerId};
 use quarry_common::limits::HEARTBEAT_EVERY;
 use quarry_common::map::{ClusterMap, MapUpdate};
 use quarry_common::wire::meta::{Heartbeat, HeartbeatReply, MetaBody, MetaReply};
 use quarry_common::{Code, Error, Result};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -35,9 +37,8 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 const GOODBYE_WAIT: Duration = Duration::from_millis(500);
 
 /// Sends heartbeats until all is to stop, and then says goodbye, so that others take our places at once.
-pub async fn run(node: Arc<Node>, mut metaservers: Metaservers, stop: CancellationToken) {
-    stop.run_until_cancelled(beats(&node, &mut metaservers))
-        .await;
+pub async fn run(node: Arc<Node>, metaservers: Metaservers, stop: CancellationToken) {
+    stop.run_until_cancelled(beats(&node, &metaservers)).await;
     let goodbye = metaservers.call(MetaBody::Goodbye, GOODBYE_WAIT);
     match tokio::time::timeout(GOODBYE_WAIT, goodbye).await {
         Ok(Ok(_)) => {}
@@ -46,8 +47,9 @@ pub async fn run(node: Arc<Node>, mut metaservers: Metaservers, stop: Cancellati
     }
 }
 
-async fn beats(node: &Arc<Node>, metaservers: &mut Metaservers) {
+async fn beats(node: &Arc<Node>, metaservers: &Metaservers) {
     let mut looks = Looks::of(node);
+    let mut noted = None;
     let mut logged_at: Option<Instant> = None;
     loop {
         let began = Instant::now();
@@ -56,6 +58,7 @@ async fn beats(node: &Arc<Node>, metaservers: &mut Metaservers) {
                 if logged_at.take().is_some() {
                     tracing::info!("the metaservers are reached again");
                 }
+                note_metaservers(node, &mut noted);
             }
             Err(error) if logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) => {
                 tracing::warn!("no heartbeat: {error}; writes stop when the lease ends");
@@ -69,6 +72,24 @@ async fn beats(node: &Arc<Node>, metaservers: &mut Metaservers) {
             () = tokio::time::sleep(rest) => {}
             () = node.membership.map_wanted() => {}
         }
+    }
+}
+
+/// Writes to the disks who the metaservers are, when that has changed and at a start. A disk that hangs holds up nobody.
+fn note_metaservers(node: &Node, noted: &mut Option<BTreeMap<ServerId, String>>) {
+    let map = node.membership.map();
+    let named = &map.topology.metaservers;
+    if named.is_empty() || noted.as_ref() == Some(named) {
+        return;
+    }
+    *noted = Some(named.clone());
+    for disk in node.disks.all() {
+        let (path, named) = (disk.path().to_owned(), named.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = contacts::write(&path, &named) {
+                tracing::warn!("who the metaservers are is not noted: {error}");
+            }
+        });
     }
 }
 
@@ -159,7 +180,7 @@ impl Look {
 }
 
 /// One heartbeat, and what it brings.
-async fn beat(node: &Arc<Node>, metaservers: &mut Metaservers, looks: &mut Looks) -> Result<()> {
+async fn beat(node: &Arc<Node>, metaservers: &Metaservers, looks: &mut Looks) -> Result<()> {
     let looked = looks.take(REPORT_WAIT, SILENCE_MAX).await;
     let reports = node.complete(node.disks.gather(looked));
     let ours = node.membership.map();
@@ -188,7 +209,7 @@ async fn beat(node: &Arc<Node>, metaservers: &mut Metaservers, looks: &mut Looks
 async fn follow(
     ours: &ClusterMap,
     first: MapUpdate,
-    metaservers: &mut Metaservers,
+    metaservers: &Metaservers,
 ) -> Result<Option<ClusterMap>> {
     if first.epoch < ours.epoch {
         return Err(Error::new(

@@ -10,18 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Requests to whichever metaserver leads: stays with the one that answered last. Clones know the same of who answers.
+/// Requests to whichever metaserver leads: stays with the one that answered last. Clones know the same.
 #[derive(Clone)]
 pub struct Metaservers {
     dial: Dial,
     cluster: ClusterId,
-    addresses: BTreeMap<ServerId, String>,
-    answering: Arc<Mutex<Answering>>,
+    known: Arc<Mutex<Known>>,
 }
 
-/// Who answers.
-#[derive(Default)]
-struct Answering {
+/// Where they are, and who answers.
+struct Known {
+    addresses: BTreeMap<ServerId, String>,
     /// The one that is asked first.
     current: Option<ServerId>,
     /// Those that did not answer when they were last asked: asked after the others, since each costs the wait.
@@ -29,7 +28,7 @@ struct Answering {
 }
 
 impl Metaservers {
-    /// Those of the configuration.
+    /// Those of the configuration, and those that were known at an earlier time: of two addresses the later one counts.
     pub fn new(
         dial: Dial,
         cluster: ClusterId,
@@ -38,26 +37,28 @@ impl Metaservers {
         Metaservers {
             dial,
             cluster,
-            addresses: addresses.into_iter().collect(),
-            answering: Arc::default(),
+            known: Arc::new(Mutex::new(Known {
+                addresses: addresses.into_iter().collect(),
+                current: None,
+                silent: BTreeSet::new(),
+            })),
         }
     }
 
-    fn answering(&self) -> MutexGuard<'_, Answering> {
-        self.answering
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over the addresses that the map knows; those of the configuration stay where it knows none.
-    pub fn learn(&mut self, known: &BTreeMap<ServerId, String>) {
-        let known = known.iter().map(|(id, address)| (*id, address.clone()));
-        self.addresses.extend(known);
+    pub fn learn(&self, named: &BTreeMap<ServerId, String>) {
+        let named = named.iter().map(|(id, address)| (*id, address.clone()));
+        self.known().addresses.extend(named);
     }
 
     /// Their names and addresses, for people.
     pub fn named(&self) -> String {
-        let named = self
+        let known = self.known();
+        let named = known
             .addresses
             .iter()
             .map(|(id, address)| format!("{id} at {address}"));
@@ -86,18 +87,23 @@ impl Metaservers {
             match result {
                 // Whom we do not talk to, or who does not talk to us, has not answered: another may lead.
                 Err(error) if !answered || is_elsewhere(&error) => {
-                    let mut answering = self.answering();
+                    let mut known = self.known();
                     match error.code {
-                        Code::NotLeader => answering.silent.remove(&id),
-                        _ => answering.silent.insert(id),
+                        Code::NotLeader => known.silent.remove(&id),
+                        _ => known.silent.insert(id),
                     };
                     // Not one that was silent: the others may not know yet that it is gone.
-                    if let Some((leader, _)) = leader_named(&error)
-                        && !answering.silent.contains(&leader)
-                        && let Some(at) = order.iter().position(|other| *other == leader)
+                    if let Some((leader, address)) = leader_named(&error)
+                        && !known.silent.contains(&leader)
                     {
-                        order.remove(at);
-                        order.push(leader);
+                        if let Some(at) = order.iter().position(|other| *other == leader) {
+                            order.remove(at);
+                            order.push(leader);
+                        } else if !known.addresses.contains_key(&leader) {
+                            // It became one later; its certificate shows who it is.
+                            known.addresses.insert(leader, address.to_owned());
+                            order.push(leader);
+                        }
                     }
                     // One that will be back is waited for, whatever is wrong with the others.
                     if is_elsewhere(&error) || !failed.as_ref().is_some_and(is_elsewhere) {
@@ -105,24 +111,24 @@ impl Metaservers {
                     }
                 }
                 settled => {
-                    let mut answering = self.answering();
-                    answering.current = Some(id);
-                    answering.silent.remove(&id);
+                    let mut known = self.known();
+                    known.current = Some(id);
+                    known.silent.remove(&id);
                     return settled;
                 }
             }
         }
-        self.answering().current = None;
+        self.known().current = None;
         Err(failed.unwrap_or_else(|| Error::new(Code::Unreachable, "no metaserver is known")))
     }
 
     /// Whom to ask, the first one last.
     fn order(&self) -> Vec<ServerId> {
-        let mut order: Vec<ServerId> = self.addresses.keys().copied().collect();
-        let answering = self.answering();
+        let known = self.known();
+        let mut order: Vec<ServerId> = known.addresses.keys().copied().collect();
         let rank = |id: &ServerId| {
-            let is_current = Some(*id) == answering.current;
-            (is_current, !answering.silent.contains(id))
+            let is_current = Some(*id) == known.current;
+            (is_current, !known.silent.contains(id))
         };
         order.sort_by_key(rank);
         order
@@ -132,9 +138,9 @@ impl Metaservers {
     /// There is no answer.
     async fn ask(&self, id: ServerId, request: &Bytes, wait: Duration) -> Result<MetaAnswer> {
         let name = PeerName::metaserver(self.cluster, id);
-        let address = &self.addresses[&id];
+        let address = self.known().addresses[&id].clone();
         let asking = async {
-            let peer = self.dial.get(&name, address).await?;
+            let peer = self.dial.get(&name, &address).await?;
             peer.requests.call(request.clone(), wait).await
         };
         let late = |_| {
@@ -181,10 +187,12 @@ mod tests {
         let wait = Duration::from_secs(60);
         let failed = asked.call(MetaBody::Goodbye, wait).await.unwrap_err();
         assert_eq!(failed.code, Code::Unreachable);
-        assert_eq!(metaservers.answering().silent, BTreeSet::from(ids));
-        asked.answering().silent.remove(&ServerId(1));
+        assert_eq!(metaservers.known().silent, BTreeSet::from(ids));
+        asked.known().silent.remove(&ServerId(1));
         assert_eq!(metaservers.order().pop(), Some(ServerId(1)));
-        asked.answering().current = Some(ServerId(2));
+        asked.known().current = Some(ServerId(2));
         assert_eq!(metaservers.order().pop(), Some(ServerId(2)));
+        asked.learn(&BTreeMap::from([(ServerId(4), "there".to_owned())]));
+        assert!(metaservers.named().contains("4 at there"));
     }
 }

@@ -3,7 +3,7 @@
 use crate::collect;
 use crate::config::DataserverConfig;
 use crate::dial::Dial;
-use crate::disk::Disk;
+use crate::disk::{Disk, contacts};
 use crate::heartbeat;
 use crate::membership::Membership;
 use crate::metaservers::Metaservers;
@@ -71,16 +71,15 @@ impl Dataserver {
         let endpoint = Endpoint::server(identity, config.listen, may_connect)?;
         let address = endpoint.local_addr()?;
         let dial = Dial::new(endpoint.clone());
-        let known = config.metaservers.iter().cloned();
-        let mut metaservers = Metaservers::new(dial.clone(), name.cluster, known);
+        let noted = config
+            .disks
+            .iter()
+            .flat_map(|disk| contacts::read(&disk.path));
+        let known = config.metaservers.iter().cloned().chain(noted);
+        let metaservers = Metaservers::new(dial.clone(), name.cluster, known);
 
-        let (directories, registered) = disks(
-            &config,
-            &name,
-            (address, endpoint.process()),
-            &mut metaservers,
-        )
-        .await?;
+        let (directories, registered) =
+            disks(&config, &name, (address, endpoint.process()), &metaservers).await?;
         let membership = Membership::new(registered.keys);
         let disks = directories.into_disks();
         if disks.all().next().is_none() {
@@ -189,7 +188,7 @@ async fn disks(
     config: &DataserverConfig,
     name: &PeerName,
     (address, process): (SocketAddr, ProcessNumber),
-    metaservers: &mut Metaservers,
+    metaservers: &Metaservers,
 ) -> Result<(Directories, Registered)> {
     // Before a disk is opened: each start writes its number, and the metaservers are to hear of each one.
     let introduction = MetaBody::Introduce {
@@ -257,7 +256,7 @@ async fn disks(
 /// # Errors
 /// `why` the metaservers refused all of them together, if they refuse each.
 async fn refused(
-    metaservers: &mut Metaservers,
+    metaservers: &Metaservers,
     registration: impl Fn(Vec<DiskReport>) -> Registration,
     reports: Vec<DiskReport>,
     why: Error,
@@ -283,7 +282,7 @@ async fn refused(
     }
 }
 
-async fn register(metaservers: &mut Metaservers, registration: Registration) -> Result<Registered> {
+async fn register(metaservers: &Metaservers, registration: Registration) -> Result<Registered> {
     match insist(metaservers, MetaBody::Register(registration)).await? {
         MetaReply::Registered(registered) => Ok(registered),
         _ => Err(Error::malformed("an answer to another question")),
@@ -291,7 +290,7 @@ async fn register(metaservers: &mut Metaservers, registration: Registration) -> 
 }
 
 /// Asks until there is an answer that waiting does not change.
-async fn insist(metaservers: &mut Metaservers, body: MetaBody) -> Result<MetaReply> {
+async fn insist(metaservers: &Metaservers, body: MetaBody) -> Result<MetaReply> {
     let began = Instant::now();
     let mut said_at: Option<Instant> = None;
     loop {

@@ -9,6 +9,7 @@
 //! index/      where each chunk is; derived                  index, entry, recovery, listing
 //! aside/      marks of bad copies                           aside
 //! trash/      nobody's files                                trash, delete
+//! metaservers where the metaservers are                     contacts
 //! ```
 //!
 //! Writes go through threads of their own and are acknowledged when they are durable. A failed write or
@@ -19,6 +20,7 @@ mod chunk_file;
 mod chunk_format;
 mod claims;
 mod compaction;
+pub mod contacts;
 mod data_file;
 mod delete;
 mod entry;

@@ -217,7 +217,7 @@ async fn ask(
 /// Those of the metaservers.
 pub async fn referenced(
     node: &Node,
-    mut metaservers: Metaservers,
+    metaservers: Metaservers,
     (pool, pg): Group,
     from: Option<ChunkId>,
 ) -> Result<(Vec<CommittedChunk>, Option<ChunkId>)> {
@@ -231,7 +231,7 @@ pub async fn referenced(
     }
 }
 
-async fn report(node: &Node, mut metaservers: Metaservers, complete: Vec<Complete>) -> Result<()> {
+async fn report(node: &Node, metaservers: Metaservers, complete: Vec<Complete>) -> Result<()> {
     metaservers.learn(&node.membership.map().topology.metaservers);
     let body = MetaBody::ReportComplete(complete);
     match metaservers.call(body, META_WAIT).await? {

@@ -2,7 +2,7 @@
 
 use crate::address::{Address, METASERVER_PORT};
 use crate::context::Context;
-use crate::server_folder::MetaserverFiles;
+use crate::server_folder::{MetaserverFiles, metaservers_toml};
 use crate::table::Table;
 use anyhow::{Result, bail};
 use quarry_client::Client;
@@ -76,10 +76,18 @@ impl Remove {
     /// What the cluster says.
     pub async fn run(self, context: &Context) -> Result<()> {
         let id = self.id;
-        let ask = async |client: &Client| Ok(client.remove_metaserver(id).await?);
-        context.with_client(ask).await?;
+        let ask = async |client: &Client| {
+            client.remove_metaserver(id).await?;
+            Ok(client.metaservers().await?)
+        };
+        let left = context.with_client(ask).await?;
+        let left = left.into_iter().filter(|metaserver| metaserver.votes);
+        let left: Vec<_> = left.map(|there| (there.id, there.address)).collect();
         context.print(&format!(
-            "metaserver {id} is removed: stop its process and remove its directory\n"
+            "metaserver {id} is removed: stop its process and remove its directory\n\
+             a dataserver.toml or client file that names none of those that are left is to be changed to these:\n  \
+             metaservers = {}\n",
+            metaservers_toml(&left)
         ))
     }
 }
