@@ -257,3 +257,55 @@ async fn a_metaserver_is_added_and_the_leader_removed_with_the_command_line_whil
     cluster.ok(["metaserver", "remove", &dead.to_string()])?;
     wait_until_whole(&cluster, 2).await
 }
+
+/// A client file and a dataserver's configuration that name none of the metaservers that there are: the removed ones, as
+/// long as they run, name the others, and the dataserver has noted them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_metaservers_are_replaced_and_who_starts_later_finds_the_new_ones() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let mut cluster = start(&scratch.path().join("cluster"))?;
+    cluster.start("dataserver-1")?;
+    wait_until_whole(&cluster, 3).await?;
+    let addresses = Processes::free_addresses(3)?;
+    for (old, address) in (1..=3).zip(&addresses) {
+        let new = format!("metaserver-{}", old + 3);
+        let folder = cluster.folder(&new);
+        let out = folder.to_str().context("utf-8")?;
+        cluster.ok(["metaserver", "add", address, "--out", out])?;
+        cluster.start(&new)?;
+        wait_until_whole(&cluster, 4).await?;
+        cluster.ok(["metaserver", "remove", &old.to_string()])?;
+        wait_until_whole(&cluster, 3).await?;
+    }
+    let listed = cluster.ok(["ls", "/"])?;
+    let told = String::from_utf8_lossy(&listed.stderr);
+    ensure!(
+        told.contains("0 of 3 are left") && told.contains(&addresses[2]),
+        "{told}"
+    );
+
+    let noted = cluster.folder("dataserver-1").join("disk-1/metaservers");
+    let begun = Instant::now();
+    let is_noted = || {
+        let bytes = std::fs::read(&noted).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        addresses.iter().all(|address| text.contains(&**address))
+    };
+    while !is_noted() {
+        ensure!(begun.elapsed() < LONG, "the dataserver has not noted them");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let old = ["metaserver-1", "metaserver-2", "metaserver-3"];
+    cluster.kill_all(&[&old[..], &["dataserver-1"]].concat())?;
+    // Ready, it has registered: with those that its configuration does not name.
+    cluster.start("dataserver-1")?;
+    let mut file = ClientFile::load(&cluster.client_file())?;
+    for (there, address) in file.metaservers.iter_mut().zip(addresses) {
+        there.id.0 += 3;
+        there.address = address;
+    }
+    file.save(&cluster.client_file())?;
+    let listed = cluster.ok(["ls", "/"])?;
+    ensure!(listed.stderr.is_empty(), "{listed:?}");
+    Ok(())
+}

@@ -43,6 +43,9 @@ pub(super) const OPENRAFT_LEASE: Duration = Duration::from_millis(400);
 /// How long a barrier is tried again when a majority does not answer at once.
 const BARRIER_WITHIN: Duration = Duration::from_millis(1_000);
 
+/// A barrier that failed at once is tried again after so long.
+const BARRIER_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
 const _: () = {
     assert!(HEARTBEAT.as_millis() * 3 <= VOTE_WAIT.as_millis());
     assert!(VOTE_WAIT.as_millis() < OPENRAFT_LEASE.as_millis());
@@ -464,6 +467,8 @@ async fn pass_barrier(inner: Inner, leading: watch::Receiver<Option<u64>>) -> Re
         if error.code != Code::Unreachable || Instant::now() >= until {
             return Err(error);
         }
+        // Those who refuse one that was removed do so at once.
+        tokio::time::sleep(BARRIER_AGAIN_AFTER).await;
     }
 }
 
