@@ -1,6 +1,7 @@
 //! What every command gets: the global flags, the way to the cluster, the way out.
 
 use crate::failure::Interrupted;
+use crate::leaderless::or_leaderless;
 use crate::path::escaped;
 use anyhow::Result;
 use quarry_client::{Client, ClientFile, Options};
@@ -53,6 +54,16 @@ impl Context {
     pub async fn with_client<T>(&self, body: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
         let (_, file) = ClientFile::find(self.cluster.as_deref())?;
         self.with_client_of(file, Options::default(), body).await
+    }
+
+    /// The same for what shows how the cluster is: that nobody can lead it is told after seconds.
+    ///
+    /// # Errors
+    /// As [`Context::with_client`]; [`Leaderless`](crate::leaderless::Leaderless).
+    pub async fn ask<T>(&self, body: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
+        let (_, file) = ClientFile::find(self.cluster.as_deref())?;
+        let asked = self.with_client_of(file.clone(), Options::default(), body);
+        or_leaderless(&file, asked).await
     }
 
     /// The same for what may take hours and is not to be lost to an outage of minutes.

@@ -11,6 +11,7 @@ mod failure;
 #[cfg(feature = "servers")]
 mod founding;
 mod input;
+mod leaderless;
 mod mode;
 mod path;
 mod progress;

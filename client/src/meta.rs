@@ -1,6 +1,7 @@
 //! Calls to the metaservers: finds the leader, and asks again what got no answer.
 
 use crate::backoff::Backoff;
+use crate::roll_call::verdict;
 use crate::telling::Telling;
 use crate::transport::{Peer, Transport};
 use quarry_common::error::{Code, Error, Result};
@@ -193,6 +194,8 @@ impl MetaLink {
         let mut refused = 0;
         // Who did not pass our checks, or we theirs, and why.
         let mut unfit = BTreeMap::new();
+        // Whether the last attempt with each was answered: none that was is a leader.
+        let mut answers: BTreeMap<ServerId, bool> = BTreeMap::new();
         let asked_at = Instant::now();
         loop {
             let request = MetaRequest {
@@ -247,6 +250,9 @@ impl MetaLink {
             }
             tracing::debug!(server = %peer.server, %error, "metaserver gave no answer");
             tried += 1;
+            answers.insert(peer.server, answered);
+            let none_leads =
+                error.code != Code::Overloaded && answers.values().any(|answered| *answered);
             // Whom we do not talk to got nothing, and who says that there is too much to do has done nothing.
             in_doubt |= !is_unfit && error.code != Code::Overloaded;
             let is_refused = is_unfit
@@ -259,7 +265,8 @@ impl MetaLink {
             };
             self.telling.tell(asked_at, || {
                 let seconds = until.saturating_duration_since(asked_at).as_secs();
-                format!("no metaserver answers yet ({error}); trying for {seconds} s")
+                let does = if none_leads { "leads" } else { "answers" };
+                format!("no metaserver {does} yet ({error}); trying for {seconds} s")
             });
             if error.code != Code::Overloaded {
                 self.turn_from(&peer, named(&error));
@@ -273,6 +280,17 @@ impl MetaLink {
                     true => Code::UnknownOutcome,
                     false => Code::Unreachable,
                 };
+                if none_leads {
+                    let servers = self.known.borrow().servers.clone();
+                    let answered = |id| answers.get(&id).copied().unwrap_or_default();
+                    let servers = servers.iter().map(|one| (one.server, answered(one.server)));
+                    let text = format!(
+                        "no metaserver has led for {} s: {}",
+                        asked_at.elapsed().as_secs(),
+                        verdict(servers)
+                    );
+                    return Err(Error::new(code, text));
+                }
                 let mut text = format!(
                     "no metaserver answered within {} s ({tried} attempts, the last to metaserver {} at {}): {error}",
                     asked_at.elapsed().as_secs(),

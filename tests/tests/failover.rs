@@ -309,3 +309,52 @@ async fn all_metaservers_are_replaced_and_who_starts_later_finds_the_new_ones() 
     ensure!(listed.stderr.is_empty(), "{listed:?}");
     Ok(())
 }
+
+/// What a command says that is to fail: within seconds, far from the minute for which others wait.
+fn fails_soon(cluster: &Processes<'_>, args: &[&str]) -> Result<(String, String)> {
+    let begun = Instant::now();
+    let output = cluster.quarry(args).output()?;
+    let took = begun.elapsed();
+    ensure!(took < LONG / 2, "{args:?}: {took:?}");
+    ensure!(output.status.code() == Some(1), "{args:?}: {output:?}");
+    let said = String::from_utf8(output.stdout)?;
+    Ok((said, String::from_utf8(output.stderr)?))
+}
+
+#[test]
+fn where_no_majority_is_left_it_is_told_within_seconds_who_answers() -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let mut cluster = start(&scratch.path().join("cluster"))?;
+    for server in ["metaserver-1", "metaserver-2"] {
+        cluster.kill(server)?;
+    }
+    // On a busy machine the third may be late as well.
+    let until = Instant::now() + LONG;
+    let told = "1 of 3 metaservers answers, and a leader needs 2: start metaserver 1 or 2";
+    loop {
+        let (said, _) = fails_soon(&cluster, &["metaserver", "status"])?;
+        if said.contains(told) && said.matches("nothing listens there").count() == 2 {
+            break;
+        }
+        ensure!(Instant::now() < until, "{said}");
+    }
+    let (said, _) = fails_soon(&cluster, &["--json", "metaserver", "status"])?;
+    let all: Vec<Value> = serde_json::from_str(&said)?;
+    ensure!(
+        all.len() == 3 && all[0]["answers"] == false,
+        "not all are listed: {said}"
+    );
+    let (said, _) = fails_soon(&cluster, &["--json", "status"])?;
+    let status: Value = serde_json::from_str(&said)?;
+    ensure!(
+        status["healthy"] == false && status["leader"].is_null(),
+        "{said}"
+    );
+    let (said, _) = fails_soon(&cluster, &["status"])?;
+    ensure!(said.starts_with("no metaserver leads: "), "{said}");
+    for args in [["disk", "list"], ["pg", "list"]] {
+        let (_, said) = fails_soon(&cluster, &args)?;
+        ensure!(said.contains("a leader needs 2"), "{args:?}: {said}");
+    }
+    Ok(())
+}

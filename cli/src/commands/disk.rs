@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use quarry_common::limits::CLIENT_FREE_PERCENT;
 use quarry_common::map::DiskState;
-use quarry_common::wire::meta::{DiskStatus, ServerStatus, Status};
+use quarry_common::wire::meta::{DiskStatus, ServerStatus, Serves, Status};
 use serde_json::{Value, json};
 
 /// Disks of the cluster
@@ -33,7 +33,7 @@ impl Disk {
         match self.action {
             Action::List => {
                 let ask = async |client: &quarry_client::Client| Ok(client.status().await?);
-                let status = context.with_client(ask).await?;
+                let status = context.ask(ask).await?;
                 match context.json {
                     true => context.print_json(&json(&status)),
                     false => context.print(&text(&status)),
@@ -64,11 +64,12 @@ pub fn room(disk: &DiskStatus) -> u64 {
 
 /// A disk's state in a word or two.
 pub fn state(disk: &DiskStatus) -> String {
-    let serves = match (&disk.report.failed, disk.up, disk.returns_in_ms) {
+    let serves = match (&disk.report.failed, disk.serves, disk.returns_in_ms) {
         (Some(_), ..) => "failed".to_owned(),
-        (None, true, _) => "up".to_owned(),
-        (None, false, Some(ms)) => format!("up in {} s", ms.div_ceil(1000)),
-        (None, false, None) => "down".to_owned(),
+        (None, Serves::Up, _) => "up".to_owned(),
+        (None, Serves::Unknown, _) => "unknown".to_owned(),
+        (None, Serves::Down, Some(ms)) => format!("up in {} s", ms.div_ceil(1000)),
+        (None, Serves::Down, None) => "down".to_owned(),
     };
     match disk.state {
         DiskState::In => serves,
@@ -122,7 +123,7 @@ fn json(status: &Status) -> Value {
             "server": server.server,
             "host": server.host,
             "address": server.address,
-            "up": disk.up,
+            "up": disk.serves == Serves::Up,
             "state": state(disk),
             "returns_in_ms": disk.returns_in_ms,
             "failed": disk.report.failed,

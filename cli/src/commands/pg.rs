@@ -37,7 +37,7 @@ impl Pg {
     pub async fn run(self, context: &Context) -> Result<()> {
         let Action::List { pool, unclean } = self.action;
         let found = context
-            .with_client(async |client| {
+            .ask(async |client| {
                 let pools = match pool {
                     Some(pool) => vec![pool],
                     None => client.map().topology.pools.keys().copied().collect(),

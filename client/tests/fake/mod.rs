@@ -10,7 +10,7 @@ use quarry_client::{Client, ClientFile, MetaAddress, Options};
 use quarry_common::Error;
 use quarry_common::error::Code;
 use quarry_common::ids::{
-    ChunkId, ClusterId, DiskId, Epoch, InodeId, OpenNumber, PgId, PoolId, ServerId,
+    ChunkId, ClusterId, DiskId, Epoch, InodeId, OpenNumber, PgId, PoolId, ServerId, Version,
 };
 use quarry_common::map::{
     ClusterMap, Disk, DiskState, FailureDomain, Member, MemberState, Pool, Redundancy, Row, Server,
@@ -255,7 +255,11 @@ impl Transport for Fake {
         } else if state.faults.meta_others.contains(&to.server) {
             Err(Error::new(Code::OtherServer, "another one answers"))
         } else if state.faults.followers.contains(&to.server) {
-            Err(not_leader(None))
+            Ok(MetaAnswer {
+                version: Version(1),
+                epoch: state.map.epoch,
+                result: Err(not_leader(None)),
+            })
         } else if state.faults.meta_cut {
             Err(unreachable())
         } else {

@@ -1,6 +1,8 @@
 //! Which metaserver is asked, and the map that it gives.
 
 use super::*;
+use quarry_client::transport::Peer;
+use quarry_client::{RollCall, Says};
 use quarry_common::ids::Epoch;
 
 #[tokio::test]
@@ -53,6 +55,51 @@ async fn others_at_the_addresses_of_metaservers_are_told_at_once() {
     assert!(!request.is_finished());
     fake.state().faults.meta_others.clear();
     request.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn metaservers_that_answer_and_do_not_lead_are_told_apart_from_silence() {
+    let fake = Fake::new(3);
+    fake.state().faults.followers = [ServerId(1)].into();
+    let soon = || Options {
+        meta_deadline: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let error = fake.try_client(soon()).await.err().unwrap();
+    assert_eq!(error.code, Code::Unreachable, "{error}");
+    assert!(error.text.contains("no metaserver has led"), "{error}");
+    assert!(
+        error.text.contains("the only metaserver answers"),
+        "{error}"
+    );
+    fake.state().faults.followers.clear();
+    fake.state().faults.meta_cut = true;
+    let error = fake.try_client(soon()).await.err().unwrap();
+    assert!(error.text.contains("no metaserver answered"), "{error}");
+}
+
+#[tokio::test]
+async fn each_metaserver_is_asked_by_itself() {
+    let fake = Fake::new(3);
+    let peers = (1..=3).map(|id| Peer {
+        server: ServerId(id),
+        address: format!("meta-{id}"),
+    });
+    let peers: Vec<Peer> = peers.collect();
+    fake.state().faults.followers = [ServerId(3)].into();
+    fake.state().faults.meta_refused = [ServerId(1), ServerId(2)].into();
+    let called = RollCall::over(Arc::new(fake.clone()), peers.clone()).await;
+    assert!(!called.has_majority(), "{called:?}");
+    assert!(called.verdict().contains("1 of 3 metaservers answers"));
+    assert!(called.verdict().contains("start metaserver 1 or 2"));
+    fake.state().faults.meta_refused = [ServerId(1)].into();
+    let called = RollCall::over(Arc::new(fake.clone()), peers).await;
+    assert!(called.has_majority(), "{called:?}");
+    assert!(matches!(called.0[1].says, Says::Leads), "{called:?}");
+    assert!(
+        matches!(called.0[2].says, Says::Follows(None)),
+        "{called:?}"
+    );
 }
 
 #[tokio::test]

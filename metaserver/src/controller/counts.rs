@@ -2,7 +2,7 @@
 
 use crate::state::map_state::place::is_clean;
 use quarry_common::ids::{DiskId, Epoch, PgId, PoolId};
-use quarry_common::map::fill::covers;
+use quarry_common::map::fill::{covers, may_fill};
 use quarry_common::map::{ClusterMap, EpochRange, MemberState, Pool, Row};
 use quarry_common::wire::meta::admin::PgCounts;
 use std::collections::BTreeSet;
@@ -24,6 +24,7 @@ pub fn count(map: &ClusterMap, id: PoolId, pool: &Pool, up: impl Fn(DiskId) -> b
         counts.degraded += u32::from(disks.len() < pool.redundancy.members());
         let mut members = row.members.iter().flatten();
         counts.filling += u32::from(members.any(|member| member.state == MemberState::Filling));
+        counts.rebuilding += u32::from(disks.iter().any(|disk| may_fill(map, id, pg, *disk)));
         // Every member of the chain must take a write, and there must be enough of them.
         let writable =
             disks.len() >= pool.redundancy.min_members() && disks.iter().all(|disk| up(*disk));
@@ -159,6 +160,32 @@ pub(crate) mod tests {
                 ..PgCounts::default()
             }
         );
+    }
+
+    #[test]
+    fn a_group_is_rebuilt_when_its_filling_member_is_to_stay_and_not_while_it_stands_in() {
+        let mut map = cluster(4);
+        let pool = map.pool(PoolId(1)).unwrap().clone();
+        // Another takes each position of the first disk.
+        for row in map.rows.get_mut(&PoolId(1)).unwrap() {
+            let has = |disk| row.chain().any(|member| member == disk);
+            let Some(other) = (2..=4).map(DiskId).find(|disk| !has(*disk)) else {
+                continue;
+            };
+            for member in row.members.iter_mut().flatten() {
+                if member.disk == DiskId(1) {
+                    (member.disk, member.state) = (other, MemberState::Filling);
+                }
+            }
+        }
+        let down = |disk: DiskId| disk != DiskId(1);
+        let counts = count(&map, PoolId(1), &pool, down);
+        assert!(counts.filling > 0, "{counts:?}");
+        assert_eq!(counts.rebuilding, 0);
+        let first = map.topology.disks.get_mut(&DiskId(1)).unwrap();
+        first.state = DiskState::Out;
+        let counts = count(&map, PoolId(1), &pool, down);
+        assert_eq!(counts.rebuilding, counts.filling);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::life::{Event, Life};
 use quarry_common::ids::{DiskId, ServerId};
 use quarry_common::limits::DOWN_AFTER;
 use quarry_common::map::{ClusterMap, Disk, DiskState, Server};
-use quarry_common::wire::meta::{DiskReport, DiskStatus, ServerStatus};
+use quarry_common::wire::meta::{DiskReport, DiskStatus, ServerStatus, Serves};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,8 @@ pub struct Health {
     noted: HashMap<DiskId, Duration>,
     /// Who was reported not to answer, and whether it is being asked.
     suspects: HashMap<ServerId, bool>,
+    /// Who said goodbye, or was reported and did not answer, and was not heard since.
+    gone: BTreeSet<ServerId>,
     /// Who was not let in lately, when, and why.
     refused: BTreeMap<ServerId, (Instant, String)>,
     /// Whether a life has changed since [`Health::advance`] last said so.
@@ -138,6 +140,7 @@ impl Health {
             down_before: HashMap::new(),
             noted: HashMap::new(),
             suspects: HashMap::new(),
+            gone: BTreeSet::new(),
             refused: BTreeMap::new(),
             changed: true,
         }
@@ -180,6 +183,7 @@ impl Health {
         now: Instant,
     ) {
         self.suspects.remove(&server);
+        self.gone.remove(&server);
         for report in &disks {
             let event = match report.failed {
                 None => Event::Well,
@@ -197,6 +201,11 @@ impl Health {
 
     /// A dataserver stops: its disks are down at once.
     pub fn handle_goodbye(&mut self, map: &ClusterMap, server: ServerId, now: Instant) {
+        self.handle_gone(map, server, now);
+    }
+
+    fn handle_gone(&mut self, map: &ClusterMap, server: ServerId, now: Instant) {
+        self.gone.insert(server);
         for (disk, _) in map.disks_of(server) {
             self.handle(disk, Event::Gone, now);
         }
@@ -233,9 +242,7 @@ impl Health {
         let asked = self.suspects.remove(&server) == Some(true);
         if asked && !answered && self.silence(server, now) >= SUSPECT_AFTER {
             tracing::warn!(%server, "a dataserver that was reported does not answer: it is down");
-            for (disk, _) in map.disks_of(server) {
-                self.handle(disk, Event::Gone, now);
-            }
+            self.handle_gone(map, server, now);
         }
     }
 
@@ -299,6 +306,42 @@ impl Health {
         map.topology.disks.iter().filter_map(state).collect()
     }
 
+    /// Whether a disk serves. Of one that this leader has not heard of yet, what the leaders before it knew counts: that it was
+    /// down, or out.
+    pub fn serves(&self, id: DiskId, disk: &Disk) -> Serves {
+        match self.life(id) {
+            Life::Up => Serves::Up,
+            Life::Down | Life::Returning => Serves::Down,
+            Life::Unheard if disk.state == DiskState::Out => Serves::Down,
+            Life::Unheard if self.down_before.contains_key(&id) => Serves::Down,
+            Life::Unheard => Serves::Unknown,
+        }
+    }
+
+    /// Whether chunks are read from a disk, as far as anything is known: who is not heard yet serves, and so does who waits to
+    /// take part again.
+    pub fn is_read(&self, id: DiskId, disk: &Disk) -> bool {
+        self.life(id) == Life::Returning || self.serves(id, disk) != Serves::Down
+    }
+
+    /// Whether a server answers.
+    fn answers(&self, map: &ClusterMap, server: ServerId, now: Instant) -> Serves {
+        let mut disks = map.disks_of(server).peekable();
+        let is_gone = self.gone.contains(&server) || self.silence(server, now) >= DOWN_AFTER;
+        let was_down = |(id, disk): (DiskId, &Disk)| self.serves(id, disk) == Serves::Down;
+        match (is_gone, self.heard.contains_key(&server)) {
+            (true, _) => Serves::Down,
+            (false, true) => Serves::Up,
+            (false, false) if disks.peek().is_some() && disks.all(was_down) => Serves::Down,
+            (false, false) => Serves::Unknown,
+        }
+    }
+
+    /// For how long this leader has listened.
+    pub fn listens_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began_at)
+    }
+
     /// How long a disk has been down while somebody led; `None` if it is not.
     fn down_for(&self, disk: DiskId, now: Instant) -> Option<Duration> {
         let lived = self.lives.get(&disk)?;
@@ -339,7 +382,7 @@ impl Health {
     /// Whether this looks like one failure of many: more than a fifth of the disks, in more than one host, or a whole
     /// rack of several hosts where there are several racks. Rebuilding all that elsewhere would take longer than mending
     /// it, and may not even fit (DESIGN §4.1).
-    fn many_are_down(&self, map: &ClusterMap) -> bool {
+    pub fn many_are_down(&self, map: &ClusterMap) -> bool {
         let (mut all, mut down) = (0u32, 0u32);
         let mut hosts_down: BTreeSet<&str> = BTreeSet::new();
         // Of each rack its hosts, and whether any disk in it is not down.
@@ -385,7 +428,7 @@ impl Health {
         }
         let disk_status = |server: ServerId, disk: DiskId, known: &Disk| DiskStatus {
             disk,
-            up: self.life(disk) == Life::Up,
+            serves: self.serves(disk, known),
             groups: groups.get(&disk).copied().unwrap_or_default(),
             report: self.report(server, disk).cloned().unwrap_or(DiskReport {
                 disk: Some(disk),
@@ -403,12 +446,14 @@ impl Health {
             }),
             state: known.state,
             returns_in_ms: self.returns_in(disk, now),
+            out_in_ms: self.out_in(disk, known, now),
             copies_per_second: self.copies_per_second(server, disk),
         };
         let status = |(id, server): (&ServerId, &Server)| ServerStatus {
             server: *id,
             address: server.address.clone(),
             host: server.host.clone(),
+            serves: self.answers(map, *id, now),
             heard_ms_ago: self
                 .heard
                 .get(id)
@@ -425,6 +470,17 @@ impl Health {
         let heard = self.heard.get(&server);
         let rate = heard.and_then(|heard| heard.copying.get(&disk));
         rate.copied().unwrap_or_default()
+    }
+
+    fn out_in(&self, id: DiskId, disk: &Disk, now: Instant) -> Option<u64> {
+        let down_for = match self.life(id) {
+            Life::Down => self.down_for(id, now)?,
+            // It counts on once this leader finds it silent too.
+            Life::Unheard => *self.down_before.get(&id)?,
+            Life::Up | Life::Returning => return None,
+        };
+        let left = self.out_after.saturating_sub(down_for).as_millis() as u64;
+        (disk.state == DiskState::In).then_some(left)
     }
 
     fn returns_in(&self, disk: DiskId, now: Instant) -> Option<u64> {

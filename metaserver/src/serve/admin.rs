@@ -2,7 +2,7 @@
 
 use super::Serving;
 use super::caller::Peer;
-use crate::controller::{Life, count};
+use crate::controller::count;
 use crate::kv;
 use crate::raft::blocking;
 use crate::state::command::Action;
@@ -108,12 +108,13 @@ impl Serving {
         let view = self.kv.view();
         // Every session is visited.
         let totals = blocking(|| totals(&*view))?;
-        let (servers, up) = {
+        let (servers, up, leads_for, none_goes_out) = {
             let health = self.health();
-            let is_up = |disk: &DiskId| matches!(health.life(*disk), Life::Up | Life::Returning);
-            let disks = map.topology.disks.keys().copied();
-            let up: HashSet<DiskId> = disks.filter(is_up).collect();
-            (health.servers(&map, now), up)
+            let disks = map.topology.disks.iter();
+            let up = disks.filter(|(id, disk)| health.is_read(**id, disk));
+            let up: HashSet<DiskId> = up.map(|(id, _)| *id).collect();
+            let (leads_for, many) = (health.listens_for(now), health.many_are_down(&map));
+            (health.servers(&map, now), up, leads_for, many)
         };
         // It takes seconds with a thousand disks.
         let pools = blocking(|| {
@@ -128,6 +129,8 @@ impl Serving {
             cluster: map.topology.cluster,
             epoch: map.epoch,
             leader: self.identity.name().server_id()?,
+            leads_for_ms: u64::try_from(leads_for.as_millis()).unwrap_or(u64::MAX),
+            none_goes_out,
             metaservers: map
                 .topology
                 .metaservers

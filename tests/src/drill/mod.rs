@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use quarry_client::ClientFile;
 use quarry_common::map::{DiskState, Pool};
 use quarry_common::telemetry;
-use quarry_common::wire::meta::{DiskStatus, MetaserverStatus, Status};
+use quarry_common::wire::meta::{DiskStatus, MetaserverStatus, Serves, Status};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rustix::process::{Pid, Signal, kill_process};
@@ -237,7 +237,9 @@ impl Drill {
             let status = self.status()?;
             let mut servers = status.servers.iter();
             let found = servers.find(|one| format!("dataserver-{}", one.server) == server);
-            if found.is_some_and(|server| server.disks.iter().all(|disk| !disk.up)) {
+            if found
+                .is_some_and(|server| server.disks.iter().all(|disk| disk.serves == Serves::Down))
+            {
                 self.say(&format!("{server} is down for the leader"));
                 return Ok(());
             }
@@ -423,7 +425,9 @@ impl Drill {
             let mut servers = status.servers.iter();
             let server = servers.find(|one| format!("dataserver-{}", one.server) == name);
             let up = |disk: &DiskStatus| {
-                disk.up && disk.state == DiskState::In && disk.returns_in_ms.is_none()
+                disk.serves == Serves::Up
+                    && disk.state == DiskState::In
+                    && disk.returns_in_ms.is_none()
             };
             if !server.is_some_and(|server| server.disks.iter().any(up)) {
                 missing.push(name);

@@ -87,7 +87,7 @@ enum Action {
     /// Show whether the cluster runs, its servers, and how it is
     ///
     /// A server is running, starting (its process runs, and it has not said yet that it is ready), paused or
-    /// dead. Exit code 1 if the cluster does not run.
+    /// dead. Exit code 1 if the cluster does not run, or no metaserver can lead it.
     Status(Place),
     /// Kill a server of a cluster that runs with --processes, and wait until it is dead
     ///

@@ -11,7 +11,7 @@ use crate::server::{self, Stopped};
 use crate::size::counted;
 use anyhow::{Context as _, Result, anyhow, bail};
 use quarry_client::{Client, ClientFile, Options};
-use quarry_common::wire::meta::Status;
+use quarry_common::wire::meta::{Serves, Status};
 use quarry_dataserver::Dataserver;
 use quarry_metaserver::Metaserver;
 use serde_json::{Value, json};
@@ -178,8 +178,8 @@ fn missing(status: &Status, plan: &Plan) -> Option<String> {
     if (heard.count() as u32) < plan.dataservers {
         return Some("not all dataservers have registered".into());
     }
-    let failed = status.servers.iter().flat_map(|server| &server.disks);
-    if failed.filter(|disk| disk.up).count() == 0 {
+    let mut disks = status.servers.iter().flat_map(|server| &server.disks);
+    if !disks.any(|disk| disk.serves == Serves::Up) {
         return Some("no disk is up".into());
     }
     let unplaced = |(id, pool, counts): &(

@@ -7,6 +7,7 @@ use super::servers::{self, Seen, Server, State};
 use crate::commands::status;
 use crate::context::Context;
 use crate::failure::Reported;
+use crate::leaderless::{or_leaderless, shown};
 use anyhow::{Result, bail};
 use quarry_client::{Client, ClientFile, Options};
 use serde_json::json;
@@ -44,7 +45,7 @@ pub fn stop(context: &Context, home: &Home) -> Result<()> {
 /// Shows whether the cluster runs, its servers, and how it is.
 ///
 /// # Errors
-/// [`Reported`] if it does not run.
+/// [`Reported`] if it does not run, or no metaserver can lead.
 pub fn status(context: &Context, home: &Home) -> Result<()> {
     let dir = home.dir().display();
     let (pid, ready) = match holder(&home.lock())? {
@@ -85,12 +86,10 @@ pub fn status(context: &Context, home: &Home) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let seen = runtime.block_on(context.with_client_of(
-        file,
-        Options::default(),
-        async |client: &Client| status::Seen::of(client).await,
-    ))?;
-    context.print(&status::text(&seen))
+    let ask = async |client: &Client| status::Seen::of(client).await;
+    let asked = context.with_client_of(file.clone(), Options::default(), ask);
+    let seen = runtime.block_on(or_leaderless(&file, asked));
+    context.print(&status::text(&seen.map_err(|error| shown(context, error))?))
 }
 
 /// All servers, and whether they are processes of their own.

@@ -1,13 +1,15 @@
 //! `quarry metaserver add`, `remove` and `status`.
 
 use crate::address::{Address, METASERVER_PORT};
+use crate::commands::status::role;
 use crate::context::Context;
+use crate::leaderless::shown;
 use crate::server_folder::{MetaserverFiles, metaservers_toml};
 use crate::table::Table;
 use anyhow::{Result, bail};
 use quarry_client::Client;
 use quarry_common::ids::ServerId;
-use quarry_common::wire::meta::{MetaserverStatus, Standing};
+use quarry_common::wire::meta::MetaserverStatus;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -99,21 +101,12 @@ impl Status {
     /// What the cluster says.
     pub async fn run(self, context: &Context) -> Result<()> {
         let ask = async |client: &Client| Ok(client.metaservers().await?);
-        let metaservers = context.with_client(ask).await?;
+        let metaservers = context.ask(ask).await;
+        let metaservers = metaservers.map_err(|error| shown(context, error))?;
         match context.json {
             true => context.print_json(&metaservers.iter().map(json).collect()),
             false => context.print(&text(&metaservers)),
         }
-    }
-}
-
-fn role(metaserver: &MetaserverStatus) -> &'static str {
-    match (&metaserver.standing, metaserver.leads, metaserver.votes) {
-        (None, _, true) => "does not answer",
-        (None, _, false) => "invited, does not answer",
-        (Some(_), true, _) => "leads",
-        (Some(Standing { is_new: true, .. }), _, _) | (Some(_), _, false) => "catches up",
-        (Some(_), false, true) => "follows",
     }
 }
 
@@ -183,6 +176,7 @@ fn json(metaserver: &MetaserverStatus) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quarry_common::wire::meta::Standing;
 
     fn metaserver(id: u32, standing: Option<Standing>) -> MetaserverStatus {
         MetaserverStatus {

@@ -219,6 +219,10 @@ pub struct Status {
     pub epoch: Epoch,
     /// The metaserver that leads.
     pub leader: ServerId,
+    /// Milliseconds since it began to: whom it has not heard yet it knows nothing of.
+    pub leads_for_ms: u64,
+    /// Too much is down at once for anything to go out by itself.
+    pub none_goes_out: bool,
     /// All metaservers.
     pub metaservers: Vec<(ServerId, String)>,
     /// Dataservers.
@@ -235,9 +239,9 @@ pub struct Status {
     pub sessions: u64,
     /// Files without a name that wait to be emptied.
     pub orphans: u64,
-    /// Chunks that nothing refers to.
+    /// Chunks that lost their last reference and are not doomed yet.
     pub unreferenced_chunks: u64,
-    /// Chunks that wait for their deletion on dataservers.
+    /// Chunks that are doomed: dataservers are to delete them.
     pub doomed_chunks: u64,
 }
 
@@ -252,10 +256,24 @@ pub struct PgCounts {
     pub degraded: u32,
     /// Fewer members up than `min_members`: no writes now.
     pub unwritable: u32,
-    /// A member is filling.
+    /// A member is filling: it takes new writes, and may lack older chunks.
     pub filling: u32,
+    /// A member is filling and fetches what it lacks.
+    pub rebuilding: u32,
     /// By on how many disks that are up each of their chunks is at least: none, one, …
     pub copies: [u32; REPLICAS_MAX + 1],
+}
+
+/// Whether a server or a disk serves, as far as the leader knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Serves {
+    /// This leader has not heard of it yet, and has not led for long enough to conclude anything: whoever is a member
+    /// stays.
+    Unknown,
+    /// It does.
+    Up,
+    /// It does not.
+    Down,
 }
 
 /// A dataserver as the leader sees it.
@@ -267,6 +285,8 @@ pub struct ServerStatus {
     pub address: String,
     /// Its failure domains.
     pub host: String,
+    /// Whether it answers: it may while its disks do not serve.
+    pub serves: Serves,
     /// Milliseconds since its last heartbeat, if the leader has seen one.
     pub heard_ms_ago: Option<u64>,
     /// Its disks.
@@ -279,7 +299,7 @@ pub struct DiskStatus {
     /// The disk.
     pub disk: DiskId,
     /// Whether it serves: it was reported healthy by a server that is up.
-    pub up: bool,
+    pub serves: Serves,
     /// The placement groups it is a member of.
     pub groups: u32,
     /// The last report.
@@ -288,6 +308,8 @@ pub struct DiskStatus {
     pub state: DiskState,
     /// It serves again, and takes part in so many milliseconds: it went down more than once lately.
     pub returns_in_ms: Option<u64>,
+    /// It is down, and goes out in so many milliseconds unless it comes back, or [`Status::none_goes_out`].
+    pub out_in_ms: Option<u64>,
     /// Bytes a second that repair copies to it, over the last heartbeats.
     pub copies_per_second: u64,
 }

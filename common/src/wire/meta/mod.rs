@@ -8,7 +8,7 @@ pub mod read;
 
 pub use admin::{
     AdminOp, DiskReport, DiskStatus, Heartbeat, HeartbeatReply, MetaserverStatus, NewMetaserver,
-    PgStatus, Registered, Registration, ServerStatus, Standing, Status, User,
+    PgStatus, Registered, Registration, ServerStatus, Serves, Standing, Status, User,
 };
 pub use attr::{Attr, FileKind, SetAttr, SetTime};
 pub use leader::{leader_named, not_leader};

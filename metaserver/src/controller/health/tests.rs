@@ -158,6 +158,72 @@ fn who_is_reported_is_asked_after_a_second_and_believed_if_it_answers_or_is_hear
     assert_eq!(leader.lives(), [Up, Down, Up]);
 }
 
+/// How servers and their disks are shown.
+fn shown(leader: &Leader) -> Vec<(Serves, Serves)> {
+    let servers = leader.health.servers(&leader.map, leader.now);
+    let shown = |server: &ServerStatus| (server.serves, server.disks[0].serves);
+    servers.iter().map(shown).collect()
+}
+
+#[test]
+fn who_is_not_heard_yet_is_unknown_unless_a_leader_before_found_it_down() {
+    const UP: (Serves, Serves) = (Serves::Up, Serves::Up);
+    const UNKNOWN: (Serves, Serves) = (Serves::Unknown, Serves::Unknown);
+    const DOWN: (Serves, Serves) = (Serves::Down, Serves::Down);
+    let mut leader = Leader::new(4);
+    leader.health.reset([(DiskId(3), secs(90))], leader.now);
+    let out = leader.map.topology.disks.get_mut(&DiskId(4)).unwrap();
+    out.state = DiskState::Out;
+    leader.second([1]);
+    assert_eq!(shown(&leader), [UP, UNKNOWN, DOWN, DOWN]);
+    let is_read = |leader: &Leader| {
+        let disks = leader.map.topology.disks.iter();
+        let read = disks.filter(|(id, disk)| leader.health.is_read(**id, disk));
+        read.map(|(id, _)| id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(is_read(&leader), [1, 2]);
+    let out_in = |leader: &Leader| {
+        let servers = leader.health.servers(&leader.map, leader.now);
+        let disks = servers.iter().map(|server| server.disks[0].out_in_ms);
+        disks.collect::<Vec<_>>()
+    };
+    assert_eq!(out_in(&leader), [None, None, Some(510_000), None]);
+    for _ in 0..4 {
+        leader.second([1]);
+    }
+    assert_eq!(shown(&leader), [UP, DOWN, DOWN, DOWN]);
+    assert_eq!(is_read(&leader), [1]);
+    assert_eq!(out_in(&leader), [None, Some(600_000), Some(510_000), None]);
+    leader.second([1, 2, 3, 4]);
+    assert_eq!(shown(&leader), [UP; 4]);
+}
+
+#[test]
+fn a_server_is_down_when_it_said_goodbye_or_did_not_answer_and_not_when_only_its_disk_is() {
+    let mut leader = Leader::new(3);
+    leader.second([1, 2, 3]);
+    let (map, now) = (leader.map.clone(), leader.now);
+    leader.health.handle_goodbye(&map, ServerId(1), now);
+    leader.health.handle_suspect(&map, ServerId(2));
+    leader.second([3]);
+    assert_eq!(leader.health.due_pings(leader.now), [ServerId(2)]);
+    leader
+        .health
+        .handle_ping(&map, ServerId(2), false, leader.now);
+    let failed = vec![report(3, Some("fsync: EIO"))];
+    leader
+        .health
+        .handle_heartbeat(&map, ServerId(3), failed, leader.now);
+    let down = (Serves::Down, Serves::Down);
+    assert_eq!(shown(&leader), [down, down, (Serves::Up, Serves::Down)]);
+    leader.second([1, 2, 3]);
+    assert!(
+        shown(&leader)
+            .iter()
+            .all(|(server, _)| *server == Serves::Up)
+    );
+}
+
 #[test]
 fn a_disk_that_flaps_waits_longer_each_time_and_is_forgiven_in_the_end() {
     let mut leader = Leader::new(3);

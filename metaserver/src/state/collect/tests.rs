@@ -318,3 +318,24 @@ fn pages_have_everything_once_whatever_the_group() {
     let page = super::unreferenced(&*world.kv, None).unwrap();
     assert_eq!(page, ChunkPage::default());
 }
+
+#[test]
+fn a_removed_chunk_is_told_as_unreferenced_or_as_doomed_and_never_as_both() {
+    on_both(|world| {
+        let chunks = begun(world);
+        let told = |world: &World| {
+            let doomed = keys::system(SystemKey::DoomedChunks);
+            let doomed: Option<NumberRecord> = load(&*world.kv, Family::System, &doomed).unwrap();
+            let totals = crate::state::read::usage::totals(&*world.kv).unwrap();
+            (totals.unreferenced_chunks, doomed.unwrap_or_default().0)
+        };
+        let inode = world.file_of("f", world.receipt(chunks[0], 5)).unwrap();
+        assert_eq!(told(world), (0, 0));
+        world.remove_file("f", inode);
+        assert_eq!(told(world), (1, 0));
+        let session = world.session;
+        world.end_session(session);
+        assert_eq!(world.doom(&[chunks[0]]), 1);
+        assert_eq!(told(world), (0, 1));
+    });
+}
