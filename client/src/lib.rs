@@ -29,4 +29,7 @@ pub use file::{File, Located, OpenOptions, Place, PublishOptions, ReplicaAt};
 pub use namespace::Usage;
 pub use progress::Progress;
 pub use text::escaped;
-pub use tree::{Told, Transfer, TreeOptions, TreeReport, get_file, get_tree, put_file, put_tree};
+pub use tree::{
+    Keep, Told, Transfer, TreeOptions, TreeReport, copy_file, copy_tree, get_file, get_tree,
+    put_file, put_tree,
+};

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use quarry_client::{Client, ClientFile, OpenOptions};
 use quarry_tests::cluster::Dev;
+use quarry_tests::compare::assert_same;
+use quarry_tests::generator::{Scale, make};
 use quarry_tests::power::LoopDisk;
 use std::ffi::OsStr;
 use std::fs;
@@ -50,6 +52,7 @@ fn commands_do_what_their_namesakes_do() -> Result<()> {
     directories_and_lists(&dev)?;
     contents(&dev, scratch.path())?;
     links_and_copies(&dev, scratch.path())?;
+    a_copied_tree_is_as_the_one_it_is_of(&dev, scratch.path())?;
     slashes(&dev, scratch.path())?;
     trees(&dev, scratch.path())?;
     what_is_allowed(&dev, scratch.path())?;
@@ -235,6 +238,29 @@ fn an_interrupted_append_tells_what_stays(dev: &Dev) -> Result<()> {
     ensure!(code == Some(130) && told.contains(what), "{code:?}: {told}");
     dev.ok(["rm", "/pieces"])?;
     Ok(())
+}
+
+/// Of odd names, modes, times, attributes and files of several names.
+fn a_copied_tree_is_as_the_one_it_is_of(dev: &Dev, scratch: &Path) -> Result<()> {
+    let (tree, back) = (scratch.join("odd"), scratch.join("odd-back"));
+    make(&tree, 11, Scale::Small)?;
+    let (local, fetched) = (tree.to_str(), back.to_str());
+    let (local, fetched) = (local.context("utf-8")?, fetched.context("utf-8")?);
+    let put = json(dev, &["--json", "put", "-r", local, "/odd"])?;
+    // The second time over what is there.
+    for _ in 0..2 {
+        let copied = json(dev, &["--json", "cp", "-rp", "/odd/.", "/odd-too"])?;
+        for figure in ["files", "directories", "failed"] {
+            ensure!(copied[figure] == put[figure], "{figure}: {copied} {put}");
+        }
+        dev.ok(["get", "-r", "/odd-too", fetched])?;
+        assert_same(&tree, &back)?;
+        fs::remove_dir_all(&back)?;
+    }
+    let refused = dev.refused(["cp", "-rn", "/odd/.", "/odd-too"])?;
+    ensure!(refused.contains("already"), "{refused}");
+    dev.ok(["rm", "-r", "/odd", "/odd-too"])?;
+    Ok(fs::remove_dir_all(&tree)?)
 }
 
 fn links_and_copies(dev: &Dev, scratch: &Path) -> Result<()> {
