@@ -809,7 +809,10 @@ fn a_bar_is_drawn_on_a_terminal_and_nothing_half_stays_of_what_is_interrupted() 
     let mut told = String::new();
     let mut errors = put.stderr.take().context("a pipe was asked for")?;
     errors.read_to_string(&mut told)?;
-    ensure!(told.contains("stored 0 files, "), "{told}");
+    ensure!(
+        told.contains("stored 0 files, ") && told.contains("; nothing half-done is visible"),
+        "{told}"
+    );
     ensure!(said(&dev, &["ls", "/"])? == "home\npiped\nshown\n");
 
     let back = scratch.path().join("back");
@@ -849,11 +852,15 @@ fn a_cluster_that_is_not_there_is_told_within_seconds_and_ctrl_c_ends_the_waitin
     let mut waiting = dev
         .quarry(["ls", "/"])
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(waiting.try_wait()?.is_none(), "it gave up at once");
     let (code, took) = interrupt(&mut waiting)?;
+    let mut told = String::new();
+    let mut errors = waiting.stderr.take().context("a pipe was asked for")?;
+    errors.read_to_string(&mut told)?;
+    ensure!(told.ends_with("quarry: ls: interrupted\n"), "{told}");
     ensure!(
         code == Some(130) && took < Duration::from_secs(1),
         "{code:?} after {took:?}"
