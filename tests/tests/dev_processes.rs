@@ -123,6 +123,8 @@ fn what_was_stored_is_read_and_changed_while_servers_are_killed_paused_and_start
         dev.dev(&["start", name])?;
         ensure!(pid(&dev, name)? != before, "{name} is the same process");
     }
+    a_disk_is_replaced(&dev, &dir)?;
+    is_whole(&dev, &tree, scratch.path())?;
     dev.ok(["put", "-r", tree.to_str().context("utf-8")?, "/again"])?;
 
     dev.stop()?;
@@ -171,6 +173,21 @@ fn a_leader_dies_and_comes_back(dev: &Dev) -> Result<()> {
             .iter()
             .any(|server| server["id"] == id && server["role"] == "follows"))
     })
+}
+
+fn a_disk_is_replaced(dev: &Dev, dir: &Path) -> Result<()> {
+    let disk = dir.join("dataserver-3/disk-1");
+    dev.dev(&["kill", "data-3"])?;
+    fs::remove_dir_all(&disk)?;
+    fs::create_dir(&disk)?;
+    let said = refused(dev, &["start", "data-3"])?;
+    ensure!(said.contains("--replace-disk"), "{said}");
+    let replace = |name| ["start", name, "--replace-disk", disk.to_str().unwrap_or("")];
+    let said = refused(dev, &replace("meta-1"))?;
+    ensure!(said.contains("meta-1 is a metaserver"), "{said}");
+    dev.dev(&replace("data-3"))?;
+    ensure!(server(dev, "data-3")?["state"] == "running");
+    Ok(())
 }
 
 fn a_dataserver_hangs(dev: &Dev, tree: &Path, scratch: &Path) -> Result<()> {
