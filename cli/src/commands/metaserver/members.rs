@@ -44,6 +44,14 @@ impl Add {
                 self.out.display()
             );
         }
+        // Names may be known where it runs, and not here.
+        if let Err(error) = tokio::net::lookup_host(address.text()).await {
+            eprintln!(
+                "quarry: {}: warning: {} is not found from here ({error}): the other metaservers must find it",
+                context.command,
+                address.text()
+            );
+        }
         let ask = async |client: &Client| Ok(client.add_metaserver(address.text()).await?);
         let new = context.with_client(ask).await?;
         let files = MetaserverFiles {
