@@ -114,6 +114,7 @@ fn what_was_stored_is_read_and_changed_while_servers_are_killed_paused_and_start
 
     a_leader_dies_and_comes_back(&dev)?;
     is_whole(&dev, &tree, scratch.path())?;
+    a_new_metaserver_gets_the_leaders_settings(&dev, scratch.path())?;
     a_dataserver_hangs(&dev, &tree, scratch.path())?;
     for name in ["data-1", "data-2", "data-3"] {
         let before = pid(&dev, name)?;
@@ -173,6 +174,23 @@ fn a_leader_dies_and_comes_back(dev: &Dev) -> Result<()> {
             .iter()
             .any(|server| server["id"] == id && server["role"] == "follows"))
     })
+}
+
+fn a_new_metaserver_gets_the_leaders_settings(dev: &Dev, scratch: &Path) -> Result<()> {
+    let folder = scratch.join("meta-4");
+    let out = folder.to_str().context("utf-8")?;
+    dev.ok(["metaserver", "add", "127.0.0.1:1", "--out", out])?;
+    let text = fs::read_to_string(folder.join("metaserver.toml"))?;
+    for part in ["\n# doom_grace_seconds = 300 ", "\nout_after_seconds = 20 "] {
+        ensure!(text.contains(part), "{text}");
+    }
+    dev.ok(["metaserver", "remove", "4"])?;
+    // Not where a dataserver is.
+    let taken = server(dev, "data-1")?["address"].clone();
+    let (taken, out) = (taken.as_str().context("an address")?, format!("{out}-2"));
+    let said = dev.refused(["metaserver", "add", taken, "--out", &out])?;
+    ensure!(said.contains("dataserver 1 is at"), "{said}");
+    Ok(())
 }
 
 fn a_disk_is_replaced(dev: &Dev, dir: &Path) -> Result<()> {
