@@ -1,4 +1,4 @@
-//! One put or get as its user sees it: a bar, each failure when it happens, the figures at the end.
+//! One put, get or cp as its user sees it: a bar, each failure when it happens, the figures at the end.
 
 use crate::context::Context;
 use crate::failure::{Interrupted, Reported, report_one};
@@ -130,6 +130,9 @@ pub fn finish(
         }
         if skipped > 0 {
             line.push_str(&format!(", {skipped} left out"));
+        }
+        if interrupted {
+            line.push_str("; nothing half-done is visible");
         }
         eprintln!("{line}");
     }

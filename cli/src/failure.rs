@@ -41,7 +41,7 @@ pub struct Interrupted;
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted; nothing half-done is visible")
+        f.write_str("interrupted")
     }
 }
 

@@ -19,6 +19,10 @@ pub struct MetaserverFiles<'a> {
     pub seed: Option<&'a ClusterSeed>,
     /// The metaservers of a cluster that there is.
     pub metaservers: &'a [(ServerId, String)],
+    /// Those of the metaserver that leads the cluster that there is: another that leads decides by its own.
+    pub doom_grace_seconds: Option<u64>,
+    /// The same.
+    pub out_after_seconds: Option<u64>,
 }
 
 impl MetaserverFiles<'_> {
@@ -56,13 +60,24 @@ impl MetaserverFiles<'_> {
              listen = \"{}\"\n\
              advertise = {}\n\
              # cache_mib = 256\n\
-             # doom_grace_seconds = 300     # data that nothing refers to is deleted after so long\n\
-             # out_after_seconds = 600      # what a disk held that was down for so long is rebuilt on others\n",
+             {} # data that nothing refers to is deleted after so long\n\
+             {} # what a disk held that was down for so long is rebuilt on others\n",
             self.address.listen(),
-            quoted(&self.address.text())
+            quoted(&self.address.text()),
+            setting("doom_grace_seconds", self.doom_grace_seconds, 300),
+            setting("out_after_seconds", self.out_after_seconds, 600),
         ));
         write(&folder.join("metaserver.toml"), &config)
     }
+}
+
+/// A key and its value; a comment if that is the usual one.
+fn setting(key: &str, value: Option<u64>, usual: u64) -> String {
+    let line = match value.filter(|value| *value != usual) {
+        Some(value) => format!("{key} = {value}"),
+        None => format!("# {key} = {usual}"),
+    };
+    format!("{line:30}")
 }
 
 /// A text as TOML.
@@ -115,4 +130,17 @@ pub fn make_private(dir: &Path) -> Result<()> {
 pub fn write(path: &Path, text: &str) -> Result<()> {
     durable::replace(path, text.as_bytes())
         .with_context(|| format!("{}: can not be written", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_not_usual_is_set() {
+        let line = |value| setting("out_after_seconds", value, 600);
+        assert_eq!(line(Some(20)).trim_end(), "out_after_seconds = 20");
+        assert_eq!(line(Some(600)).trim_end(), "# out_after_seconds = 600");
+        assert_eq!(line(None), line(Some(600)));
+    }
 }

@@ -31,4 +31,7 @@ pub use namespace::Usage;
 pub use progress::Progress;
 pub use roll_call::{Asked, RollCall, Says};
 pub use text::escaped;
-pub use tree::{Told, Transfer, TreeOptions, TreeReport, get_file, get_tree, put_file, put_tree};
+pub use tree::{
+    Keep, Told, Transfer, TreeOptions, TreeReport, copy_file, copy_tree, get_file, get_tree,
+    put_file, put_tree,
+};

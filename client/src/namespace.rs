@@ -30,7 +30,8 @@ pub(crate) fn shown(path: &[u8]) -> Cow<'_, str> {
     Cow::Owned(escaped(path))
 }
 
-fn attr_of(reply: OpReply) -> Result<Attr> {
+/// The attributes that an operation replies.
+pub(crate) fn attr_of(reply: OpReply) -> Result<Attr> {
     match reply {
         OpReply::Attr(attr) => Ok(attr),
         _ => Err(unexpected("attributes")),

@@ -323,14 +323,22 @@ async fn garbage_closes_its_stream_and_harms_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_should_not_have_a_chunk_says_so_and_one_that_should_is_missing_it() {
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start(5).await;
     let client = cluster.client("anna");
-    let states = [(1, MemberState::Complete), (2, MemberState::Filling)];
-    cluster.place_as(&states).await;
+    use MemberState::{Complete, Filling};
+    // The second is to leave again: it fetches nothing.
+    *cluster.meta.state.target.lock().unwrap() = vec![1, 3, 4];
+    cluster
+        .place_as(&[(1, Complete), (2, Filling), (3, Complete), (4, Complete)])
+        .await;
+    // The third stays as a holder.
+    cluster.exchange(&[1, 2, 4]).await;
     let expected = [
         (1, Code::ChunkMissing),
         (2, Code::NotYet),
-        (3, Code::NotMember),
+        (3, Code::NotYet),
+        (4, Code::ChunkMissing),
+        (5, Code::NotMember),
     ];
     for (disk, code) in expected {
         let wanted = client.wanted(DiskId(disk), ChunkId(1), 0, 1);

@@ -3,6 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use quarry_client::{Client, ClientFile, OpenOptions};
 use quarry_tests::cluster::Dev;
+use quarry_tests::compare::assert_same;
+use quarry_tests::generator::{Scale, make};
 use quarry_tests::power::LoopDisk;
 use std::ffi::OsStr;
 use std::fs;
@@ -50,6 +52,7 @@ fn commands_do_what_their_namesakes_do() -> Result<()> {
     directories_and_lists(&dev)?;
     contents(&dev, scratch.path())?;
     links_and_copies(&dev, scratch.path())?;
+    a_copied_tree_is_as_the_one_it_is_of(&dev, scratch.path())?;
     slashes(&dev, scratch.path())?;
     trees(&dev, scratch.path())?;
     what_is_allowed(&dev, scratch.path())?;
@@ -235,6 +238,29 @@ fn an_interrupted_append_tells_what_stays(dev: &Dev) -> Result<()> {
     ensure!(code == Some(130) && told.contains(what), "{code:?}: {told}");
     dev.ok(["rm", "/pieces"])?;
     Ok(())
+}
+
+/// Of odd names, modes, times, attributes and files of several names.
+fn a_copied_tree_is_as_the_one_it_is_of(dev: &Dev, scratch: &Path) -> Result<()> {
+    let (tree, back) = (scratch.join("odd"), scratch.join("odd-back"));
+    make(&tree, 11, Scale::Small)?;
+    let (local, fetched) = (tree.to_str(), back.to_str());
+    let (local, fetched) = (local.context("utf-8")?, fetched.context("utf-8")?);
+    let put = json(dev, &["--json", "put", "-r", local, "/odd"])?;
+    // The second time over what is there.
+    for _ in 0..2 {
+        let copied = json(dev, &["--json", "cp", "-rp", "/odd/.", "/odd-too"])?;
+        for figure in ["files", "directories", "failed"] {
+            ensure!(copied[figure] == put[figure], "{figure}: {copied} {put}");
+        }
+        dev.ok(["get", "-r", "/odd-too", fetched])?;
+        assert_same(&tree, &back)?;
+        fs::remove_dir_all(&back)?;
+    }
+    let refused = dev.refused(["cp", "-rn", "/odd/.", "/odd-too"])?;
+    ensure!(refused.contains("already"), "{refused}");
+    dev.ok(["rm", "-r", "/odd", "/odd-too"])?;
+    Ok(fs::remove_dir_all(&tree)?)
 }
 
 fn links_and_copies(dev: &Dev, scratch: &Path) -> Result<()> {
@@ -783,7 +809,10 @@ fn a_bar_is_drawn_on_a_terminal_and_nothing_half_stays_of_what_is_interrupted() 
     let mut told = String::new();
     let mut errors = put.stderr.take().context("a pipe was asked for")?;
     errors.read_to_string(&mut told)?;
-    ensure!(told.contains("stored 0 files, "), "{told}");
+    ensure!(
+        told.contains("stored 0 files, ") && told.contains("; nothing half-done is visible"),
+        "{told}"
+    );
     ensure!(said(&dev, &["ls", "/"])? == "home\npiped\nshown\n");
 
     let back = scratch.path().join("back");
@@ -823,11 +852,15 @@ fn a_cluster_that_is_not_there_is_told_within_seconds_and_ctrl_c_ends_the_waitin
     let mut waiting = dev
         .quarry(["ls", "/"])
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()?;
     std::thread::sleep(Duration::from_secs(1));
     ensure!(waiting.try_wait()?.is_none(), "it gave up at once");
     let (code, took) = interrupt(&mut waiting)?;
+    let mut told = String::new();
+    let mut errors = waiting.stderr.take().context("a pipe was asked for")?;
+    errors.read_to_string(&mut told)?;
+    ensure!(told.ends_with("quarry: ls: interrupted\n"), "{told}");
     ensure!(
         code == Some(130) && took < Duration::from_secs(1),
         "{code:?} after {took:?}"

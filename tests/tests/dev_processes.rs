@@ -114,6 +114,7 @@ fn what_was_stored_is_read_and_changed_while_servers_are_killed_paused_and_start
 
     a_leader_dies_and_comes_back(&dev)?;
     is_whole(&dev, &tree, scratch.path())?;
+    a_new_metaserver_gets_the_leaders_settings(&dev, scratch.path())?;
     a_dataserver_hangs(&dev, &tree, scratch.path())?;
     for name in ["data-1", "data-2", "data-3"] {
         let before = pid(&dev, name)?;
@@ -123,6 +124,8 @@ fn what_was_stored_is_read_and_changed_while_servers_are_killed_paused_and_start
         dev.dev(&["start", name])?;
         ensure!(pid(&dev, name)? != before, "{name} is the same process");
     }
+    a_disk_is_replaced(&dev, &dir)?;
+    is_whole(&dev, &tree, scratch.path())?;
     dev.ok(["put", "-r", tree.to_str().context("utf-8")?, "/again"])?;
 
     dev.stop()?;
@@ -171,6 +174,38 @@ fn a_leader_dies_and_comes_back(dev: &Dev) -> Result<()> {
             .iter()
             .any(|server| server["id"] == id && server["role"] == "follows"))
     })
+}
+
+fn a_new_metaserver_gets_the_leaders_settings(dev: &Dev, scratch: &Path) -> Result<()> {
+    let folder = scratch.join("meta-4");
+    let out = folder.to_str().context("utf-8")?;
+    dev.ok(["metaserver", "add", "127.0.0.1:1", "--out", out])?;
+    let text = fs::read_to_string(folder.join("metaserver.toml"))?;
+    for part in ["\n# doom_grace_seconds = 300 ", "\nout_after_seconds = 20 "] {
+        ensure!(text.contains(part), "{text}");
+    }
+    dev.ok(["metaserver", "remove", "4"])?;
+    // Not where a dataserver is.
+    let taken = server(dev, "data-1")?["address"].clone();
+    let (taken, out) = (taken.as_str().context("an address")?, format!("{out}-2"));
+    let said = dev.refused(["metaserver", "add", taken, "--out", &out])?;
+    ensure!(said.contains("dataserver 1 is at"), "{said}");
+    Ok(())
+}
+
+fn a_disk_is_replaced(dev: &Dev, dir: &Path) -> Result<()> {
+    let disk = dir.join("dataserver-3/disk-1");
+    dev.dev(&["kill", "data-3"])?;
+    fs::remove_dir_all(&disk)?;
+    fs::create_dir(&disk)?;
+    let said = refused(dev, &["start", "data-3"])?;
+    ensure!(said.contains("--replace-disk"), "{said}");
+    let replace = |name| ["start", name, "--replace-disk", disk.to_str().unwrap_or("")];
+    let said = refused(dev, &replace("meta-1"))?;
+    ensure!(said.contains("meta-1 is a metaserver"), "{said}");
+    dev.dev(&replace("data-3"))?;
+    ensure!(server(dev, "data-3")?["state"] == "running");
+    Ok(())
 }
 
 fn a_dataserver_hangs(dev: &Dev, tree: &Path, scratch: &Path) -> Result<()> {

@@ -198,12 +198,26 @@ async fn a_metaserver_is_added_and_the_leader_removed_with_the_command_line_whil
         folder.join("metaserver.toml").to_str().context("utf-8")?,
     ])?;
     // Not twice, and not another's folder.
-    for args in [
-        ["metaserver", "add", address, "--out", "/tmp/never-made"],
-        ["metaserver", "add", "127.0.0.1:1", "--out", out],
+    let never = scratch.path().join("never-made");
+    let never = never.to_str().context("utf-8")?;
+    for (at, out, said) in [
+        (&address[..], never, "already"),
+        ("127.0.0.1:1", out, "is there already"),
     ] {
-        ensure!(!cluster.quarry(args).output()?.status.success(), "{args:?}");
+        let refused = cluster
+            .quarry(["metaserver", "add", at, "--out", out])
+            .output()?;
+        let text = String::from_utf8_lossy(&refused.stderr);
+        ensure!(
+            !refused.status.success() && text.contains(said),
+            "{at}: {text}"
+        );
     }
+    // A name may be known to the others alone.
+    let invited = cluster.ok(["metaserver", "add", "nohost.invalid", "--out", never])?;
+    let text = String::from_utf8_lossy(&invited.stderr);
+    ensure!(text.contains("nohost.invalid:7410 is not found"), "{text}");
+    cluster.ok(["metaserver", "remove", "5"])?;
     cluster.start("metaserver-4")?;
     wait_until_whole(&cluster, 4).await?;
 

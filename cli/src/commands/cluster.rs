@@ -175,6 +175,8 @@ impl Init {
             address,
             seed: Some(seed),
             metaservers: &[],
+            doom_grace_seconds: None,
+            out_after_seconds: None,
         };
         files.write(&self.dir.join(format!("metaserver-{server}")))
     }

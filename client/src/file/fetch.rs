@@ -83,7 +83,7 @@ impl DataLink {
                 match done {
                     Ok(()) => {
                         self.health.handle_success(disk, Doing::Read);
-                        self.report_bad(&map, range, &failed);
+                        self.report_bad(range, &failed);
                         // The next unit need not wait for them again.
                         for (disk, error) in &failed {
                             self.note_failure(*disk, error);
@@ -93,7 +93,7 @@ impl DataLink {
                     Err(error) => failed.push((disk, error)),
                 }
             }
-            self.report_bad(&map, range, &failed);
+            self.report_bad(range, &failed);
             if let Some((disk, error)) = failed.last() {
                 self.telling.tell(begun, || {
                     let seconds = self.deadline.as_secs();
@@ -150,10 +150,17 @@ impl DataLink {
         }
     }
 
-    /// Tells the disks that gave wrong bytes, which look at their copies and replace bad ones. Nobody waits for it.
-    fn report_bad(&self, map: &ClusterMap, range: &ChunkRange, failed: &[(DiskId, Error)]) {
+    /// Tells the disks that gave wrong bytes, or lack what a complete member has, which look at their copies and replace
+    /// bad ones. Nobody waits for it.
+    fn report_bad(&self, range: &ChunkRange, failed: &[(DiskId, Error)]) {
+        let map = self.map.get();
         for (disk, error) in failed.iter().filter(|(_, error)| is_bad(error)) {
-            let Ok(peer) = peer_of(map, *disk) else {
+            // A server that was away may not know yet that it became a holder.
+            if error.code == Code::ChunkMissing && !is_complete(&map, range, *disk) {
+                tracing::debug!(%disk, %error, chunk = %range.chunk, "a replica lacks the chunk");
+                continue;
+            }
+            let Ok(peer) = peer_of(&map, *disk) else {
                 continue;
             };
             tracing::warn!(%disk, %error, chunk = %range.chunk, "a replica is bad");
@@ -350,11 +357,12 @@ impl DataLink {
             let Some(server) = map.topology.servers.get(&peer.server) else {
                 continue;
             };
-            let filling = row
+            let member = row
                 .members
                 .iter()
                 .flatten()
-                .any(|member| member.disk == disk && member.state == MemberState::Filling);
+                .find(|member| member.disk == disk);
+            let state = member.map(|member| member.state);
             let here = self.same_host.is_here(server, &self.host);
             // Only powers of two tell: close ones share the load by the chunk's number.
             let speed = self.health.usual(peer.server).map_or(0, |usual| {
@@ -364,8 +372,10 @@ impl DataLink {
             });
             let share = (range.chunk.0 ^ u64::from(disk.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             let rank = (
-                filling,
+                state == Some(MemberState::Filling),
                 self.health.is_avoided(disk, now),
+                // A holder may never have had the chunk.
+                state.is_none(),
                 !here,
                 rack != Some(server.rack.as_str()),
                 speed,
@@ -376,6 +386,15 @@ impl DataLink {
         ranked.sort_by_key(|(rank, _)| *rank);
         Ok(ranked.into_iter().map(|(_, source)| source).collect())
     }
+}
+
+/// Whether a disk should have every chunk of a range's group.
+fn is_complete(map: &ClusterMap, range: &ChunkRange, disk: DiskId) -> bool {
+    let Ok((_, row)) = map.locate(range.pool, range.chunk) else {
+        return false;
+    };
+    let mut members = row.members.iter().flatten();
+    members.any(|member| member.disk == disk && member.state == MemberState::Complete)
 }
 
 /// Whether a replica has wrong bytes, or none.

@@ -1,5 +1,6 @@
-//! Whole files and trees between the local file system and the cluster.
+//! Whole files and trees between the local file system and the cluster, and within it.
 
+mod copy;
 mod download;
 mod local_read;
 mod local_write;
@@ -7,6 +8,7 @@ mod transfer;
 mod upload;
 mod xattrs;
 
+pub use copy::{Keep, copy_file, copy_tree};
 pub use download::{get_file, get_tree};
 pub use transfer::{Told, Transfer};
 pub use upload::{put_file, put_tree};

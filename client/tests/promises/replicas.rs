@@ -1,6 +1,8 @@
 //! Reads while replicas are bad, slow or dead.
 
 use super::*;
+use quarry_common::ids::Epoch;
+use quarry_common::map::{EpochRange, Holder};
 
 #[tokio::test]
 async fn a_wrong_checksum_makes_the_reader_take_another_replica() {
@@ -98,4 +100,46 @@ async fn a_dead_replica_is_remembered_and_reported_while_another_one_delivers() 
         !suspects.is_empty() && suspects.iter().all(dead),
         "{suspects:?}"
     );
+}
+
+#[tokio::test]
+async fn a_holder_that_never_had_a_chunk_is_asked_last_and_is_not_called_bad() {
+    let fake = Fake::new(3);
+    publish(&fake.client().await, b"/file", &content(5_000))
+        .await
+        .unwrap();
+    // The first disk was away when the file was written.
+    {
+        let mut state = fake.state();
+        state.map.epoch = Epoch(2);
+        for row in state.map.rows.values_mut().flatten() {
+            (row.epoch, row.changed_at) = (Epoch(2), Epoch(2));
+            for member in &mut row.members {
+                if member.is_some_and(|member| member.disk == DiskId(1)) {
+                    *member = None;
+                }
+            }
+            let (first, last) = (Epoch(0), Epoch(1));
+            row.holders.push(Holder {
+                disk: DiskId(1),
+                covers: vec![EpochRange { first, last }],
+            });
+        }
+        state.chunks.retain(|(disk, _), _| *disk != DiskId(1));
+    }
+    let client = fake.client().await;
+    for _ in 0..5 {
+        assert!(read(&client, b"/file").await.unwrap() == content(5_000));
+    }
+    assert_eq!(fake.state().reads.get(&DiskId(1)), None);
+    // It is asked when the others are dead and late, and fails.
+    fake.state().faults.dead = [DiskId(2)].into();
+    fake.state().faults.slow = [(DiskId(3), Duration::from_secs(1))].into();
+    for _ in 0..3 {
+        assert!(read(&client, b"/file").await.unwrap() == content(5_000));
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let state = fake.state();
+    assert!(state.reads.contains_key(&DiskId(1)), "{:?}", state.reads);
+    assert!(state.reported.is_empty(), "{:?}", state.reported);
 }

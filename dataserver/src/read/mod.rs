@@ -18,10 +18,10 @@ use quarry_common::{Code, Error, Result};
 /// What a disk is to a chunk's group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
-    /// A member that has everything, or a holder of some of it.
-    Source,
-    /// A member that still fetches.
-    Filling,
+    /// A member that has everything.
+    Complete,
+    /// A member that still fetches, or a holder: it has some of it. Which chunks those are their names do not tell.
+    Partial,
     /// Nothing: it may have what was not deleted yet.
     None,
     /// Our map does not know the group.
@@ -38,9 +38,9 @@ fn relation(map: &ClusterMap, pool: PoolId, chunk: ChunkId, disk: DiskId) -> Rel
         .flatten()
         .find(|member| member.disk == disk);
     match member.map(|member| member.state) {
-        Some(MemberState::Complete) => Relation::Source,
-        _ if row.holders.iter().any(|holder| holder.disk == disk) => Relation::Source,
-        Some(MemberState::Filling) => Relation::Filling,
+        Some(MemberState::Complete) => Relation::Complete,
+        Some(MemberState::Filling) => Relation::Partial,
+        None if row.holders.iter().any(|holder| holder.disk == disk) => Relation::Partial,
         None => Relation::None,
     }
 }
@@ -121,7 +121,8 @@ impl Readable<'_> {
     /// Whole blocks around a range.
     ///
     /// # Errors
-    /// `NotYet` where a filling member lacks the chunk; `Overloaded` if the disk hangs; else those of the disk.
+    /// `NotYet` where a filling member or a holder lacks the chunk; `Overloaded` if the disk hangs; else those of
+    /// the disk.
     async fn read(&self, offset: u32, len: u32) -> Result<ChunkData> {
         if !self.is_repair {
             self.node.pace.note_client();
@@ -132,17 +133,28 @@ impl Readable<'_> {
             Ok(data) => return Ok(data),
             Err(error) => error,
         };
-        Err(match (error.code, self.relation) {
-            (Code::ChunkMissing, Relation::Filling | Relation::Unknown) => {
-                Error::new(Code::NotYet, error.text).context("not yet here")
-            }
-            // Missing where it should be, short, or bad: it is looked at and replaced.
-            (Code::ChunkMissing | Code::ChecksumMismatch, _) => {
+        Err(match error.code {
+            Code::ChunkMissing => self.lacking(offset + len, error.text),
+            // It is looked at and replaced.
+            Code::ChecksumMismatch => {
                 self.suspect(offset + len);
                 error
             }
             _ => error,
         })
+    }
+
+    /// That its bytes up to `end` are not here. Where they should be it is looked at and replaced.
+    fn lacking(&self, end: u32, text: String) -> Error {
+        match self.relation {
+            Relation::Complete | Relation::None => {
+                self.suspect(end);
+                Error::new(Code::ChunkMissing, text)
+            }
+            Relation::Partial | Relation::Unknown => {
+                Error::new(Code::NotYet, text).context("not yet here")
+            }
+        }
     }
 
     /// Its bytes up to `end` should be here, and can not be read.

@@ -1,6 +1,6 @@
 //! A chunk, or a part of it, as frames on a stream of its own.
 
-use super::{Readable, Relation};
+use super::Readable;
 use crate::caller::Caller;
 use crate::disk::ChunkData;
 use crate::node::Node;
@@ -83,16 +83,11 @@ async fn begin<'a>(
     let first_len = (wanted_end - start).min(FRAME_LEN_MAX as u32);
     let first = readable.read(start, first_len).await?;
     if wanted_end > first.chunk_len {
-        if readable.relation == Relation::Source {
-            readable.suspect(wanted_end);
-        }
-        return Err(Error::new(
-            Code::ChunkMissing,
-            format!(
-                "chunk {} has {} bytes on disk {}, bytes up to {wanted_end} were asked for",
-                wanted.chunk, first.chunk_len, wanted.disk
-            ),
-        ));
+        let text = format!(
+            "chunk {} has {} bytes on disk {}, bytes up to {wanted_end} were asked for",
+            wanted.chunk, first.chunk_len, wanted.disk
+        );
+        return Err(readable.lacking(wanted_end, text));
     }
     let end = wanted_end.next_multiple_of(BLOCK_LEN as u32);
     let end = end.min(first.chunk_len);

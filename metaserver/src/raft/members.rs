@@ -221,6 +221,10 @@ impl Raft {
             .filter(|member| member.votes && member.id != id)
             .map(|member| member.id)
             .collect();
+        if rest.is_empty() {
+            let text = "the last metaserver can not be removed: add another first";
+            return Err(Error::new(Code::Busy, text));
+        }
         let running = self.ask_standings().await;
         let is_running = |id: &ServerId| {
             let standing = running.iter().find(|(running, _)| running == id);
@@ -229,7 +233,7 @@ impl Raft {
         let up = rest.iter().filter(|id| is_running(id)).count();
         if up * 2 <= rest.len() {
             let text = format!(
-                "without metaserver {id} {up} of {} metaservers would run, which is no majority: start the others or add some first",
+                "without metaserver {id}, {up} of {} metaservers would run, which is no majority: start the others or add some first",
                 rest.len()
             );
             return Err(Error::new(Code::Busy, text));

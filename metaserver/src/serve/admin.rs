@@ -32,6 +32,13 @@ impl Serving {
                 warnings.extend(kv::warning(&self.settings.dir));
                 Ok(AdminReply::Warnings(warnings))
             }
+            AdminOp::Settings => {
+                self.consensus.read_barrier().await?;
+                Ok(AdminReply::Settings {
+                    doom_grace_seconds: self.settings.doom_grace.as_secs(),
+                    out_after_seconds: self.settings.out_after.as_secs(),
+                })
+            }
             AdminOp::Pgs { pool, from } => {
                 self.consensus.read_barrier().await?;
                 Ok(AdminReply::Pgs(self.pgs(pool, from)?))

@@ -38,6 +38,14 @@ impl Serving {
             );
             return Err(Error::new(Code::Exists, text));
         }
+        let map = self.map();
+        let mut servers = map.topology.servers.iter();
+        if let Some((server, _)) = servers.find(|(_, server)| server.address == address) {
+            let text = format!(
+                "dataserver {server} is at {address}: a metaserver needs an address of its own"
+            );
+            return Err(Error::new(Code::Exists, text));
+        }
         let numbered = self
             .propose(Default::default(), Action::NumberMetaserver)
             .await?;

@@ -6,7 +6,8 @@ use super::lock::{Holder, holder};
 use super::run::log_end;
 use super::servers::{Action, Seen, State};
 use crate::context::Context;
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A signal is done at once, unless a process hangs in the kernel.
@@ -15,15 +16,24 @@ const SIGNAL_WITHIN: Duration = Duration::from_secs(10);
 /// A dataserver waits for the metaservers, and a metaserver reads its log.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
-/// Does something to a server and waits until it is done.
+/// Does something to a server and waits until it is done. `replaced` are the disks that a start makes anew.
 ///
 /// # Errors
 /// The cluster does not run, or not with `--processes`; there is no such server; it is not in a state for
 /// that; it is not done in time, or the server ends instead of starting.
-pub fn act(context: &Context, home: &Home, action: Action, name: &str) -> Result<()> {
+pub fn act(
+    context: &Context,
+    home: &Home,
+    action: Action,
+    name: &str,
+    replaced: &[PathBuf],
+) -> Result<()> {
+    let absolute =
+        |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
     let begin = Request::Act {
         action,
         server: name.to_owned(),
+        replaced: replaced.iter().map(absolute).collect::<Result<_>>()?,
     };
     let before = find(servers(home, &Request::Status)?, name);
     let mut seen = find(servers(home, &begin)?, name);

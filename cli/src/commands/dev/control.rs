@@ -37,6 +37,8 @@ pub enum Request {
         action: Action,
         /// The server's name.
         server: String,
+        /// The data directories that a dataserver's start makes new disks of.
+        replaced: Vec<PathBuf>,
     },
 }
 

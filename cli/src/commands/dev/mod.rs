@@ -28,6 +28,9 @@ use std::path::PathBuf;
 ///   quarry dev kill meta-2             # as a crash does; 'quarry metaserver status' shows who leads now
 ///   quarry dev start meta-2
 ///   quarry dev pause data-3            # as a machine that hangs; 'quarry dev resume data-3'
+///
+/// A disk that was down for 20 s is out; elsewhere that takes ten minutes. What is removed is on the disks for five
+/// minutes more, as it is everywhere: whoever reads it has as long to finish.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, verbatim_doc_comment)]
 pub struct Dev {
@@ -80,6 +83,17 @@ pub struct Named {
     place: Place,
 }
 
+#[derive(Debug, clap::Args)]
+struct Restart {
+    #[command(flatten)]
+    named: Named,
+    /// The disk that was in this data directory is gone for good: the empty directory becomes a new disk
+    ///
+    /// Only for a dataserver, whose other disks stay as they are.
+    #[arg(long, value_name = "DISK")]
+    replace_disk: Vec<PathBuf>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Stop the cluster and wait until it has ended
@@ -102,7 +116,7 @@ enum Action {
     /// Let a paused server go on
     Resume(Named),
     /// Start a server that was killed, or ended by itself, and wait until it is ready
-    Start(Named),
+    Start(Restart),
 }
 
 impl Dev {
@@ -114,10 +128,13 @@ impl Dev {
         match self.action {
             Some(Action::Stop(place)) => stop::stop(context, &place.home()?),
             Some(Action::Status(place)) => stop::status(context, &place.home()?),
-            Some(Action::Kill(named)) => named.act(context, servers::Action::Kill),
-            Some(Action::Pause(named)) => named.act(context, servers::Action::Pause),
-            Some(Action::Resume(named)) => named.act(context, servers::Action::Resume),
-            Some(Action::Start(named)) => named.act(context, servers::Action::Start),
+            Some(Action::Kill(named)) => named.act(context, servers::Action::Kill, &[]),
+            Some(Action::Pause(named)) => named.act(context, servers::Action::Pause, &[]),
+            Some(Action::Resume(named)) => named.act(context, servers::Action::Resume, &[]),
+            Some(Action::Start(start)) => {
+                let replaced = &start.replace_disk;
+                start.named.act(context, servers::Action::Start, replaced)
+            }
             None => {
                 let home = self.start.place.home()?;
                 let wanted = home::Wanted {
@@ -139,8 +156,8 @@ impl Dev {
 }
 
 impl Named {
-    fn act(&self, context: &Context, action: servers::Action) -> Result<()> {
-        act::act(context, &self.place.home()?, action, &self.server)
+    fn act(&self, context: &Context, action: servers::Action, replaced: &[PathBuf]) -> Result<()> {
+        act::act(context, &self.place.home()?, action, &self.server, replaced)
     }
 }
 

@@ -145,7 +145,7 @@ impl<'a> Processes<'a> {
         // Before there is a child: none may end unseen.
         let mut children = signal(SignalKind::child())?;
         for at in 0..self.all.len() {
-            self.start(at)?;
+            self.start(at, &[])?;
         }
         let mut taking = pin!(wait_until_ready(file, self.plan));
         let mut takes_writes = false;
@@ -233,9 +233,12 @@ impl<'a> Processes<'a> {
         Ok(command)
     }
 
-    /// Starts the process of a server that has none.
-    fn start(&mut self, at: usize) -> Result<()> {
+    /// Starts the process of a server that has none; a dataserver makes new disks of the directories that are replaced.
+    fn start(&mut self, at: usize, replaced: &[PathBuf]) -> Result<()> {
         let mut command = self.command(self.all[at].server)?;
+        for disk in replaced {
+            command.arg("--replace-disk").arg(disk);
+        }
         let member = &mut self.all[at];
         let failed = || format!("{}: can not be started", member.server);
         let log = OpenOptions::new()
@@ -278,15 +281,19 @@ impl<'a> Processes<'a> {
     }
 
     fn reply(&mut self, request: &Request) -> Reply {
-        if let Request::Act { action, server } = request
-            && let Err(reason) = self.act(*action, server)
+        if let Request::Act {
+            action,
+            server,
+            replaced,
+        } = request
+            && let Err(reason) = self.act(*action, server, replaced)
         {
             return Reply::Refused(reason);
         }
         Reply::Servers(self.all.iter().map(Member::seen).collect())
     }
 
-    fn act(&mut self, action: Action, name: &str) -> Result<(), String> {
+    fn act(&mut self, action: Action, name: &str, replaced: &[PathBuf]) -> Result<(), String> {
         let names: Vec<String> = self
             .all
             .iter()
@@ -299,12 +306,17 @@ impl<'a> Processes<'a> {
             ));
         };
         let member = &mut self.all[at];
+        if !replaced.is_empty() && matches!(member.server, Server::Meta(_)) {
+            return Err(format!(
+                "{name} is a metaserver: it has no disks to be replaced"
+            ));
+        }
         action.check(name, member.state(), &self.home.place())?;
         let done = match action {
             Action::Kill => member.end(Signal::KILL),
             Action::Pause => member.signal(Signal::STOP),
             Action::Resume => member.signal(Signal::CONT),
-            Action::Start => self.start(at),
+            Action::Start => self.start(at, replaced),
         };
         done.map_err(|error| text(&error))
     }

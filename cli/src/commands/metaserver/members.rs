@@ -9,7 +9,8 @@ use crate::table::Table;
 use anyhow::{Result, bail};
 use quarry_client::Client;
 use quarry_common::ids::ServerId;
-use quarry_common::wire::meta::MetaserverStatus;
+use quarry_common::wire::meta::admin::AdminReply;
+use quarry_common::wire::meta::{AdminOp, MetaserverStatus};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -46,14 +47,34 @@ impl Add {
                 self.out.display()
             );
         }
-        let ask = async |client: &Client| Ok(client.add_metaserver(address.text()).await?);
-        let new = context.with_client(ask).await?;
+        // Names may be known where it runs, and not here.
+        if let Err(error) = tokio::net::lookup_host(address.text()).await {
+            eprintln!(
+                "quarry: {}: warning: {} is not found from here ({error}): the other metaservers must find it",
+                context.command,
+                address.text()
+            );
+        }
+        let ask = async |client: &Client| {
+            let settings = client.admin(AdminOp::Settings).await?;
+            Ok((client.add_metaserver(address.text()).await?, settings))
+        };
+        let (new, settings) = context.with_client(ask).await?;
+        let (doom_grace_seconds, out_after_seconds) = match settings {
+            AdminReply::Settings {
+                doom_grace_seconds,
+                out_after_seconds,
+            } => (Some(doom_grace_seconds), Some(out_after_seconds)),
+            _ => (None, None),
+        };
         let files = MetaserverFiles {
             identity: &new.identity,
             authority: &new.authority,
             address: &address,
             seed: None,
             metaservers: &new.metaservers,
+            doom_grace_seconds,
+            out_after_seconds,
         };
         files.write(&self.out).map_err(|error| {
             error.context(format!(

@@ -34,6 +34,8 @@ pub enum AdminOp {
     /// What else people must know, each with what to do: dataservers that are not let in, a disk of the leader that is
     /// nearly full. Anybody may ask. → `Warnings`
     Warnings,
+    /// What the leader decides by. Anybody may ask. → `Settings`
+    Settings,
 }
 
 /// The reply to an admin's request.
@@ -60,6 +62,13 @@ pub enum AdminReply {
     Done,
     /// What else people must know.
     Warnings(Vec<String>),
+    /// What the leader decides by: whoever leads does so by its own configuration.
+    Settings {
+        /// Data that nothing refers to any more is deleted after so many seconds.
+        doom_grace_seconds: u64,
+        /// A disk that was down for so many seconds is out.
+        out_after_seconds: u64,
+    },
 }
 
 /// What a new metaserver is made of.

@@ -174,6 +174,10 @@ async fn a_member_whose_absence_would_stop_the_group_is_not_removed() {
     let error = raft.remove_member(ServerId(99)).await.unwrap_err();
     assert_eq!(error.code, Code::NotFound, "{error}");
     assert_eq!(propose(&raft, "x").await, 1);
+    raft.remove_member(rest[1]).await.unwrap();
+    let error = raft.remove_member(leader).await.unwrap_err();
+    assert_eq!(error.code, Code::Busy, "{error}");
+    assert!(error.text.contains("the last metaserver"), "{error}");
     group.stop().await;
 }
 
