@@ -6,7 +6,8 @@ use quarry_common::identity::PeerName;
 use quarry_common::ids::{ClusterId, ServerId, ShardId, Version};
 use quarry_common::wire::meta::{MetaAnswer, MetaBody, MetaReply, MetaRequest, leader_named};
 use quarry_common::{Code, Error, Kind, Result, codec};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,9 +100,9 @@ impl Metaservers {
                         if let Some(at) = order.iter().position(|other| *other == leader) {
                             order.remove(at);
                             order.push(leader);
-                        } else if !known.addresses.contains_key(&leader) {
+                        } else if let Entry::Vacant(new) = known.addresses.entry(leader) {
                             // It became one later; its certificate shows who it is.
-                            known.addresses.insert(leader, address.to_owned());
+                            new.insert(address.to_owned());
                             order.push(leader);
                         }
                     }
