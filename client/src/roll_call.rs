@@ -81,8 +81,11 @@ impl RollCall {
         RollCall(found)
     }
 
-    /// Whether as many answer as a leader needs.
+    /// Whether one leads, or as many answer as a leader needs.
     pub fn has_majority(&self) -> bool {
+        if self.0.iter().any(|asked| matches!(asked.says, Says::Leads)) {
+            return true;
+        }
         let answering = self.0.iter().filter(|asked| asked.answers());
         answering.count() >= majority(self.0.len())
     }

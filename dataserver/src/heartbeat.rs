@@ -195,10 +195,8 @@ async fn beat(node: &Arc<Node>, metaservers: &Metaservers, looks: &mut Looks) ->
         return Err(Error::malformed("an answer to another question"));
     };
     let map = follow(&ours, map, metaservers).await?;
-    if let Some(map) = &map {
-        metaservers.learn(&map.topology.metaservers);
-    }
     node.membership.take_over(map, keys, sent_at);
+    metaservers.learn(&node.membership.map().topology.metaservers);
     Ok(())
 }
 

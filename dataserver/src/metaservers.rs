@@ -6,8 +6,7 @@ use quarry_common::identity::PeerName;
 use quarry_common::ids::{ClusterId, ServerId, ShardId, Version};
 use quarry_common::wire::meta::{MetaAnswer, MetaBody, MetaReply, MetaRequest, leader_named};
 use quarry_common::{Code, Error, Kind, Result, codec};
-use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -79,6 +78,7 @@ impl Metaservers {
             body,
         }));
         let mut order = self.order();
+        let mut moved = BTreeSet::new();
         let mut failed: Option<Error> = None;
         while let Some(id) = order.pop() {
             let (answered, result) = match self.ask(id, &request, wait).await {
@@ -93,16 +93,19 @@ impl Metaservers {
                         Code::NotLeader => known.silent.remove(&id),
                         _ => known.silent.insert(id),
                     };
-                    // Not one that was silent: the others may not know yet that it is gone.
-                    if let Some((leader, address)) = leader_named(&error)
-                        && !known.silent.contains(&leader)
-                    {
-                        if let Some(at) = order.iter().position(|other| *other == leader) {
-                            order.remove(at);
+                    if let Some((leader, address)) = leader_named(&error) {
+                        let there = known.addresses.get(&leader);
+                        if there.is_none_or(|there| there != address) && moved.insert(leader) {
+                            // It became one, or moved; its certificate shows who it is.
+                            known.addresses.insert(leader, address.to_owned());
+                            known.silent.remove(&leader);
+                            order.retain(|other| *other != leader);
                             order.push(leader);
-                        } else if let Entry::Vacant(new) = known.addresses.entry(leader) {
-                            // It became one later; its certificate shows who it is.
-                            new.insert(address.to_owned());
+                        } else if !known.silent.contains(&leader)
+                            && let Some(at) = order.iter().position(|other| *other == leader)
+                        {
+                            // Not one that was silent: the others may not know yet that it is gone.
+                            order.remove(at);
                             order.push(leader);
                         }
                     }

@@ -71,11 +71,12 @@ impl Dataserver {
         let endpoint = Endpoint::server(identity, config.listen, may_connect)?;
         let address = endpoint.local_addr()?;
         let dial = Dial::new(endpoint.clone());
+        // What the operator says of one counts, whatever was noted of it.
         let noted = config
             .disks
             .iter()
             .flat_map(|disk| contacts::read(&disk.path));
-        let known = config.metaservers.iter().cloned().chain(noted);
+        let known = noted.chain(config.metaservers.iter().cloned());
         let metaservers = Metaservers::new(dial.clone(), name.cluster, known);
 
         let (directories, registered) =

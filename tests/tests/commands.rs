@@ -291,6 +291,17 @@ fn links_and_copies(dev: &Dev, scratch: &Path) -> Result<()> {
         );
     }
     ensure!(said(dev, &["cat", "/tree/second"])?.len() == 200_000);
+    // Also over what is named one after the other.
+    dev.ok(["mkdir", "/c2"])?;
+    dev.ok(["ln", "/c/data", "/c2/third"])?;
+    dev.ok(["mkdir", "/both"])?;
+    dev.ok(["cp", "-r", "/c", "/c2", "/c2/third", "/both"])?;
+    let names = ["/both/c/data", "/both/c2/third", "/both/third"];
+    let copies = json(dev, &[&["stat", "--json"][..], &names].concat())?;
+    for at in 0..names.len() {
+        ensure!(copies[at]["inode"] == copies[0]["inode"], "{copies}");
+    }
+    dev.ok(["rm", "-r", "/both", "/c2"])?;
     // A file by itself goes where a link leads.
     let local = scratch.join("by-itself");
     fs::write(&local, "put")?;

@@ -56,13 +56,13 @@ impl Cp {
                 let target = self.target(client, from, to).await?;
                 let copying = begun.insert(Copying::start(context, options));
                 for path in from {
+                    if !copying.goes_on() {
+                        break;
+                    }
                     match self.copy(client, path, &target, copying).await {
                         Err(error) if from.len() == 1 || ends_all(&error) => return Err(error),
                         Err(error) => copying.fail(&error),
                         Ok(()) => {}
-                    }
-                    if !copying.goes_on() {
-                        break;
                     }
                 }
                 Ok(())
@@ -115,6 +115,7 @@ impl Cp {
             }
             false => {
                 let (from, to) = (from.bytes(), to.bytes());
+                let keep = (keep, self.recursive);
                 quarry_client::copy_file(client, from, attr, to, keep, transfer).await?;
             }
         }

@@ -3,9 +3,11 @@
 use super::{Copied, TreeOptions, TreeReport};
 use crate::progress::Progress;
 use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::InodeId;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What uploads may hold together: bytes that no dataserver has acknowledged.
@@ -43,6 +45,8 @@ pub struct Transfer {
     /// Failures in a row that say that nobody answers.
     unanswered: AtomicUsize,
     is_full: AtomicBool,
+    /// Copies within the cluster of files of several names, by what they were made from: for all trees of a command.
+    copies: Mutex<HashMap<InodeId, InodeId>>,
 }
 
 impl Transfer {
@@ -56,6 +60,7 @@ impl Transfer {
             listener: None,
             unanswered: AtomicUsize::new(0),
             is_full: AtomicBool::new(false),
+            copies: Mutex::default(),
         }
     }
 
@@ -75,6 +80,18 @@ impl Transfer {
         let units = len.min(UPLOAD_LEN_MAX).div_ceil(HELD_UNIT).max(1);
         let held = self.held.acquire_many(units as u32).await;
         held.map_err(|error| Error::bug("uploads may hold nothing any more").with_source(error))
+    }
+
+    /// The copy of a file of several names, if it was made in this command.
+    pub(super) fn copy_of(&self, file: InodeId) -> Option<InodeId> {
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.get(&file).copied()
+    }
+
+    /// Remembers a copy of a file of several names.
+    pub(super) fn keep_copy(&self, file: InodeId, copy: InodeId) {
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.insert(file, copy);
     }
 
     /// Extended attributes could not be kept at a path; it is told of the first.

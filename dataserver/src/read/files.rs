@@ -10,7 +10,7 @@ use quarry_common::limits::{REDEEM_WAIT, REDEEMED_AT_ONCE_MAX};
 use quarry_common::token::Capability;
 use quarry_common::wire::data::DataReply;
 use quarry_common::wire::data::ticket::{FileRun, FileTicket, Secret, socket_name};
-use quarry_common::{Error, Result};
+use quarry_common::{Code, Error, Result};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -62,7 +62,12 @@ pub async fn ticket(
         return Ok(DataReply::FileTicket(None));
     };
     let look = move |disk: &Disk| disk.layout(name.0, name.1);
-    let layout = node.turns.take(readable.disk, look).await?;
+    let layout = match node.turns.take(readable.disk, look).await {
+        Err(error) if error.code == Code::ChunkMissing => {
+            return Err(readable.lacking(0, error.text));
+        }
+        layout => layout?,
+    };
     let Some(layout) = layout else {
         return Ok(DataReply::FileTicket(None));
     };

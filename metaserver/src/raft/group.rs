@@ -24,6 +24,7 @@ use quarry_common::ids::{ServerId, ShardId};
 use quarry_common::time::Nanos;
 use quarry_common::wire::meta::Standing;
 use quarry_common::{Code, Error, Result};
+use rand::seq::IndexedRandom;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -534,9 +535,10 @@ impl Consensus for Raft {
     }
 
     fn leader(&self) -> Option<Leader> {
-        // Who was removed hears of no leader any more, and those whom it sends to one that does not lead are sent on.
-        if let Some(other) = self.left_to() {
-            return Some(other);
+        // Who was removed hears of no leader any more: it names now one and now another, who send on whom it sends to them.
+        let others = self.left_to();
+        if let Some(other) = others.choose(&mut rand::rng()) {
+            return Some(other.clone());
         }
         let metrics = self.metrics_now();
         let id = metrics.current_leader?;

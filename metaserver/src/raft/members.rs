@@ -76,24 +76,51 @@ impl Raft {
             .collect()
     }
 
-    /// One of those who vote, if this metaserver is to vote no more: it was removed, or is being removed.
-    pub(super) fn left_to(&self) -> Option<Leader> {
+    /// Those who vote, if this metaserver is to vote no more: it was removed, is being removed, or the removal is not agreed
+    /// on and comes to nothing.
+    pub(super) fn left_to(&self) -> Vec<Leader> {
         let metrics = self.metrics_now();
         let own = metrics.id;
         let membership = metrics.membership_config.membership();
         let configs = membership.get_joint_config();
-        let (first, goal) = (configs.first()?, configs.last()?);
+        let (Some(first), Some(goal)) = (configs.first(), configs.last()) else {
+            return Vec::new();
+        };
         let is_leaving = first.contains(&own) && !goal.contains(&own);
         let is_gone = membership.get_node(&own).is_none() && !self.fitness.is_new();
         if !is_leaving && !is_gone {
-            return None;
+            return Vec::new();
         }
-        let id = *goal.first()?;
-        let node = membership.get_node(&id)?;
-        Some(Leader {
-            id: server_id(id),
-            address: node.addr.clone(),
-        })
+        let others = goal.iter().filter_map(|id| {
+            Some(Leader {
+                id: server_id(*id),
+                address: membership.get_node(id)?.addr.clone(),
+            })
+        });
+        others.collect()
+    }
+
+    /// One of those who are left, if one of them says that this metaserver is no member any more. Who was removed gets no more
+    /// entries of the log, so it has to ask.
+    async fn removed_by(&self) -> Option<Leader> {
+        let ours = self
+            .metrics_now()
+            .membership_config
+            .log_id()
+            .map(|id| id.index);
+        for other in self.left_to() {
+            let call = RaftCall::Members;
+            let asked = self
+                .network
+                .call(self.shard, other.id, &other.address, call, MOVED_WAIT);
+            if let Ok(RaftReply::Members { at, members }) = asked.await
+                && at >= ours
+                && !members.contains(&self.server)
+            {
+                return Some(other);
+            }
+        }
+        None
     }
 
     /// How far this member is.
@@ -132,7 +159,9 @@ impl Raft {
     /// # Errors
     /// `Unreachable`: nobody who leads was reached; `WrongRole`: this metaserver was removed.
     pub(super) async fn tell_address(&self, address: &str) -> Result<()> {
-        if let Some(Leader { id, address }) = self.left_to() {
+        if !self.is_leader()
+            && let Some(Leader { id, address }) = self.removed_by().await
+        {
             let text = format!(
                 "this metaserver was removed from its cluster, which metaserver {id} at {address} belongs to: stop its process and \
                  remove its directory"

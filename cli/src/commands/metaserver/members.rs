@@ -101,14 +101,16 @@ impl Remove {
         let id = self.id;
         let ask = async |client: &Client| {
             client.remove_metaserver(id).await?;
+            context.print(&format!(
+                "metaserver {id} is removed: stop its process and remove its directory\n"
+            ))?;
             Ok(client.metaservers().await?)
         };
         let left = context.with_client(ask).await?;
         let left = left.into_iter().filter(|metaserver| metaserver.votes);
         let left: Vec<_> = left.map(|there| (there.id, there.address)).collect();
         context.print(&format!(
-            "metaserver {id} is removed: stop its process and remove its directory\n\
-             a dataserver.toml or client file that names none of those that are left is to be changed to these:\n  \
+            "a dataserver.toml that names none of those that are left is to be changed; a client says so itself:\n  \
              metaservers = {}\n",
             metaservers_toml(&left)
         ))

@@ -20,7 +20,7 @@ const NEARLY_FULL: u64 = 90;
 pub struct Summary {
     pub cluster: String,
     pub epoch: Epoch,
-    /// There are no problems.
+    /// There are no problems, and this leader has heard all dataservers.
     pub healthy: bool,
     /// What is wrong, each with what to do.
     pub problems: Vec<String>,
@@ -146,7 +146,7 @@ impl Summary {
         Summary {
             cluster: report.cluster.to_string(),
             epoch: report.epoch,
-            healthy: problems.is_empty(),
+            healthy: problems.is_empty() && not_heard_yet(report) == 0,
             problems,
             notices: notices(report),
             leader: report.leader,
@@ -384,11 +384,16 @@ fn problems(seen: &Seen) -> Vec<String> {
     found
 }
 
+/// Dataservers of which this leader knows nothing yet.
+fn not_heard_yet(report: &Report) -> usize {
+    let states = report.servers.iter().map(server_state);
+    states.filter(|state| *state == State::Unknown).count()
+}
+
 /// What is no danger, and worth knowing.
 fn notices(report: &Report) -> Vec<String> {
     let mut found = Vec::new();
-    let states = report.servers.iter().map(server_state);
-    let unknown = states.filter(|state| *state == State::Unknown).count();
+    let unknown = not_heard_yet(report);
     if unknown > 0 {
         found.push(format!(
             "metaserver {} has led for {:.1} s: {unknown} of {} not heard yet",

@@ -148,6 +148,12 @@ impl Context {
         };
         let made = self.each(below.iter().map(mkdir).collect()).await;
         for (entry, made) in below.into_iter().zip(made) {
+            let failed = listed.failed.last();
+            if let Some((_, silence)) = failed.filter(|(_, error)| is_silence(error.code)) {
+                let silence = silence.clone();
+                listed.failed.push((entry.from, silence));
+                continue;
+            }
             let there = match made.and_then(attr_of) {
                 Err(error) if error.code == Code::Exists => {
                     let there = self.client.lookup(entry.parent, &entry.name).await;
@@ -174,10 +180,14 @@ impl Context {
                 expectations: Vec::new(),
                 ops: ops.clone(),
             };
-            if let Ok(OpReply::List(replies)) = self.client.mutate(list).await
-                && replies.len() == ops.len()
-            {
-                return replies.into_iter().map(Ok).collect();
+            match self.client.mutate(list).await {
+                Ok(OpReply::List(replies)) if replies.len() == ops.len() => {
+                    return replies.into_iter().map(Ok).collect();
+                }
+                Err(error) if is_silence(error.code) => {
+                    return ops.iter().map(|_| Err(error.clone())).collect();
+                }
+                _ => {}
             }
         }
         let mut done: Vec<Result<OpReply>> = Vec::with_capacity(ops.len());
@@ -197,9 +207,12 @@ impl Context {
         entries: Vec<(Entry, Option<InodeId>)>,
     ) -> Vec<(Entry, Result<Option<InodeId>>)> {
         let mut planned = Vec::new();
-        let mut done = Vec::with_capacity(entries.len());
+        let mut done: Vec<(Entry, Result<Option<InodeId>>)> = Vec::with_capacity(entries.len());
         for (entry, first) in entries {
-            if let Some(copy) = first {
+            // One answer that does not come is waited for: minutes.
+            if let Some(silence) = silence_of(&done) {
+                done.push((entry, Err(silence)));
+            } else if let Some(copy) = first {
                 let linked = self.link(copy, &entry).await;
                 done.push((entry, linked.map(|()| None)));
             } else if entry.attr.kind != FileKind::File {
@@ -212,14 +225,17 @@ impl Context {
                 }
             }
         }
-        let copies = self.assemble(&planned).await;
+        let copies = match silence_of(&done) {
+            Some(silence) => planned.iter().map(|_| Err(silence.clone())).collect(),
+            None => self.assemble(&planned).await,
+        };
         for (file, copy) in planned.into_iter().zip(copies) {
-            let copied = match copy {
-                Ok(copy) => self
+            let copied = match (copy, silence_of(&done)) {
+                (Ok(copy), None) => self
                     .keep(&copy, &file.entry)
                     .await
                     .map(|()| Some(copy.inode)),
-                Err(error) => Err(error),
+                (Err(error), _) | (Ok(_), Some(error)) => Err(error),
             };
             done.push((file.entry, copied));
         }
@@ -292,7 +308,14 @@ impl Context {
     /// Looks at what has the name of a file that is to be made.
     async fn plan(&self, entry: Entry) -> std::result::Result<Planned, (Box<Entry>, Error)> {
         let there = match entry.may_be_there {
-            true => self.client.lookup(entry.parent, &entry.name).await.ok(),
+            true => match self.client.lookup(entry.parent, &entry.name).await {
+                Ok(there) => Some(there),
+                Err(error) if error.code == Code::NotFound => None,
+                Err(error) => {
+                    let error = error.context(shown(&entry.to));
+                    return Err((Box::new(entry), error));
+                }
+            },
             false => None,
         };
         let (attr, to) = (&entry.attr, shown(&entry.to));
@@ -304,6 +327,10 @@ impl Context {
             Some(there) if there.kind == FileKind::Directory => {
                 let text = "is a directory, which a file can not replace";
                 Some(Error::new(Code::IsDirectory, text).context(to))
+            }
+            // What is made for it and can not have its name would be held as long as the session lives.
+            Some(_) if !self.transfer.options.replace => {
+                Some(Error::new(Code::Exists, "is there already").context(to))
             }
             _ => None,
         };
@@ -328,6 +355,9 @@ impl Context {
 
     /// Assembles copies in files without names, and gives each its name in one step.
     async fn assemble(&self, files: &[Planned]) -> Vec<Result<Attr>> {
+        if files.is_empty() {
+            return Vec::new();
+        }
         let unnamed = files.iter().map(|file| Op::CreateUnnamed {
             parent: file.entry.parent,
             mode: file.mode,
@@ -444,6 +474,13 @@ impl Context {
         });
         both.collect()
     }
+}
+
+/// That nobody answered the last request.
+fn silence_of<T>(done: &[(Entry, Result<T>)]) -> Option<Error> {
+    let (_, last) = done.last()?;
+    let error = last.as_ref().err()?;
+    is_silence(error.code).then(|| error.clone())
 }
 
 fn owners(copy: InodeId, attr: &Attr) -> Op {

@@ -37,6 +37,7 @@ pub enum Keep {
 }
 
 /// Copies anything but a directory from the path `from` to the path `to`; a file goes where a symbolic link at `to` leads.
+/// With `keep_names` another name of a file that was copied before becomes one more name of that copy.
 ///
 /// # Errors
 /// `Exists` with `replace: false`; `Invalid` if both are one file; what the cluster says. They name the path they are of.
@@ -45,10 +46,10 @@ pub async fn copy_file(
     from: &[u8],
     attr: Attr,
     to: &[u8],
-    keep: Keep,
+    (keep, keep_names): (Keep, bool),
     transfer: &Arc<Transfer>,
 ) -> Result<()> {
-    let copied = copy_one(client, from, attr, to, keep, transfer).await;
+    let copied = copy_one(client, from, attr, to, (keep, keep_names), transfer).await;
     transfer.note(&copied);
     copied
 }
@@ -58,12 +59,16 @@ async fn copy_one(
     from: &[u8],
     attr: Attr,
     to: &[u8],
-    keep: Keep,
+    (keep, keep_names): (Keep, bool),
     transfer: &Arc<Transfer>,
 ) -> Result<()> {
     let progress = &transfer.progress;
     note_found(progress, &attr);
     progress.walk_done.store(true, Ordering::Relaxed);
+    let first = match has_names(&attr) && keep_names {
+        true => transfer.copy_of(attr.inode),
+        false => None,
+    };
     let place = match attr.kind {
         FileKind::File => client.resolve_through(to).await?,
         _ => client.resolve_parent(to).await?,
@@ -81,8 +86,13 @@ async fn copy_one(
         transfer: transfer.clone(),
         keep,
     };
-    for (entry, copied) in context.copy_all(vec![(entry, None)]).await {
-        copied.map_err(|error| error.context(shown(from)))?;
+    for (entry, copied) in context.copy_all(vec![(entry, first)]).await {
+        let copied = copied.map_err(|error| error.context(shown(from)))?;
+        if let Some(copy) = copied
+            && has_names(&entry.attr)
+        {
+            transfer.keep_copy(entry.attr.inode, copy);
+        }
         note_copied(progress, &entry.attr);
     }
     Progress::add(&progress.files, 1);
@@ -274,8 +284,12 @@ impl Copy {
                     }
                     Some(FirstName::Copied(copy)) => first = Some(*copy),
                     None => {
-                        let under_way = FirstName::UnderWay(Vec::new());
-                        self.copies.insert(entry.attr.inode, under_way);
+                        first = context.transfer.copy_of(entry.attr.inode);
+                        let known = match first {
+                            Some(copy) => FirstName::Copied(copy),
+                            None => FirstName::UnderWay(Vec::new()),
+                        };
+                        self.copies.insert(entry.attr.inode, known);
                     }
                 }
             }
@@ -334,6 +348,7 @@ impl Copy {
         if has_names(&entry.attr) {
             match &outcome {
                 Ok(Some(copy)) => {
+                    self.context.transfer.keep_copy(entry.attr.inode, *copy);
                     let known = FirstName::Copied(*copy);
                     let waiting = self.copies.insert(entry.attr.inode, known);
                     self.go_on(waiting);
