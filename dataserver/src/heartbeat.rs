@@ -195,8 +195,11 @@ async fn beat(node: &Arc<Node>, metaservers: &Metaservers, looks: &mut Looks) ->
         return Err(Error::malformed("an answer to another question"));
     };
     let map = follow(&ours, map, metaservers).await?;
+    let is_newer = map.is_some();
     node.membership.take_over(map, keys, sent_at);
-    metaservers.learn(&node.membership.map().topology.metaservers);
+    if is_newer {
+        metaservers.learn(&node.membership.map().topology.metaservers);
+    }
     Ok(())
 }
 

@@ -115,8 +115,8 @@ impl Cp {
             }
             false => {
                 let (from, to) = (from.bytes(), to.bytes());
-                let keep = (keep, self.recursive);
-                quarry_client::copy_file(client, from, attr, to, keep, transfer).await?;
+                let names = self.recursive;
+                quarry_client::copy_file(client, from, attr, to, keep, names, transfer).await?;
             }
         }
         Ok(())

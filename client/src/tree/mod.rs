@@ -4,6 +4,7 @@ mod copy;
 mod download;
 mod local_read;
 mod local_write;
+mod naming;
 mod transfer;
 mod upload;
 mod xattrs;

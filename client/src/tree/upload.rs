@@ -1,6 +1,7 @@
 //! Uploading files and trees.
 
 use super::local_read::{LocalFile, Opened};
+use super::naming::set_xattrs;
 use super::transfer::is_silence;
 use super::xattrs::{self, Xattrs};
 use super::{Copied, Transfer, TreeReport, local_error};
@@ -12,9 +13,7 @@ use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{Gid, InodeId, Uid};
 use quarry_common::limits::LIST_OPS_MAX;
 use quarry_common::time::Nanos;
-use quarry_common::wire::meta::{
-    Attr, FileKind, NodeKind, Op, OpReply, SetAttr, SetTime, XattrMode,
-};
+use quarry_common::wire::meta::{Attr, FileKind, NodeKind, Op, OpReply, SetAttr, SetTime};
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -265,7 +264,7 @@ impl Upload {
             }
             // The root of the cluster is everybody's: it stays as open as it is.
             if inode != InodeId::ROOT {
-                if let Err(error) = self.context.set_xattrs(inode, xattrs).await {
+                if let Err(error) = set_xattrs(&self.context.client, inode, xattrs).await {
                     self.fail(path.clone(), error);
                 }
                 self.directories.push((inode, meta, path));
@@ -418,7 +417,11 @@ impl Upload {
             let first = self.first_names.get(&key).copied().flatten();
             let path = entry.path.clone();
             let linked = match first {
-                Some(inode) => self.context.link(inode, &entry).await,
+                Some(inode) => {
+                    let place = (entry.parent, &entry.name[..]);
+                    let Context { client, transfer } = &*self.context;
+                    transfer.link(client, inode, place).await
+                }
                 None => {
                     let text = format!("{}: its other name was not copied", path.display());
                     Err(Error::new(Code::NotFound, text))
@@ -482,6 +485,7 @@ impl Context {
             return Ok((Copied::File(attr.size), Some(attr.inode)));
         }
         let (parent, name) = (entry.parent, entry.name.clone());
+        let place = (parent, &entry.name[..]);
         if kind.is_symlink() {
             let target = std::fs::read_link(&entry.path)
                 .map_err(|error| local_error(&entry.path, "be read", error))?;
@@ -491,7 +495,7 @@ impl Context {
                 target: target.as_os_str().as_bytes().to_vec(),
                 mtime: Some(mtime_of(&entry.meta)),
             };
-            let attr = self.make(&entry, op).await?;
+            let attr = self.transfer.make(&self.client, place, op).await?;
             if self.transfer.options.owners {
                 let set = owners_of(&entry.meta);
                 self.client.set_attr_inode(attr.inode, set).await?;
@@ -513,7 +517,7 @@ impl Context {
             mode: (entry.meta.mode() & 0o7777) as u16,
             kind: node,
         };
-        match self.make(&entry, op).await {
+        match self.transfer.make(&self.client, place, op).await {
             Ok(attr) => {
                 let op = self.attributes(attr.inode, &entry.meta);
                 self.client.mutate(op).await?;
@@ -524,54 +528,6 @@ impl Context {
                 Ok((Copied::Skipped(why), None))
             }
             Err(error) => Err(error),
-        }
-    }
-
-    /// Those of a directory, as long as it is still writable.
-    async fn set_xattrs(&self, inode: InodeId, xattrs: Xattrs) -> Result<()> {
-        for (name, value) in xattrs {
-            let op = Op::SetXattr {
-                inode,
-                name,
-                value,
-                mode: XattrMode::Set,
-            };
-            self.client.mutate(op).await?;
-        }
-        Ok(())
-    }
-
-    async fn link(&self, inode: InodeId, entry: &Entry) -> Result<()> {
-        let op = Op::Link {
-            inode,
-            parent: entry.parent,
-            name: entry.name.clone(),
-        };
-        match self.client.lookup(entry.parent, &entry.name).await {
-            Ok(attr) if attr.inode == inode => Ok(()),
-            _ => self.make(entry, op).await.map(drop),
-        }
-    }
-
-    /// Makes a name; one that is in the way goes first, unless it is a directory.
-    async fn make(&self, entry: &Entry, op: Op) -> Result<Attr> {
-        let made = match self.client.mutate(op.clone()).await {
-            Err(error) if error.code == Code::Exists && self.transfer.options.replace => {
-                let unlink = Op::Unlink {
-                    parent: entry.parent,
-                    name: entry.name.clone(),
-                };
-                match self.client.mutate(unlink).await {
-                    Err(gone) if gone.code == Code::NotFound => {}
-                    other => drop(other?),
-                }
-                self.client.mutate(op).await?
-            }
-            other => other?,
-        };
-        match made {
-            OpReply::Attr(attr) => Ok(attr),
-            _ => Err(crate::meta::unexpected("attributes")),
         }
     }
 

@@ -4,12 +4,23 @@
 //! agreed until then is applied. A read may use a barrier that begins after the read arrived,
 //! never one that is running: all that arrive meanwhile share the next one.
 
-use super::types::Pending;
+use super::group::failed;
+use super::leading::{leads_not, not_leader};
+use super::types::{NodeId, Pending, Types};
+use openraft::BasicNode;
+use openraft::error::{CheckIsLeaderError, RaftError};
 use quarry_common::{Code, Error, Result};
-use tokio::sync::{mpsc, oneshot};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Reads that wait; more are refused with `Overloaded`.
 const WAITING_MAX: usize = 16_384;
+
+/// How long a barrier is tried again when a majority does not answer at once.
+const BARRIER_WITHIN: Duration = Duration::from_millis(1_000);
+
+/// A barrier that failed at once is tried again after so long.
+const BARRIER_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// Runs barriers, one at a time.
 pub(crate) struct Barrier {
@@ -51,6 +62,54 @@ impl Barrier {
 
 fn stopping() -> Error {
     Error::new(Code::Stopping, "this metaserver is stopping")
+}
+
+/// One barrier. A majority that does not answer within one request is asked again: a disk that syncs for long is no
+/// reason to send the readers elsewhere.
+pub(super) async fn pass_barrier(
+    inner: openraft::Raft<Types>,
+    leading: watch::Receiver<Option<u64>>,
+) -> Result<()> {
+    let until = Instant::now() + BARRIER_WITHIN;
+    let own = inner.metrics().borrow().id;
+    loop {
+        if leading.borrow().is_none() {
+            return Err(leads_not(&inner));
+        }
+        let passed = tokio::time::timeout(BARRIER_WITHIN, inner.ensure_linearizable()).await;
+        let error = match passed {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => barrier_failed(own, error),
+            Err(_) => too_few("nothing is agreed on"),
+        };
+        if error.code != Code::Unreachable || Instant::now() >= until {
+            return Err(error);
+        }
+        // Those who refuse one that was removed do so at once.
+        tokio::time::sleep(BARRIER_AGAIN_AFTER).await;
+    }
+}
+
+fn barrier_failed(
+    own: NodeId,
+    error: RaftError<NodeId, CheckIsLeaderError<NodeId, BasicNode>>,
+) -> Error {
+    match error {
+        RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader)) => {
+            not_leader(own, leader.leader_id, leader.leader_node.as_ref())
+        }
+        RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(error)) => {
+            too_few(&error.to_string())
+        }
+        RaftError::Fatal(error) => failed(error),
+    }
+}
+
+fn too_few(why: &str) -> Error {
+    Error::new(
+        Code::Unreachable,
+        format!("too few metaservers can be reached: {why}; try again"),
+    )
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One Raft group on this metaserver: openraft with our log, state machine, batcher and barrier.
 
-use super::barrier::Barrier;
+use super::barrier::{Barrier, pass_barrier};
 use super::batcher::{Batcher, Clock, Propose};
 use super::belief::Belief;
 use super::fitness::Fitness;
@@ -18,7 +18,7 @@ use super::types::{
 use super::{Apply, Consensus, GroupMember, Leader, Metrics};
 use crate::kv::Kv;
 use bytes::Bytes;
-use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
+use openraft::error::{ClientWriteError, InitializeError, RaftError};
 use openraft::{BasicNode, RaftMetrics, SnapshotPolicy};
 use quarry_common::ids::{ServerId, ShardId};
 use quarry_common::time::Nanos;
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -40,12 +40,6 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 /// a leader. When votes are asked for is decided by [`Succession`].
 const VOTE_WAIT: Duration = Duration::from_millis(350);
 pub(super) const OPENRAFT_LEASE: Duration = Duration::from_millis(400);
-
-/// How long a barrier is tried again when a majority does not answer at once.
-const BARRIER_WITHIN: Duration = Duration::from_millis(1_000);
-
-/// A barrier that failed at once is tried again after so long.
-const BARRIER_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 const _: () = {
     assert!(HEARTBEAT.as_millis() * 3 <= VOTE_WAIT.as_millis());
@@ -448,51 +442,6 @@ impl Propose for Proposals {
             Ok(answer)
         })
     }
-}
-
-/// One barrier. A majority that does not answer within one request is asked again: a disk that syncs for long is no
-/// reason to send the readers elsewhere.
-async fn pass_barrier(inner: Inner, leading: watch::Receiver<Option<u64>>) -> Result<()> {
-    let until = Instant::now() + BARRIER_WITHIN;
-    let own = inner.metrics().borrow().id;
-    loop {
-        if leading.borrow().is_none() {
-            return Err(leads_not(&inner));
-        }
-        let passed = tokio::time::timeout(BARRIER_WITHIN, inner.ensure_linearizable()).await;
-        let error = match passed {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => barrier_failed(own, error),
-            Err(_) => too_few("nothing is agreed on"),
-        };
-        if error.code != Code::Unreachable || Instant::now() >= until {
-            return Err(error);
-        }
-        // Those who refuse one that was removed do so at once.
-        tokio::time::sleep(BARRIER_AGAIN_AFTER).await;
-    }
-}
-
-fn barrier_failed(
-    own: NodeId,
-    error: RaftError<NodeId, CheckIsLeaderError<NodeId, BasicNode>>,
-) -> Error {
-    match error {
-        RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader)) => {
-            not_leader(own, leader.leader_id, leader.leader_node.as_ref())
-        }
-        RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(error)) => {
-            too_few(&error.to_string())
-        }
-        RaftError::Fatal(error) => failed(error),
-    }
-}
-
-fn too_few(why: &str) -> Error {
-    Error::new(
-        Code::Unreachable,
-        format!("too few metaservers can be reached: {why}; try again"),
-    )
 }
 
 pub(super) fn failed(error: openraft::error::Fatal<NodeId>) -> Error {

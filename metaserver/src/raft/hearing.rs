@@ -228,7 +228,13 @@ impl Raft {
     }
 
     fn is_known(&self, peer: ServerId) -> bool {
-        self.known().iter().any(|member| member.id == peer)
+        if self.is_on_the_way() {
+            return self.told_of.contains_key(&peer);
+        }
+        let metrics = self.inner.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        membership.get_node(&node_id(peer)).is_some()
     }
 
     fn check_member(&self, peer: ServerId) -> Result<()> {

@@ -41,14 +41,20 @@ impl Raft {
         membership.nodes().map(member).collect()
     }
 
+    /// Whether its log has not come to the entry that made this metaserver a member.
+    pub(super) fn is_on_the_way(&self) -> bool {
+        let metrics = self.inner.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let lacks_it = self.fitness.is_new() && membership.get_node(&metrics.id).is_none();
+        !self.told_of.is_empty() && (membership.nodes().next().is_none() || lacks_it)
+    }
+
     /// The members as far as they are known: those of whom this metaserver was told when it was made, as long as its log is
     /// on the way to there. Members without it are from before it was invited, and may all be gone by now.
     pub(super) fn known(&self) -> Vec<GroupMember> {
-        let members = self.members_now();
-        let is_one = members.iter().any(|member| member.id == self.server);
-        let is_on_the_way = members.is_empty() || (self.fitness.is_new() && !is_one);
-        if !is_on_the_way || self.told_of.is_empty() {
-            return members;
+        if !self.is_on_the_way() {
+            return self.members_now();
         }
         let told_of = self.told_of.iter().map(|(id, address)| GroupMember {
             id: *id,

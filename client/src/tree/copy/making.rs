@@ -1,5 +1,6 @@
 //! What a copy is made of: directories, files that share chunks, and everything else.
 
+use super::super::naming::set_xattrs;
 use super::super::transfer::is_silence;
 use super::steps::{STEP_LEN, Steps};
 use super::{Context, Entry, Keep, Listed, Listing, Made, into_itself, join, owner_of};
@@ -9,7 +10,6 @@ use quarry_common::ids::{FileOffset, InodeId};
 use quarry_common::limits::LIST_OPS_MAX;
 use quarry_common::wire::meta::{
     Attr, CloneRange, Contents, FileKind, NodeKind, Op, OpReply, Publish, SetAttr, SetTime, View,
-    XattrMode,
 };
 
 /// A file that is to be made.
@@ -81,16 +81,9 @@ impl Context {
         if there.inode == attr.inode {
             return Err(into_itself(to));
         }
-        for (name, value) in self.xattrs(attr).await? {
-            let set = Op::SetXattr {
-                inode: there.inode,
-                name,
-                value,
-                mode: XattrMode::Set,
-            };
-            let set = self.client.mutate(set).await;
-            set.map_err(|error| error.context(shown(to)))?;
-        }
+        let xattrs = self.xattrs(attr).await?;
+        let set = set_xattrs(&self.client, there.inode, xattrs).await;
+        set.map_err(|error| error.context(shown(to)))?;
         Ok(Made {
             from: from.to_vec(),
             to: to.to_vec(),
@@ -266,42 +259,17 @@ impl Context {
                 kind,
             },
         };
-        let made = self.make(entry, op).await;
+        let place = (entry.parent, &entry.name[..]);
+        let made = self.transfer.make(&self.client, place, op).await;
         let made = made.map_err(|error| error.context(shown(&entry.to)))?;
         self.keep(&made, entry).await?;
         Ok(Some(made.inode))
     }
 
-    /// Makes a name; one that is in the way goes first, unless it is a directory.
-    async fn make(&self, entry: &Entry, op: Op) -> Result<Attr> {
-        let made = match self.client.mutate(op.clone()).await {
-            Err(error) if error.code == Code::Exists && self.transfer.options.replace => {
-                let unlink = Op::Unlink {
-                    parent: entry.parent,
-                    name: entry.name.clone(),
-                };
-                self.client.mutate(unlink).await?;
-                self.client.mutate(op).await
-            }
-            made => made,
-        };
-        attr_of(made?)
-    }
-
     /// Gives a copy one more name; another file that has it goes.
     async fn link(&self, copy: InodeId, entry: &Entry) -> Result<()> {
-        if entry.may_be_there && self.transfer.options.replace {
-            let there = self.client.lookup(entry.parent, &entry.name).await;
-            if there.is_ok_and(|there| there.inode == copy) {
-                return Ok(());
-            }
-        }
-        let link = Op::Link {
-            inode: copy,
-            parent: entry.parent,
-            name: entry.name.clone(),
-        };
-        let linked = self.make(entry, link).await.map(drop);
+        let place = (entry.parent, &entry.name[..]);
+        let linked = self.transfer.link(&self.client, copy, place).await;
         linked.map_err(|error| error.context(shown(&entry.to)))
     }
 

@@ -46,57 +46,50 @@ pub async fn copy_file(
     from: &[u8],
     attr: Attr,
     to: &[u8],
-    (keep, keep_names): (Keep, bool),
+    keep: Keep,
+    keep_names: bool,
     transfer: &Arc<Transfer>,
 ) -> Result<()> {
-    let copied = copy_one(client, from, attr, to, (keep, keep_names), transfer).await;
+    let copied = async {
+        let progress = &transfer.progress;
+        note_found(progress, &attr);
+        progress.walk_done.store(true, Ordering::Relaxed);
+        let first = match has_names(&attr) && keep_names {
+            true => transfer.copy_of(attr.inode),
+            false => None,
+        };
+        let place = match attr.kind {
+            FileKind::File => client.resolve_through(to).await?,
+            _ => client.resolve_parent(to).await?,
+        };
+        let entry = Entry {
+            from: from.to_vec(),
+            to: to.to_vec(),
+            attr,
+            parent: place.parent.inode,
+            name: place.name,
+            may_be_there: true,
+        };
+        let context = Context {
+            client: client.clone(),
+            transfer: transfer.clone(),
+            keep,
+        };
+        for (entry, copied) in context.copy_all(vec![(entry, first)]).await {
+            let copied = copied.map_err(|error| error.context(shown(from)))?;
+            if let Some(copy) = copied
+                && has_names(&entry.attr)
+            {
+                transfer.keep_copy(entry.attr.inode, copy);
+            }
+            note_copied(progress, &entry.attr);
+        }
+        Progress::add(&progress.files, 1);
+        Ok(())
+    };
+    let copied = copied.await;
     transfer.note(&copied);
     copied
-}
-
-async fn copy_one(
-    client: &Client,
-    from: &[u8],
-    attr: Attr,
-    to: &[u8],
-    (keep, keep_names): (Keep, bool),
-    transfer: &Arc<Transfer>,
-) -> Result<()> {
-    let progress = &transfer.progress;
-    note_found(progress, &attr);
-    progress.walk_done.store(true, Ordering::Relaxed);
-    let first = match has_names(&attr) && keep_names {
-        true => transfer.copy_of(attr.inode),
-        false => None,
-    };
-    let place = match attr.kind {
-        FileKind::File => client.resolve_through(to).await?,
-        _ => client.resolve_parent(to).await?,
-    };
-    let entry = Entry {
-        from: from.to_vec(),
-        to: to.to_vec(),
-        attr,
-        parent: place.parent.inode,
-        name: place.name,
-        may_be_there: true,
-    };
-    let context = Context {
-        client: client.clone(),
-        transfer: transfer.clone(),
-        keep,
-    };
-    for (entry, copied) in context.copy_all(vec![(entry, first)]).await {
-        let copied = copied.map_err(|error| error.context(shown(from)))?;
-        if let Some(copy) = copied
-            && has_names(&entry.attr)
-        {
-            transfer.keep_copy(entry.attr.inode, copy);
-        }
-        note_copied(progress, &entry.attr);
-    }
-    Progress::add(&progress.files, 1);
-    Ok(())
 }
 
 /// Copies the directory at the path `from`, with all that is in it, to the path `to`: a directory is made or merged into,

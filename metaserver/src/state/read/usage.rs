@@ -3,8 +3,8 @@
 use super::Reader;
 use crate::kv::{Family, KvRead, after_prefix};
 use crate::state::access::{self, Want};
-use crate::state::keys;
-use crate::state::records::UsageRecord;
+use crate::state::keys::{self, SystemKey};
+use crate::state::records::{NumberRecord, UsageRecord};
 use crate::state::session;
 use crate::state::txn::load;
 use quarry_common::Result;
@@ -56,29 +56,35 @@ pub struct Totals {
     pub unreferenced_chunks: u64,
 }
 
-/// Counts sessions, orphans and unreferenced chunks one by one, everything else stands in the state. (The counter of
-/// unreferenced chunks there has those that are doomed as well, until they are forgotten.)
+/// Counts sessions and orphans one by one, everything else stands in the state.
 pub fn totals(state: &dyn KvRead) -> Result<Totals> {
     let UsageRecord {
         bytes,
         files,
         directories,
     } = stored(state, InodeId::ROOT)?;
-    let counted = |prefix: Vec<u8>| -> Result<u64> {
-        let mut count = 0;
-        let end = after_prefix(&prefix);
-        state.scan(Family::System, &prefix, end.as_deref(), &mut |_, _| {
-            count += 1;
+    let chunks: Option<NumberRecord> = load(
+        state,
+        Family::System,
+        &keys::system(SystemKey::UnreferencedChunks),
+    )?;
+    let prefix = keys::orphans();
+    let mut orphans = 0;
+    state.scan(
+        Family::System,
+        &prefix,
+        after_prefix(&prefix).as_deref(),
+        &mut |_, _| {
+            orphans += 1;
             ControlFlow::Continue(())
-        })?;
-        Ok(count)
-    };
+        },
+    )?;
     Ok(Totals {
         bytes: shown(bytes),
         files,
         directories: directories + 1,
         sessions: session::all(state)?.len() as u64,
-        orphans: counted(keys::orphans())?,
-        unreferenced_chunks: counted(keys::unreferenced())?,
+        orphans,
+        unreferenced_chunks: chunks.unwrap_or_default().0,
     })
 }
