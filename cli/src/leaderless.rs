@@ -16,7 +16,7 @@ pub struct Leaderless(pub RollCall);
 
 impl fmt::Display for Leaderless {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.verdict())
+        write!(f, "no metaserver leads: {}", self.0.verdict())
     }
 }
 
@@ -93,7 +93,7 @@ impl Leaderless {
                 why(asked).unwrap_or_default().to_owned(),
             ]);
         }
-        format!("no metaserver leads: {self}\n\n{}", table.text())
+        format!("{self}\n\n{}", table.text())
     }
 
     /// All that were asked; `id` is the key of their numbers.
