@@ -8,8 +8,8 @@
 //! line on a slow link the answer does so too.)
 
 use super::connection::Connection;
-use super::endpoint::nobody_there;
 use super::peers::Peer;
+use super::probe::{Listener, who_listens};
 use crate::error::{Code, Error, Result};
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -22,11 +22,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A peer that is silent for so long is asked for a sign of life.
 const ASK_AFTER: Duration = Duration::from_millis(150);
 
-/// A ping that is not answered so soon leads to the question whether anybody listens there.
+/// A ping that is not answered so soon leads to the question who listens there.
 const PROBE_AFTER: Duration = Duration::from_millis(100);
 
 /// No sign of life came for so long although it was asked for: the peer is gone, or as good as gone. With a third of
-/// all packets lost, of four pings and their answers one in fifty is missed: that costs a retry.
+/// all packets lost, of eleven questions and their answers one in a thousand is missed.
 const GONE_AFTER: Duration = Duration::from_millis(800);
 
 /// So many datagrams within [`GONE_AFTER`] are more than the repetitions of somebody who hears nothing, two at a time, each
@@ -97,7 +97,7 @@ impl Peer {
                 // Whatever it answers, and if the stream has ended its user knows as well.
                 _ = asked => None,
                 gone = came => gone,
-                refused = refusal(address) => Some(refused.context(self.connection.peer())),
+                gone = is_gone(address) => gone.map(|gone| gone.context(self.connection.peer())),
             };
             if let Some(gone) = gone {
                 return gone;
@@ -116,7 +116,13 @@ impl Peer {
     }
 }
 
-async fn refusal(address: SocketAddr) -> Error {
+/// Ends when a process answers at an address, or with the reason why none does.
+async fn is_gone(address: SocketAddr) -> Option<Error> {
     sleep(PROBE_AFTER).await;
-    nobody_there(address).await
+    match who_listens(address, LOOK_EVERY).await {
+        Listener::Quic => None,
+        Listener::Nobody(error) => Some(error),
+        // Anybody can send such an answer.
+        Listener::Other => std::future::pending().await,
+    }
 }

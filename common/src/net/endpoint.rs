@@ -7,6 +7,7 @@
 //! have been copied.
 
 use super::connection::{Connection, EndCode, canonical, why};
+use super::probe::{ASK_EVERY, Listener, who_listens};
 use super::profile::{DATAGRAM_LEN_MAX, LinkProfile};
 use super::reset_key::{RandomIds, ResetKey};
 use super::socket;
@@ -21,7 +22,6 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
-use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -47,13 +47,6 @@ const WELCOME: u8 = 1;
 
 /// How long a closing endpoint waits until its peers have heard.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A machine says only about once a second to each other one that nothing listens (Linux: icmp_ratelimit), and what it
-/// says may be lost: it is asked again.
-const PROBE_EVERY: Duration = Duration::from_millis(300);
-
-/// No QUIC packet that a server sends is shorter (RFC 9000 §10.3).
-const QUIC_LEN_MIN: usize = 21;
 
 /// Sends and receives for one process. Cheap to clone; [`Endpoint::close`] ends all its connections.
 #[derive(Clone)]
@@ -255,7 +248,7 @@ impl Endpoint {
             tokio::select! {
                 biased;
                 connected = self.handshake(address, peer) => connected,
-                refused = probe(address) => Err(refused),
+                refused = not_ours(address) => Err(refused),
             }
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, attempt).await {
@@ -472,51 +465,16 @@ fn refused_by_peer(error: quinn::ConnectionError) -> Error {
     }
 }
 
-/// Ends when the peer's machine says that nothing listens there (ICMP port unreachable), which QUIC
-/// leaves to its timeouts: a server that was stopped is known at once.
-pub async fn nobody_there(address: SocketAddr) -> Error {
-    match probe(address).await {
-        // Anybody can send such an answer; it ends no connection that there is.
-        error if error.code == Code::OtherServer => std::future::pending().await,
-        error => error,
-    }
-}
-
-/// Ends when nothing listens there, or when something else than a server of ours does: one byte is no QUIC packet and
-/// is dropped by a server that listens.
-async fn probe(address: SocketAddr) -> Error {
-    let any: IpAddr = match address {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let probe = async {
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(address).await?;
-        loop {
-            socket.send(&[0]).await?;
-            let mut answer = [0; QUIC_LEN_MIN];
-            let answered = socket.recv(&mut answer);
-            if let Ok(answered) = tokio::time::timeout(PROBE_EVERY, answered).await
-                // A relay may send us what is for the handshake.
-                && answered? < QUIC_LEN_MIN
-            {
-                return Ok(());
-            }
-        }
-    };
-    let answer: std::io::Result<()> = probe.await;
-    match answer {
-        Ok(()) => Error::new(
+/// Ends when nothing listens there, or when something else than a QUIC server does.
+async fn not_ours(address: SocketAddr) -> Error {
+    match who_listens(address, ASK_EVERY).await {
+        Listener::Nobody(error) => error,
+        Listener::Other => Error::new(
             Code::OtherServer,
             "what answers there is no quarry server: check the address",
         ),
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Error::new(
-            Code::Unreachable,
-            "nothing listens there: is the server running?",
-        )
-        .with_source(error),
-        // A probe that fails otherwise says nothing: the handshake decides.
-        Err(_) => std::future::pending().await,
+        // The handshake decides.
+        Listener::Quic => std::future::pending().await,
     }
 }
 

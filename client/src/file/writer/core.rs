@@ -5,7 +5,8 @@
 //! acknowledged length, which becomes a part of the range; the bytes after it are still held and
 //! go into a new chunk. Three points of the range, in this order, always:
 //! `acknowledged <= sent <= received`. Bytes are held until they are acknowledged, so
-//! flushes are asked for often enough to bound them.
+//! flushes are asked for often enough to bound them, and sooner after a chunk of which nothing was acknowledged: where
+//! chunk after chunk fails the bytes get through in small steps.
 
 use crate::transport::{DataFrame, WriteFrame};
 use bytes::Bytes;
@@ -24,17 +25,38 @@ pub const FLUSH_EVERY: u32 = 16 << 20;
 /// The caller waits while so many bytes are not acknowledged.
 pub const HELD_MAX: u64 = 2 * FLUSH_EVERY as u64;
 
-const _: () = assert!(CHUNK_LEN_MAX / FLUSH_EVERY <= FLUSHES_MAX);
+/// The first flush of a chunk comes after no less than this.
+const FLUSH_FIRST_MIN: u32 = 2 * BLOCK_LEN as u32;
+
+/// Each step is twice as long as the one before.
+const STEPS_MAX: u32 = (FLUSH_EVERY / FLUSH_FIRST_MIN).ilog2() + CHUNK_LEN_MAX / FLUSH_EVERY;
+
+const _: () = assert!(STEPS_MAX <= FLUSHES_MAX);
 
 /// The state of one range. Offsets are from the start of the range.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Core {
     /// Bytes from `acknowledged` on.
     held: VecDeque<Bytes>,
     acknowledged: u64,
     received: u64,
     ended: bool,
+    /// Bytes before the first flush of the next chunk.
+    flush_first: u32,
     attempt: Option<Attempt>,
+}
+
+impl Default for Core {
+    fn default() -> Core {
+        Core {
+            held: VecDeque::new(),
+            acknowledged: 0,
+            received: 0,
+            ended: false,
+            flush_first: FLUSH_EVERY,
+            attempt: None,
+        }
+    }
 }
 
 /// One chunk that is being written.
@@ -48,6 +70,8 @@ struct Attempt {
     /// The piece of `held` that goes next, and the bytes of it that were sent.
     cursor: (usize, usize),
     flushed: u32,
+    /// Bytes between the last flush and the next.
+    step: u32,
     /// Lengths and CRCs whose acknowledgement is awaited.
     awaited: VecDeque<(u32, Crc)>,
     acknowledged: Option<Durable>,
@@ -162,6 +186,7 @@ impl Core {
             crc: Crc::default(),
             cursor: (0, 0),
             flushed: 0,
+            step: self.flush_first,
             awaited: VecDeque::new(),
             acknowledged: None,
             sealing: false,
@@ -183,14 +208,14 @@ impl Core {
             let crc = attempt.crc;
             return Some(WriteFrame::Seal { len, crc });
         }
-        if len - attempt.flushed >= FLUSH_EVERY {
+        if len - attempt.flushed >= attempt.step {
             attempt.flushed = len;
+            attempt.step = FLUSH_EVERY.min(2 * attempt.step);
             attempt.awaited.push_back((len, attempt.crc));
             let crc = attempt.crc;
             return Some(WriteFrame::Flush { len, crc });
         }
-        // Frames end at multiples of their greatest length, so that each but the last is full.
-        let wanted = (FRAME_LEN_MAX - len as usize % FRAME_LEN_MAX) as u64;
+        let wanted = attempt.wanted();
         if available == 0 || (available < wanted && !self.ended) {
             return None;
         }
@@ -234,9 +259,14 @@ impl Core {
     /// The chunk goes no further. Returns what of it was acknowledged, if anything was.
     pub fn give_up(&mut self) -> Option<Part> {
         let attempt = self.attempt.take()?;
+        let Some(durable) = attempt.acknowledged else {
+            let tried = self.flush_first.min(attempt.sent) / 4;
+            self.flush_first = FLUSH_FIRST_MIN.max(tried - tried % BLOCK_LEN as u32);
+            return None;
+        };
         Some(Part {
             offset: attempt.start,
-            durable: attempt.acknowledged?,
+            durable,
         })
     }
 
@@ -252,7 +282,7 @@ impl Core {
     pub fn idle_after(&self) -> Option<u64> {
         let attempt = self.attempt.as_ref()?;
         let sent = attempt.start + u64::from(attempt.sent);
-        let fills_no_frame = self.received - sent < FRAME_LEN_MAX as u64;
+        let fills_no_frame = self.received - sent < attempt.wanted();
         let idle = !self.ended && fills_no_frame && attempt.awaited.is_empty();
         idle.then_some(sent)
     }
@@ -283,6 +313,14 @@ impl Core {
 }
 
 impl Attempt {
+    /// The length of the next frame, if there are as many bytes. Frames end at multiples of their greatest length and
+    /// where a flush is due, so that each but the last is full.
+    fn wanted(&self) -> u64 {
+        let frame = FRAME_LEN_MAX - self.sent as usize % FRAME_LEN_MAX;
+        let step = self.step.saturating_sub(self.sent - self.flushed);
+        (frame as u64).min(u64::from(step))
+    }
+
     /// The next `len` bytes, of which there are as many.
     fn take(&mut self, held: &VecDeque<Bytes>, len: usize) -> Vec<Bytes> {
         let mut pieces = Vec::new();
@@ -421,6 +459,59 @@ mod tests {
         drain(&mut core);
         assert_eq!(core.give_up(), None);
         assert_eq!(core.held_len(), 3 << 20);
+    }
+
+    /// Where the flushes of a chunk are, if so many bytes are there and nothing is acknowledged.
+    fn flushes(core: &mut Core) -> Vec<u32> {
+        core.handle_opened();
+        let frames = drain(core);
+        let flushes = frames.iter().filter_map(|frame| match frame {
+            WriteFrame::Flush { len, .. } => Some(*len),
+            WriteFrame::Data(frame) => {
+                assert!(frame.len() as usize <= FRAME_LEN_MAX);
+                None
+            }
+            WriteFrame::Seal { .. } => None,
+        });
+        flushes.collect()
+    }
+
+    #[test]
+    fn the_less_gets_through_the_shorter_are_the_steps() {
+        const KIB: u32 = 1 << 10;
+        let mut core = Core::default();
+        core.handle_bytes(bytes(3 * MIB, 0));
+        core.handle_end();
+        assert!(flushes(&mut core).is_empty());
+        core.give_up();
+        assert_eq!(flushes(&mut core), [768 * KIB, 2_304 * KIB]);
+        core.give_up();
+        assert_eq!(
+            flushes(&mut core),
+            [192, 576, 1_344, 2_880].map(|k| k * KIB)
+        );
+        core.give_up();
+        let shortest = [128, 384, 896, 1_920].map(|k| k * KIB);
+        assert_eq!(flushes(&mut core), shortest);
+        core.give_up();
+        assert_eq!(flushes(&mut core), shortest);
+        // What was acknowledged stays.
+        let crc = Crc::of(&bytes(128 << 10, 0));
+        core.handle_ack(durable(128 << 10, crc), false).unwrap();
+        let part = core.give_up().unwrap();
+        assert_eq!((part.offset, part.durable.len), (0, 128 << 10));
+        assert_eq!(core.held_len(), (3 << 20) - (128 << 10));
+        assert_eq!(flushes(&mut core), shortest);
+    }
+
+    #[test]
+    fn a_chunk_of_the_shortest_steps_is_flushed_no_more_often_than_it_may_be() {
+        let mut core = Core::default();
+        core.flush_first = FLUSH_FIRST_MIN;
+        core.handle_bytes(bytes(CHUNK_LEN_MAX as usize, 0));
+        core.handle_end();
+        let count = flushes(&mut core).len() as u32;
+        assert!(count > 8 && count <= STEPS_MAX, "{count}");
     }
 
     #[test]

@@ -104,34 +104,54 @@ async fn a_peer_that_died_is_given_up_sooner_where_its_machine_says_so() {
     assert_eq!(error.code, Code::Unreachable, "{error}");
 }
 
-/// A relay to a server, which no datagram passes any more once it is told so. What the server said last comes again
-/// and again, as from one that waits for our acknowledgement.
-async fn relay_that_is_cut_one_way(
-    to: SocketAddr,
-    cut: Arc<AtomicBool>,
-    repeats_every: Duration,
-) -> SocketAddr {
-    let (outside, inside) = (bind().await, bind().await);
+/// What no longer passes a relay that is cut.
+#[derive(Clone, Copy, PartialEq)]
+enum Cut {
+    /// Nothing. What the server said last comes again and again, as from one that waits for our acknowledgement.
+    All { repeats_every: Duration },
+    /// What belongs to the connection.
+    Connection,
+}
+
+/// A relay to a server, which is cut once it is told so.
+async fn relay(to: SocketAddr, is_cut: Arc<AtomicBool>, cut: Cut) -> SocketAddr {
+    let (outside, inside, aside) = (bind().await, bind().await, bind().await);
     inside.connect(to).await.unwrap();
+    aside.connect(to).await.unwrap();
     let address = outside.local_addr().unwrap();
     tokio::spawn(async move {
-        let mut us = address;
-        let (mut ours, mut theirs) = (vec![0; 65_536], vec![0; 65_536]);
+        let (mut us, mut stranger) = (address, address);
+        let [mut ours, mut theirs, mut answer] = [const { [0; 65_536] }; 3].map(Box::new);
         let mut theirs_len = 0;
-        let mut again = tokio::time::interval(repeats_every);
+        let mut again = tokio::time::interval(match cut {
+            Cut::All { repeats_every } => repeats_every,
+            Cut::Connection => SOON,
+        });
         loop {
+            let is_cut = || is_cut.load(Ordering::Relaxed);
             tokio::select! {
-                received = outside.recv_from(&mut ours) => {
+                received = outside.recv_from(&mut *ours) => {
                     let (len, from) = received.unwrap();
-                    // One byte, from an address of its own, asks whether anybody listens here.
-                    if len > 1 && !cut.load(Ordering::Relaxed) {
+                    // Who listens here is asked from another address, in a version that does not exist.
+                    let is_ours = ours[1..5] != [0x1a, 0x2a, 0x3a, 0x4a];
+                    if is_ours && !is_cut() {
                         us = from;
                         inside.send(&ours[..len]).await.unwrap();
+                    } else if !is_ours && cut == Cut::Connection {
+                        stranger = from;
+                        aside.send(&ours[..len]).await.unwrap();
                     }
                     continue;
                 }
-                received = inside.recv(&mut theirs) => theirs_len = received.unwrap(),
-                _ = again.tick() => if !cut.load(Ordering::Relaxed) { continue },
+                received = aside.recv(&mut *answer) => {
+                    outside.send_to(&answer[..received.unwrap()], stranger).await.unwrap();
+                    continue;
+                }
+                received = inside.recv(&mut *theirs) => {
+                    theirs_len = received.unwrap();
+                    if cut == Cut::Connection && is_cut() { continue }
+                }
+                _ = again.tick() => if cut == Cut::Connection || !is_cut() { continue },
             }
             outside.send_to(&theirs[..theirs_len], us).await.unwrap();
         }
@@ -143,16 +163,20 @@ async fn bind() -> UdpSocket {
     UdpSocket::bind(LOOPBACK).await.unwrap()
 }
 
-/// A peer that has ceased to hear us, and repeats itself so often.
-async fn peer_that_is_deaf(repeats_every: Duration) -> Peer {
+/// A peer behind a relay that has been cut.
+async fn peer_that_is_cut_off(cut: Cut) -> Peer {
     let (endpoint, address) = server(&meta(1));
     serve_echo(endpoint);
-    let cut = Arc::new(AtomicBool::new(false));
-    let address = relay_that_is_cut_one_way(address, Arc::clone(&cut), repeats_every).await;
+    let is_cut = Arc::new(AtomicBool::new(false));
+    let address = relay(address, Arc::clone(&is_cut), cut).await;
     let peer = Peers::new(client()).get(&meta(1), address).await.unwrap();
     peer.requests.call("b".into(), SOON).await.unwrap();
-    cut.store(true, Ordering::Relaxed);
+    is_cut.store(true, Ordering::Relaxed);
     peer
+}
+
+async fn peer_that_is_deaf(repeats_every: Duration) -> Peer {
+    peer_that_is_cut_off(Cut::All { repeats_every }).await
 }
 
 /// Where much is on its way, our answer waits in line.
@@ -176,4 +200,18 @@ async fn a_peer_that_does_not_hear_us_is_given_up_though_it_is_heard() {
     assert!(error.text.contains("no sign of life"), "{error}");
     let heard = peer.connection.stats().udp_rx.datagrams - before;
     assert!(heard >= 3, "only {heard} datagrams came");
+}
+
+/// As where so many packets are lost that a connection pauses.
+#[tokio::test]
+async fn a_peer_that_answers_is_waited_for_though_its_connection_is_silent() {
+    let peer = peer_that_is_cut_off(Cut::Connection).await;
+    let acknowledged = || peer.connection.stats().frame_rx.acks;
+    let before = acknowledged();
+    let work = async {
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        Ok(7)
+    };
+    assert_eq!(peer.while_alive("b".into(), work).await.unwrap(), 7);
+    assert_eq!(acknowledged(), before, "the connection was not cut");
 }
