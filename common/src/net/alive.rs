@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// How often it is looked whether anything came.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -32,6 +32,12 @@ const GONE_AFTER: Duration = Duration::from_millis(800);
 /// So many datagrams within [`GONE_AFTER`] are more than the repetitions of somebody who hears nothing, two at a time, each
 /// after twice as long (on Ethernet after 27, 81, 189 and 405 ms): what a link of 25 KB/s brings.
 const DATAGRAMS_OF_LIFE: u64 = 12;
+
+/// How often it is looked how long a round trip takes, as the connection believes.
+const ROUND_TRIP_EVERY: Duration = Duration::from_millis(500);
+
+/// A round trip of so much is doubted.
+const ROUND_TRIP_LONG: Duration = Duration::from_millis(200);
 
 /// What has come from a peer.
 #[derive(Clone, Copy)]
@@ -59,8 +65,8 @@ impl Peer {
     /// Waits for what the peer does, as long as it lives. `ping` is a request that it answers at once.
     ///
     /// # Errors
-    /// Those of `work`; `Disconnected` if the peer gave no sign of life for 800 ms, `Unreachable` if nothing listens at its
-    /// address. What `work` asked for **may have happened**.
+    /// Those of `work`; `Disconnected` if the peer gave no sign of life for 800 ms, or as [`Peer::while_in_step`];
+    /// `Unreachable` if nothing listens at its address. What `work` asked for **may have happened**.
     pub async fn while_alive<T>(
         &self,
         ping: Bytes,
@@ -70,6 +76,43 @@ impl Peer {
             biased;
             done = work => done,
             gone = self.silence(ping) => Err(gone),
+            out = self.out_of_step() => Err(out),
+        }
+    }
+
+    /// Waits for what the peer does, as long as its connection is of use.
+    ///
+    /// # Errors
+    /// Those of `work`; `Disconnected` if the peer answers far sooner than the connection believes: it is closed. What
+    /// `work` asked for **may have happened**.
+    pub async fn while_in_step<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            out = self.out_of_step() => Err(out),
+        }
+    }
+
+    /// Ends when the connection is of no use, and closes it.
+    async fn out_of_step(&self) -> Error {
+        let address = self.connection.remote_address();
+        loop {
+            sleep(ROUND_TRIP_EVERY).await;
+            let believed = self.connection.round_trip();
+            if believed < ROUND_TRIP_LONG {
+                continue;
+            }
+            let answer = timeout(believed / 4, who_listens(address, LOOK_EVERY)).await;
+            if matches!(answer, Ok(Listener::Quic)) {
+                let text = format!(
+                    "{} at {address} answers at once, but the connection to it waits for {} ms each time after the \
+                     packets that it lost",
+                    self.connection.peer(),
+                    believed.as_millis()
+                );
+                self.connection.close("it waits for too long");
+                return Error::new(Code::Disconnected, text);
+            }
         }
     }
 

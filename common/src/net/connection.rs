@@ -226,6 +226,11 @@ impl Connection {
         self.inner.quic.stats()
     }
 
+    /// How long a round trip takes, smoothed, as QUIC has measured (RFC 9002 §5.3).
+    pub(super) fn round_trip(&self) -> Duration {
+        self.inner.quic.rtt()
+    }
+
     fn lost(&self, error: ConnectionError) -> Error {
         Error::new(
             Code::Disconnected,

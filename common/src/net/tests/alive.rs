@@ -111,11 +111,14 @@ enum Cut {
     All { repeats_every: Duration },
     /// What belongs to the connection.
     Connection,
+    /// Nothing is cut, but what we say comes so much later: in the connection, or also aside from it.
+    Late { by: Duration, aside: bool },
 }
 
 /// A relay to a server, which is cut once it is told so.
 async fn relay(to: SocketAddr, is_cut: Arc<AtomicBool>, cut: Cut) -> SocketAddr {
-    let (outside, inside, aside) = (bind().await, bind().await, bind().await);
+    let outside = bind().await;
+    let [inside, aside] = [bind().await, bind().await].map(Arc::new);
     inside.connect(to).await.unwrap();
     aside.connect(to).await.unwrap();
     let address = outside.local_addr().unwrap();
@@ -125,7 +128,7 @@ async fn relay(to: SocketAddr, is_cut: Arc<AtomicBool>, cut: Cut) -> SocketAddr 
         let mut theirs_len = 0;
         let mut again = tokio::time::interval(match cut {
             Cut::All { repeats_every } => repeats_every,
-            Cut::Connection => SOON,
+            Cut::Connection | Cut::Late { .. } => SOON,
         });
         loop {
             let is_cut = || is_cut.load(Ordering::Relaxed);
@@ -134,13 +137,32 @@ async fn relay(to: SocketAddr, is_cut: Arc<AtomicBool>, cut: Cut) -> SocketAddr 
                     let (len, from) = received.unwrap();
                     // Who listens here is asked from another address, in a version that does not exist.
                     let is_ours = ours[1..5] != [0x1a, 0x2a, 0x3a, 0x4a];
-                    if is_ours && !is_cut() {
-                        us = from;
-                        inside.send(&ours[..len]).await.unwrap();
-                    } else if !is_ours && cut == Cut::Connection {
-                        stranger = from;
-                        aside.send(&ours[..len]).await.unwrap();
+                    let passes = match cut {
+                        _ if !is_cut() => is_ours,
+                        Cut::All { .. } => false,
+                        Cut::Connection => !is_ours,
+                        Cut::Late { .. } => true,
+                    };
+                    if !passes {
+                        continue;
                     }
+                    let to = match is_ours {
+                        true => &inside,
+                        false => &aside,
+                    };
+                    match is_ours {
+                        true => us = from,
+                        false => stranger = from,
+                    }
+                    let late = match cut {
+                        Cut::Late { by, aside } if is_cut() && (is_ours || aside) => by,
+                        _ => Duration::ZERO,
+                    };
+                    let (to, datagram) = (Arc::clone(to), ours[..len].to_vec());
+                    tokio::spawn(async move {
+                        tokio::time::sleep(late).await;
+                        to.send(&datagram).await.unwrap();
+                    });
                     continue;
                 }
                 received = aside.recv(&mut *answer) => {
@@ -151,7 +173,7 @@ async fn relay(to: SocketAddr, is_cut: Arc<AtomicBool>, cut: Cut) -> SocketAddr 
                     theirs_len = received.unwrap();
                     if cut == Cut::Connection && is_cut() { continue }
                 }
-                _ = again.tick() => if cut == Cut::Connection || !is_cut() { continue },
+                _ = again.tick() => if !matches!(cut, Cut::All { .. }) || !is_cut() { continue },
             }
             outside.send_to(&theirs[..theirs_len], us).await.unwrap();
         }
@@ -214,4 +236,35 @@ async fn a_peer_that_answers_is_waited_for_though_its_connection_is_silent() {
     };
     assert_eq!(peer.while_alive("b".into(), work).await.unwrap(), 7);
     assert_eq!(acknowledged(), before, "the connection was not cut");
+}
+
+/// As after an outage.
+#[tokio::test]
+async fn a_connection_that_waits_for_far_longer_than_its_peer_takes_is_closed() {
+    let (by, aside) = (Duration::from_millis(500), false);
+    let peer = peer_that_is_cut_off(Cut::Late { by, aside }).await;
+    let work = async {
+        loop {
+            peer.requests.call("b".into(), SOON).await?;
+        }
+    };
+    let error: Result<()> = soon(peer.while_in_step(work)).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.code, Code::Disconnected, "{error}");
+    assert!(error.text.contains("answers at once"), "{error}");
+    assert!(peer.is_closed());
+}
+
+/// What is slow for everyone is no reason.
+#[tokio::test]
+async fn a_connection_whose_peer_is_as_slow_as_it_believes_stays() {
+    let (by, aside) = (Duration::from_millis(500), true);
+    let peer = peer_that_is_cut_off(Cut::Late { by, aside }).await;
+    let work = async {
+        for _ in 0..8 {
+            peer.requests.call("b".into(), SOON).await?;
+        }
+        Ok(())
+    };
+    peer.while_in_step(work).await.unwrap();
 }
