@@ -16,7 +16,7 @@ const LOSS: u32 = 30;
 const CUT: Duration = Duration::from_secs(5);
 /// Bytes of the file: enough that a transfer is in its middle when the cable is cut. At this loss the
 /// congestion window stays at its minimum, so that megabytes take many seconds.
-const LEN: usize = 1_500_000;
+const LEN: usize = 1_000_000;
 
 /// Runs a transfer, cuts the cable in the middle, and waits until the transfer has ended well.
 fn with_a_cut(cable: &Cable, what: &str, transfer: &mut Command) -> Result<()> {
