@@ -467,14 +467,16 @@ fn refused_by_peer(error: quinn::ConnectionError) -> Error {
 
 /// Ends when nothing listens there, or when something else than a QUIC server does.
 async fn not_ours(address: SocketAddr) -> Error {
-    match who_listens(address, ASK_EVERY).await {
-        Listener::Nobody(error) => error,
-        Listener::Other => Error::new(
-            Code::OtherServer,
-            "what answers there is no quarry server: check the address",
-        ),
-        // The handshake decides.
-        Listener::Quic => std::future::pending().await,
+    loop {
+        match who_listens(address, ASK_EVERY).await {
+            Listener::Nobody(error) => return error,
+            Listener::Other => {
+                let text = "what answers there is no quarry server: check the address";
+                return Error::new(Code::OtherServer, text);
+            }
+            // The handshake decides, unless it ends first.
+            Listener::Quic => tokio::time::sleep(ASK_EVERY).await,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Connections to the peers of a process, made when first needed and kept.
 
+use super::alive::Asking;
 use super::connection::{Connection, StreamType};
 use super::endpoint::Endpoint;
 use super::request::Requests;
@@ -28,6 +29,7 @@ pub struct Peer {
     pub connection: Connection,
     /// For requests.
     pub requests: Requests,
+    pub(super) asking: Arc<Asking>,
 }
 
 impl Peer {
@@ -100,6 +102,7 @@ impl Slot {
                 let peer = Peer {
                     requests: Requests::new(&connection, kind),
                     connection,
+                    asking: Arc::default(),
                 };
                 *state = State::Connected(peer.clone());
                 Ok(peer)

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use tokio::net::UdpSocket;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// A machine says only about once a second to each other one that nothing listens (Linux: icmp_ratelimit), and what it
 /// says may be lost: it is asked again.
@@ -54,9 +54,12 @@ pub(super) async fn who_listens(address: SocketAddr, every: Duration) -> Listene
 
 /// Ends when the peer's machine says that nothing listens there: a server that was stopped is known at once.
 pub async fn nobody_there(address: SocketAddr) -> Error {
-    match who_listens(address, ASK_EVERY).await {
-        Listener::Nobody(error) => error,
-        Listener::Quic | Listener::Other => std::future::pending().await,
+    loop {
+        match who_listens(address, ASK_EVERY).await {
+            Listener::Nobody(error) => return error,
+            // It may end any time.
+            Listener::Quic | Listener::Other => sleep(ASK_EVERY).await,
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 //! acknowledged length, which becomes a part of the range; the bytes after it are still held and
 //! go into a new chunk. Three points of the range, in this order, always:
 //! `acknowledged <= sent <= received`. Bytes are held until they are acknowledged, so
-//! flushes are asked for often enough to bound them, and sooner after a chunk of which nothing was acknowledged: where
-//! chunk after chunk fails the bytes get through in small steps.
+//! flushes are asked for often enough to bound them, and sooner after a chunk of which nothing got through: where chunk
+//! after chunk is lost the bytes go in small steps.
 
 use crate::transport::{DataFrame, WriteFrame};
 use bytes::Bytes;
@@ -256,17 +256,17 @@ impl Core {
         }))
     }
 
-    /// The chunk goes no further. Returns what of it was acknowledged, if anything was.
-    pub fn give_up(&mut self) -> Option<Part> {
+    /// The chunk goes no further, because its pipeline fell silent (`is_silent`) or for another reason. Returns what of it
+    /// was acknowledged, if anything was.
+    pub fn give_up(&mut self, is_silent: bool) -> Option<Part> {
         let attempt = self.attempt.take()?;
-        let Some(durable) = attempt.acknowledged else {
+        if is_silent && attempt.acknowledged.is_none() && attempt.sent > 0 {
             let tried = self.flush_first.min(attempt.sent) / 4;
             self.flush_first = FLUSH_FIRST_MIN.max(tried - tried % BLOCK_LEN as u32);
-            return None;
-        };
+        }
         Some(Part {
             offset: attempt.start,
-            durable,
+            durable: attempt.acknowledged?,
         })
     }
 
@@ -435,7 +435,7 @@ mod tests {
         let crc = Crc::of(&all[..16 * MIB]);
         assert!(frames.contains(&WriteFrame::Flush { len: 16 << 20, crc }));
         assert_eq!(core.handle_ack(durable(16 * MIB, crc), false), Ok(None));
-        let part = core.give_up().unwrap();
+        let part = core.give_up(true).unwrap();
         assert_eq!((part.offset, part.durable.len), (0, 16 << 20));
         core.handle_end();
         assert_eq!(core.plan(), Plan::Stream { capacity: 4 << 20 });
@@ -457,7 +457,7 @@ mod tests {
         core.handle_bytes(bytes(3 * MIB, 0));
         core.handle_opened();
         drain(&mut core);
-        assert_eq!(core.give_up(), None);
+        assert_eq!(core.give_up(true), None);
         assert_eq!(core.held_len(), 3 << 20);
     }
 
@@ -483,22 +483,24 @@ mod tests {
         core.handle_bytes(bytes(3 * MIB, 0));
         core.handle_end();
         assert!(flushes(&mut core).is_empty());
-        core.give_up();
+        core.give_up(false);
+        assert!(flushes(&mut core).is_empty());
+        core.give_up(true);
         assert_eq!(flushes(&mut core), [768 * KIB, 2_304 * KIB]);
-        core.give_up();
+        core.give_up(true);
         assert_eq!(
             flushes(&mut core),
             [192, 576, 1_344, 2_880].map(|k| k * KIB)
         );
-        core.give_up();
+        core.give_up(true);
         let shortest = [128, 384, 896, 1_920].map(|k| k * KIB);
         assert_eq!(flushes(&mut core), shortest);
-        core.give_up();
+        core.give_up(true);
         assert_eq!(flushes(&mut core), shortest);
         // What was acknowledged stays.
         let crc = Crc::of(&bytes(128 << 10, 0));
         core.handle_ack(durable(128 << 10, crc), false).unwrap();
-        let part = core.give_up().unwrap();
+        let part = core.give_up(true).unwrap();
         assert_eq!((part.offset, part.durable.len), (0, 128 << 10));
         assert_eq!(core.held_len(), (3 << 20) - (128 << 10));
         assert_eq!(flushes(&mut core), shortest);
@@ -506,8 +508,10 @@ mod tests {
 
     #[test]
     fn a_chunk_of_the_shortest_steps_is_flushed_no_more_often_than_it_may_be() {
-        let mut core = Core::default();
-        core.flush_first = FLUSH_FIRST_MIN;
+        let mut core = Core {
+            flush_first: FLUSH_FIRST_MIN,
+            ..Core::default()
+        };
         core.handle_bytes(bytes(CHUNK_LEN_MAX as usize, 0));
         core.handle_end();
         let count = flushes(&mut core).len() as u32;

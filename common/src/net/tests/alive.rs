@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::{Code, Result};
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::net::alive::{ROUND_TRIP_LONG, SILENT_AFTER};
 use std::sync::mpsc;
 use std::time::Instant;
 use tokio::net::UdpSocket;
@@ -104,19 +104,25 @@ async fn a_peer_that_died_is_given_up_sooner_where_its_machine_says_so() {
     assert_eq!(error.code, Code::Unreachable, "{error}");
 }
 
-/// What no longer passes a relay that is cut.
+/// What a relay does to datagrams.
 #[derive(Clone, Copy, PartialEq)]
-enum Cut {
-    /// Nothing. What the server said last comes again and again, as from one that waits for our acknowledgement.
-    All { repeats_every: Duration },
-    /// What belongs to the connection.
+enum Fault {
+    None,
+    /// None passes. What the server said last comes again and again, as from one that waits for our acknowledgement.
+    All,
+    /// None of the connection passes.
     Connection,
-    /// Nothing is cut, but what we say comes so much later: in the connection, or also aside from it.
-    Late { by: Duration, aside: bool },
+    /// What we say comes so much later: in the connection, or also aside from it.
+    Late {
+        by: Duration,
+        aside: bool,
+    },
 }
 
-/// A relay to a server, which is cut once it is told so.
-async fn relay(to: SocketAddr, is_cut: Arc<AtomicBool>, cut: Cut) -> SocketAddr {
+type Faulty = Arc<std::sync::Mutex<Fault>>;
+
+/// A relay to a server.
+async fn relay(to: SocketAddr, faulty: Faulty, repeats_every: Duration) -> SocketAddr {
     let outside = bind().await;
     let [inside, aside] = [bind().await, bind().await].map(Arc::new);
     inside.connect(to).await.unwrap();
@@ -126,39 +132,37 @@ async fn relay(to: SocketAddr, is_cut: Arc<AtomicBool>, cut: Cut) -> SocketAddr 
         let (mut us, mut stranger) = (address, address);
         let [mut ours, mut theirs, mut answer] = [const { [0; 65_536] }; 3].map(Box::new);
         let mut theirs_len = 0;
-        let mut again = tokio::time::interval(match cut {
-            Cut::All { repeats_every } => repeats_every,
-            Cut::Connection | Cut::Late { .. } => SOON,
-        });
+        let mut again = tokio::time::interval(repeats_every);
         loop {
-            let is_cut = || is_cut.load(Ordering::Relaxed);
+            let fault = || *faulty.lock().unwrap();
             tokio::select! {
                 received = outside.recv_from(&mut *ours) => {
                     let (len, from) = received.unwrap();
                     // Who listens here is asked from another address, in a version that does not exist.
                     let is_ours = ours[1..5] != [0x1a, 0x2a, 0x3a, 0x4a];
-                    let passes = match cut {
-                        _ if !is_cut() => is_ours,
-                        Cut::All { .. } => false,
-                        Cut::Connection => !is_ours,
-                        Cut::Late { .. } => true,
+                    let passes = match fault() {
+                        Fault::None | Fault::Late { .. } => true,
+                        Fault::All => false,
+                        Fault::Connection => !is_ours,
                     };
                     if !passes {
                         continue;
                     }
                     let to = match is_ours {
-                        true => &inside,
-                        false => &aside,
+                        true => {
+                            us = from;
+                            Arc::clone(&inside)
+                        }
+                        false => {
+                            stranger = from;
+                            Arc::clone(&aside)
+                        }
                     };
-                    match is_ours {
-                        true => us = from,
-                        false => stranger = from,
-                    }
-                    let late = match cut {
-                        Cut::Late { by, aside } if is_cut() && (is_ours || aside) => by,
+                    let late = match fault() {
+                        Fault::Late { by, aside } if is_ours || aside => by,
                         _ => Duration::ZERO,
                     };
-                    let (to, datagram) = (Arc::clone(to), ours[..len].to_vec());
+                    let datagram = ours[..len].to_vec();
                     tokio::spawn(async move {
                         tokio::time::sleep(late).await;
                         to.send(&datagram).await.unwrap();
@@ -171,9 +175,9 @@ async fn relay(to: SocketAddr, is_cut: Arc<AtomicBool>, cut: Cut) -> SocketAddr 
                 }
                 received = inside.recv(&mut *theirs) => {
                     theirs_len = received.unwrap();
-                    if cut == Cut::Connection && is_cut() { continue }
+                    if fault() == Fault::Connection { continue }
                 }
-                _ = again.tick() => if !matches!(cut, Cut::All { .. }) || !is_cut() { continue },
+                _ = again.tick() => if fault() != Fault::All { continue },
             }
             outside.send_to(&theirs[..theirs_len], us).await.unwrap();
         }
@@ -185,20 +189,45 @@ async fn bind() -> UdpSocket {
     UdpSocket::bind(LOOPBACK).await.unwrap()
 }
 
-/// A peer behind a relay that has been cut.
-async fn peer_that_is_cut_off(cut: Cut) -> Peer {
+async fn peer_behind_a_relay(repeats_every: Duration) -> (Peer, Faulty) {
     let (endpoint, address) = server(&meta(1));
     serve_echo(endpoint);
-    let is_cut = Arc::new(AtomicBool::new(false));
-    let address = relay(address, Arc::clone(&is_cut), cut).await;
+    let faulty = Arc::new(std::sync::Mutex::new(Fault::None));
+    let address = relay(address, Arc::clone(&faulty), repeats_every).await;
     let peer = Peers::new(client()).get(&meta(1), address).await.unwrap();
     peer.requests.call("b".into(), SOON).await.unwrap();
-    is_cut.store(true, Ordering::Relaxed);
+    (peer, faulty)
+}
+
+/// A peer behind a relay that does this from now on.
+async fn peer_with(fault: Fault) -> (Peer, Faulty) {
+    let (peer, faulty) = peer_behind_a_relay(SOON).await;
+    *faulty.lock().unwrap() = fault;
+    (peer, faulty)
+}
+
+/// A peer that has ceased to hear us, and repeats itself so often.
+async fn peer_that_is_deaf(repeats_every: Duration) -> Peer {
+    let (peer, faulty) = peer_behind_a_relay(repeats_every).await;
+    *faulty.lock().unwrap() = Fault::All;
     peer
 }
 
-async fn peer_that_is_deaf(repeats_every: Duration) -> Peer {
-    peer_that_is_cut_off(Cut::All { repeats_every }).await
+/// A peer whose connection believes that a round trip takes long, as after an outage.
+async fn peer_that_was_slow(aside: bool) -> (Peer, Faulty) {
+    let by = Duration::from_millis(500);
+    let (peer, faulty) = peer_with(Fault::Late { by, aside }).await;
+    calls(&peer, 8).await.unwrap();
+    let believed = peer.connection.round_trip();
+    assert!(believed > 3 * ROUND_TRIP_LONG / 2, "{believed:?}");
+    (peer, faulty)
+}
+
+async fn calls(peer: &Peer, count: usize) -> Result<()> {
+    for _ in 0..count {
+        peer.requests.call("b".into(), SOON).await?;
+    }
+    Ok(())
 }
 
 /// Where much is on its way, our answer waits in line.
@@ -227,7 +256,7 @@ async fn a_peer_that_does_not_hear_us_is_given_up_though_it_is_heard() {
 /// As where so many packets are lost that a connection pauses.
 #[tokio::test]
 async fn a_peer_that_answers_is_waited_for_though_its_connection_is_silent() {
-    let peer = peer_that_is_cut_off(Cut::Connection).await;
+    let (peer, _faulty) = peer_with(Fault::Connection).await;
     let acknowledged = || peer.connection.stats().frame_rx.acks;
     let before = acknowledged();
     let work = async {
@@ -238,33 +267,45 @@ async fn a_peer_that_answers_is_waited_for_though_its_connection_is_silent() {
     assert_eq!(acknowledged(), before, "the connection was not cut");
 }
 
-/// As after an outage.
 #[tokio::test]
-async fn a_connection_that_waits_for_far_longer_than_its_peer_takes_is_closed() {
-    let (by, aside) = (Duration::from_millis(500), false);
-    let peer = peer_that_is_cut_off(Cut::Late { by, aside }).await;
-    let work = async {
-        loop {
-            peer.requests.call("b".into(), SOON).await?;
-        }
-    };
-    let error: Result<()> = soon(peer.while_in_step(work)).await;
+async fn a_peer_that_answers_is_not_waited_for_for_ever_while_its_connection_is_silent() {
+    let (peer, _faulty) = peer_with(Fault::Connection).await;
+    let began = Instant::now();
+    let error = soon(peer.while_alive("b".into(), never())).await;
+    assert_eq!(error.unwrap_err().code, Code::Disconnected);
+    assert!(began.elapsed() >= SILENT_AFTER, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_that_is_silent_and_waits_far_longer_than_its_peer_takes_is_closed() {
+    let (peer, faulty) = peer_that_was_slow(false).await;
+    *faulty.lock().unwrap() = Fault::Connection;
+    let began = Instant::now();
+    let error = soon(peer.while_alive("b".into(), never())).await;
     let error = error.unwrap_err();
     assert_eq!(error.code, Code::Disconnected, "{error}");
     assert!(error.text.contains("answers at once"), "{error}");
-    assert!(peer.is_closed());
+    assert!(began.elapsed() < SILENT_AFTER && peer.is_closed());
 }
 
 /// What is slow for everyone is no reason.
 #[tokio::test]
 async fn a_connection_whose_peer_is_as_slow_as_it_believes_stays() {
-    let (by, aside) = (Duration::from_millis(500), true);
-    let peer = peer_that_is_cut_off(Cut::Late { by, aside }).await;
+    let (peer, _faulty) = peer_that_was_slow(true).await;
+    let work = calls(&peer, 6);
+    peer.while_alive("b".into(), work).await.unwrap();
+    assert!(!peer.is_closed());
+}
+
+/// Nor is a line in which all had to wait, and which is gone.
+#[tokio::test]
+async fn a_connection_that_hears_its_peer_as_soon_as_others_do_stays() {
+    let (peer, faulty) = peer_that_was_slow(true).await;
+    *faulty.lock().unwrap() = Fault::None;
     let work = async {
-        for _ in 0..8 {
-            peer.requests.call("b".into(), SOON).await?;
-        }
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
         Ok(())
     };
-    peer.while_in_step(work).await.unwrap();
+    peer.while_alive("b".into(), work).await.unwrap();
+    assert!(!peer.is_closed());
 }
