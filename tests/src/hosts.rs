@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Who was just paused is avoided for a while, so that nobody says anything to it.
+const EFFECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// Namespaces of hosts by name, and the one of the switch; gone when dropped.
 #[derive(Debug)]
@@ -137,9 +141,16 @@ impl Hosts {
             .context("a counter")
     }
 
-    /// Ends a rule; returns how many packets it dropped. None at all is an error: it was no fault.
+    /// Ends a rule once it has dropped a packet; returns how many it dropped. None at all is an error: it was no fault.
     pub fn heal(&self, dropping: &Dropping) -> Result<u64> {
-        let dropped = self.dropped(dropping)?;
+        let since = Instant::now();
+        let dropped = loop {
+            let dropped = self.dropped(dropping)?;
+            if dropped > 0 || since.elapsed() >= EFFECT_WITHIN {
+                break dropped;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
         feed(
             &mut self.nft(["delete", "table", "bridge", &dropping.table]),
             "",

@@ -56,6 +56,23 @@ async fn a_head_that_is_gone_is_reported_also_after_it_acknowledged_something() 
 }
 
 #[tokio::test]
+async fn where_every_stream_breaks_soon_the_bytes_get_through_in_small_steps() {
+    let fake = Fake::new(3);
+    let deadline = Duration::from_secs(3);
+    let client = fake.client_with(Options {
+        data_deadline: deadline,
+        ..Options::default()
+    });
+    let client = client.await;
+    fake.state().faults.breaks_after = (1..=3).map(|disk| (DiskId(disk), 200_000)).collect();
+    let bytes = content(MIB);
+    publish(&client, b"/file", &bytes).await.unwrap();
+    // The first one breaks with nothing acknowledged, the second one too, and then each brings 128 KiB.
+    assert!(fake.state().write_streams > 8);
+    assert!(read(&client, b"/file").await.unwrap() == bytes);
+}
+
+#[tokio::test]
 async fn an_outage_in_the_middle_of_a_transfer_is_ridden_out() {
     let fake = Fake::new(3);
     let client = fake.client().await;

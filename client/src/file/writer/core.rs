@@ -256,11 +256,11 @@ impl Core {
         }))
     }
 
-    /// The chunk goes no further, because its pipeline fell silent (`is_silent`) or for another reason. Returns what of it
-    /// was acknowledged, if anything was.
-    pub fn give_up(&mut self, is_silent: bool) -> Option<Part> {
+    /// The chunk goes no further, because its pipeline broke or fell silent (`broke`) or for another reason. Returns what
+    /// of it was acknowledged, if anything was.
+    pub fn give_up(&mut self, broke: bool) -> Option<Part> {
         let attempt = self.attempt.take()?;
-        if is_silent && attempt.acknowledged.is_none() && attempt.sent > 0 {
+        if broke && attempt.acknowledged.is_none() && attempt.sent > 0 {
             let tried = self.flush_first.min(attempt.sent) / 4;
             self.flush_first = FLUSH_FIRST_MIN.max(tried - tried % BLOCK_LEN as u32);
         }

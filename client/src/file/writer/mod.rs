@@ -294,8 +294,8 @@ impl Runner {
                     true => None,
                     false => failure.disk.or(Some(target.disk)),
                 };
-                let is_silent = failure.error.kind() == Kind::Unavailable;
-                let prefix = self.shared.core().give_up(is_silent);
+                let broke = matches!(failure.error.code, Code::Disconnected | Code::Unreachable);
+                let prefix = self.shared.core().give_up(broke);
                 let failure = failure.among(&target.members);
                 if let Some(part) = prefix {
                     self.keep(part, target);
