@@ -43,8 +43,8 @@ impl Context {
     /// # Errors
     /// There is none, or the cluster can not be reached; [`Interrupted`].
     pub async fn connect(&self) -> Result<Client> {
-        let (_, file) = ClientFile::find(self.cluster.as_deref())?;
-        interruptible(async { Ok(Client::connect(file).await?) }).await
+        let found = ClientFile::find(self.cluster.as_deref())?;
+        interruptible(connect(found, Options::default())).await
     }
 
     /// Connects, runs `body` until it is done or a signal comes, and ends the session.
@@ -52,8 +52,8 @@ impl Context {
     /// # Errors
     /// Those of `body`; [`Interrupted`] after Ctrl-C or SIGTERM.
     pub async fn with_client<T>(&self, body: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
-        let (_, file) = ClientFile::find(self.cluster.as_deref())?;
-        self.with_client_of(file, Options::default(), body).await
+        let found = ClientFile::find(self.cluster.as_deref())?;
+        self.with_client_of(found, Options::default(), body).await
     }
 
     /// The same for what shows how the cluster is: that nobody can lead it is told after seconds.
@@ -61,9 +61,9 @@ impl Context {
     /// # Errors
     /// As [`Context::with_client`]; [`Leaderless`](crate::leaderless::Leaderless).
     pub async fn ask<T>(&self, body: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
-        let (_, file) = ClientFile::find(self.cluster.as_deref())?;
-        let asked = self.with_client_of(file.clone(), Options::default(), body);
-        or_leaderless(&file, asked).await
+        let found = ClientFile::find(self.cluster.as_deref())?;
+        let file = found.1.clone();
+        or_leaderless(&file, self.with_client_of(found, Options::default(), body)).await
     }
 
     /// The same for what may take hours and is not to be lost to an outage of minutes.
@@ -74,12 +74,12 @@ impl Context {
         &self,
         body: impl AsyncFnOnce(&Client) -> Result<T>,
     ) -> Result<T> {
-        let (_, file) = ClientFile::find(self.cluster.as_deref())?;
+        let found = ClientFile::find(self.cluster.as_deref())?;
         let options = Options {
             meta_deadline: TRANSFER_PATIENCE,
             ..Options::default()
         };
-        self.with_client_of(file, options, body).await
+        self.with_client_of(found, options, body).await
     }
 
     /// The same with a client file and options at hand.
@@ -88,13 +88,11 @@ impl Context {
     /// As [`Context::with_client`].
     pub async fn with_client_of<T>(
         &self,
-        file: ClientFile,
+        found: (PathBuf, ClientFile),
         options: Options,
         body: impl AsyncFnOnce(&Client) -> Result<T>,
     ) -> Result<T> {
-        let connected =
-            interruptible(async { Ok(Client::connect_with(file, options).await?) }).await;
-        let client = connected?;
+        let client = interruptible(connect(found, options)).await?;
         let result = interruptible(body(&client)).await;
         // What the session still held is given up at once; if that fails its lease ends it.
         if let Err(error) = client.close().await {
@@ -131,6 +129,18 @@ impl Context {
         out.write_all(text.as_bytes())?;
         Ok(out.flush()?)
     }
+}
+
+/// Connects with a client file, and says what to do about one that will not be good for long.
+///
+/// # Errors
+/// The cluster can not be reached.
+pub async fn connect((path, file): (PathBuf, ClientFile), options: Options) -> Result<Client> {
+    let client = Client::connect_with(file, options).await?;
+    if let Some(words) = client.outdated() {
+        tracing::warn!("{}: {words}", path.display());
+    }
+    Ok(client)
 }
 
 /// Runs something until it is done, or a signal to stop comes and it is dropped.

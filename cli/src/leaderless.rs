@@ -49,6 +49,7 @@ pub async fn or_leaderless<T>(
 
 fn role(asked: &Asked) -> String {
     match &asked.says {
+        _ if asked.is_removed => "was removed".to_owned(),
         Says::Leads => "leads".to_owned(),
         Says::Follows(None) => "answers, does not lead".to_owned(),
         Says::Follows(Some(leader)) => format!("answers, takes {leader} for the leader"),
@@ -61,6 +62,9 @@ fn why(asked: &Asked) -> Option<&str> {
     let Says::Nothing(error) = &asked.says else {
         return None;
     };
+    if asked.is_removed {
+        return None;
+    }
     let named = error.text.split_once(&asked.address);
     let after = named.and_then(|(_, after)| after.strip_prefix(": "));
     Some(after.unwrap_or(&error.text))
@@ -73,7 +77,7 @@ pub fn shown(context: &crate::context::Context, error: anyhow::Error) -> anyhow:
         return error;
     };
     let shown = match context.json {
-        true => context.print_json(&nobody.json("id")),
+        true => context.print_json(&nobody.json()),
         false => context.print(&nobody.text()),
     };
     shown
@@ -96,13 +100,14 @@ impl Leaderless {
         format!("{self}\n\n{}", table.text())
     }
 
-    /// All that were asked; `id` is the key of their numbers.
-    pub fn json(&self, id: &str) -> Value {
+    /// All that were asked.
+    pub fn json(&self) -> Value {
         let one = |asked: &Asked| {
             json!({
-                id: asked.server,
+                "server": asked.server,
                 "address": asked.address,
                 "role": role(asked),
+                "votes": !asked.is_removed,
                 "leads": matches!(asked.says, Says::Leads),
                 "answers": asked.answers(),
                 "why": why(asked),
@@ -125,11 +130,13 @@ mod tests {
             silent("connect to metaserver/1 at meta-1:7410: nothing listens there"),
             silent("it is late"),
             Says::Follows(None),
+            silent("it is gone"),
         ];
         let asked = says.into_iter().zip(1..).map(|(says, id)| Asked {
             server: ServerId(id),
             address: format!("meta-{id}:7410"),
             says,
+            is_removed: id == 4,
         });
         let nobody = Leaderless(RollCall(asked.collect()));
         let text = nobody.text();
@@ -142,7 +149,8 @@ mod tests {
         );
         assert!(lines[4].ends_with("it is late"), "{text}");
         assert!(lines[5].contains("answers, does not lead"), "{text}");
-        let json = nobody.json("id");
+        assert!(lines[6].trim_end().ends_with("was removed"), "{text}");
+        let json = nobody.json();
         assert_eq!(json[0]["answers"], false);
         assert_eq!(json[2]["answers"], true);
         assert_eq!(json[2]["leads"], false);

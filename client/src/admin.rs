@@ -6,7 +6,9 @@ use crate::meta::unexpected;
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{PgId, PoolId, ServerId};
 use quarry_common::wire::meta::admin::AdminReply;
-use quarry_common::wire::meta::{AdminOp, MetaserverStatus, NewMetaserver, PgStatus, Status, User};
+use quarry_common::wire::meta::{
+    AdminOp, MetaserverStatus, NewMetaserver, PgStatus, Settings, Status, User,
+};
 
 impl Client {
     /// Health in one screen.
@@ -28,6 +30,17 @@ impl Client {
         match self.admin(AdminOp::Warnings).await? {
             AdminReply::Warnings(warnings) => Ok(warnings),
             _ => Err(unexpected("the warnings")),
+        }
+    }
+
+    /// What the leader decides by.
+    ///
+    /// # Errors
+    /// As any call to the metaservers.
+    pub async fn settings(&self) -> Result<Settings> {
+        match self.admin(AdminOp::Settings).await? {
+            AdminReply::Settings(settings) => Ok(settings),
+            _ => Err(unexpected("the settings")),
         }
     }
 

@@ -106,9 +106,6 @@ impl Client {
             );
             return Err(Error::new(Code::Configuration, text));
         }
-        if let Some(words) = file.outdated(&found.topology.metaservers) {
-            tracing::warn!("{words}");
-        }
         learn(&meta, &found);
         spawn_follower(Arc::downgrade(&map), &meta);
         let sessions = Arc::new(Sessions::new(meta.clone()));
@@ -152,6 +149,12 @@ impl Client {
     /// The file that this client was made from.
     pub fn file(&self) -> &ClientFile {
         &self.shared.file
+    }
+
+    /// What to do about the file that this client was made from, if half of the metaservers that it names are no more.
+    pub fn outdated(&self) -> Option<String> {
+        let map = self.map();
+        self.file().outdated(&map.topology.metaservers)
     }
 
     /// The cluster map as far as this client knows it.

@@ -108,7 +108,7 @@ impl ClientFile {
         Ok(identity)
     }
 
-    /// What to do about a file most of whose metaservers were replaced: with the last of them it finds the cluster no more.
+    /// What to do about a file half of whose metaservers were replaced: with the last of them it finds the cluster no more.
     pub(crate) fn outdated(&self, present: &BTreeMap<ServerId, String>) -> Option<String> {
         let named = self.metaservers.len();
         let there = self.metaservers.iter();
@@ -120,12 +120,14 @@ impl ClientFile {
         }
         let entries = present.iter().map(|(id, address)| {
             let address = toml::Value::String(address.clone());
-            format!("\n[[metaservers]]\nid = {id}\naddress = {address}")
+            format!("{{ id = {id}, address = {address} }}")
         });
-        let entries: String = entries.collect();
+        let entries: Vec<String> = entries.collect();
+        let are = if left == 1 { "is" } else { "are" };
         Some(format!(
-            "of the metaservers that the client file names, {left} of {named} are left: put the present ones in their place, or it \
-             will not find the cluster when those are replaced too:{entries}"
+            "of the {named} metaservers that it names {left} {are} left: write metaservers = [{}] in the place of its \
+             [[metaservers]], or it will not find the cluster when those are replaced too",
+            entries.join(", ")
         ))
     }
 
@@ -366,8 +368,13 @@ mod tests {
         }
         for outdated in [&[1][..], &[1, 2], &[1, 2, 3]] {
             let words = named(outdated).outdated(&present).unwrap();
-            let entry = "[[metaservers]]\nid = 5\naddress = \"m5:7410\"";
-            assert!(words.contains(entry), "{words}");
+            let (_, after) = words.split_once("write ").unwrap();
+            let (line, _) = after.split_once(" in the place").unwrap();
+            // As somebody does what it says.
+            let text = named(outdated).to_toml();
+            let (head, _) = text.split_once("[[metaservers]]").unwrap();
+            let mended = ClientFile::parse(&format!("{head}{line}\n")).unwrap();
+            assert_eq!(mended, named(&[2, 4, 5]), "{words}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Calls to the metaservers: finds the leader, and asks again what got no answer.
 
 use crate::backoff::Backoff;
-use crate::roll_call::verdict;
+use crate::roll_call::RollCall;
 use crate::telling::Telling;
 use crate::transport::{Peer, Transport};
 use quarry_common::error::{Code, Error, Result};
@@ -263,10 +263,9 @@ impl MetaLink {
                 true => deadline.min(asked_at + REFUSED_PATIENCE),
                 false => deadline,
             };
-            self.telling.tell(asked_at, || {
-                let seconds = until.saturating_duration_since(asked_at).as_secs();
+            self.telling.tell(asked_at, until, || {
                 let does = if none_leads { "leads" } else { "answers" };
-                format!("no metaserver {does} yet ({error}); trying for {seconds} s")
+                format!("no metaserver {does} yet ({error})")
             });
             if error.code != Code::Overloaded {
                 self.turn_from(&peer, named(&error));
@@ -282,13 +281,10 @@ impl MetaLink {
                 };
                 if none_leads {
                     let servers = self.known.borrow().servers.clone();
-                    let answered = |id| answers.get(&id).copied().unwrap_or_default();
-                    let servers = servers.iter().map(|one| (one.server, answered(one.server)));
-                    let text = format!(
-                        "no metaserver has led for {} s: {}",
-                        asked_at.elapsed().as_secs(),
-                        verdict(servers)
-                    );
+                    let waited = asked_at.elapsed().as_secs();
+                    let called = RollCall::over(Arc::clone(&self.transport), servers).await;
+                    let text =
+                        format!("no metaserver has led for {waited} s: {}", called.verdict());
                     return Err(Error::new(code, text));
                 }
                 let mut text = format!(

@@ -4,7 +4,8 @@ use crate::client_file::ClientFile;
 use crate::transport::{Peer, Transport, quic::Quic};
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::{Epoch, ServerId, ShardId, Version};
-use quarry_common::wire::meta::{MetaBody, MetaRequest, leader_named};
+use quarry_common::wire::meta::admin::AdminReply;
+use quarry_common::wire::meta::{AdminOp, Members, MetaBody, MetaReply, MetaRequest, leader_named};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -25,6 +26,8 @@ pub struct Asked {
     pub address: String,
     /// What it says.
     pub says: Says,
+    /// It votes no more: so says who knows of the newest change of the metaservers, of those that answer.
+    pub is_removed: bool,
 }
 
 /// What a metaserver says of itself.
@@ -38,6 +41,13 @@ pub enum Says {
     Nothing(Error),
 }
 
+/// What one says of itself and of others.
+struct Answer {
+    asked: Asked,
+    leader: Option<Peer>,
+    members: Members,
+}
+
 impl Asked {
     /// Whether it answered at all.
     pub fn answers(&self) -> bool {
@@ -46,7 +56,7 @@ impl Asked {
 }
 
 impl RollCall {
-    /// Of those that a client file names, and whom they name as the leader.
+    /// Of those that a client file names, and of those whom they name.
     ///
     /// # Errors
     /// `Configuration` for an identity that can not be used.
@@ -61,24 +71,43 @@ impl RollCall {
     /// The same over any transport.
     pub async fn over(transport: Arc<dyn Transport>, servers: Vec<Peer>) -> RollCall {
         let mut asking = JoinSet::new();
-        let mut known: Vec<ServerId> = servers.iter().map(|peer| peer.server).collect();
-        let ask = |asking: &mut JoinSet<_>, peer: Peer| {
-            let transport = Arc::clone(&transport);
-            asking.spawn(async move { ask(&*transport, peer).await });
+        let mut known: Vec<ServerId> = Vec::new();
+        let mut ask = |asking: &mut JoinSet<_>, peer: Peer| {
+            if !known.contains(&peer.server) {
+                known.push(peer.server);
+                let transport = Arc::clone(&transport);
+                asking.spawn(async move { ask(&*transport, peer).await });
+            }
         };
         servers.into_iter().for_each(|peer| ask(&mut asking, peer));
         let mut found = Vec::new();
-        while let Some(asked) = asking.join_next().await {
+        let mut newest = Members::default();
+        while let Some(answer) = asking.join_next().await {
             // A panic ends the process.
-            let Ok((asked, named)) = asked else { continue };
-            found.push(asked);
-            if let Some(named) = named.filter(|named| !known.contains(&named.server)) {
-                known.push(named.server);
-                ask(&mut asking, named);
+            let Ok(answer) = answer else { continue };
+            found.push(answer.asked);
+            let members = answer.members.voters.iter();
+            let members = members.map(|(server, address)| Peer {
+                server: *server,
+                address: address.clone(),
+            });
+            let named = members.chain(answer.leader);
+            named.for_each(|peer| ask(&mut asking, peer));
+            // Who was not told yet that it is in a group knows of nobody.
+            if !answer.members.voters.is_empty() && answer.members.at >= newest.at {
+                newest = answer.members;
             }
+        }
+        let votes = |id| newest.voters.iter().any(|(voter, _)| *voter == id);
+        for asked in &mut found {
+            asked.is_removed = !newest.voters.is_empty() && !votes(asked.server);
         }
         found.sort_by_key(|asked| asked.server);
         RollCall(found)
+    }
+
+    fn voters(&self) -> impl Iterator<Item = &Asked> {
+        self.0.iter().filter(|asked| !asked.is_removed)
     }
 
     /// Whether one leads, or as many answer as a leader needs.
@@ -86,53 +115,69 @@ impl RollCall {
         if self.0.iter().any(|asked| matches!(asked.says, Says::Leads)) {
             return true;
         }
-        let answering = self.0.iter().filter(|asked| asked.answers());
-        answering.count() >= majority(self.0.len())
+        let answering = self.voters().filter(|asked| asked.answers());
+        answering.count() >= majority(self.voters().count())
     }
 
     /// How many answer, how many a leader needs, and what to do.
     pub fn verdict(&self) -> String {
-        let servers = self.0.iter();
-        verdict(servers.map(|asked| (asked.server, asked.answers())))
+        verdict(self.voters().map(|asked| (asked.server, asked.answers())))
     }
 }
 
-/// What one says, and whom it names as the leader.
-async fn ask(transport: &dyn Transport, peer: Peer) -> (Asked, Option<Peer>) {
-    let request = MetaRequest {
-        shard: ShardId::FIRST,
-        seen: Version(0),
-        act_as: None,
-        // What only a leader answers, and shortly.
-        body: MetaBody::Map {
-            since: Epoch(u64::MAX),
-            from: None,
-        },
+async fn ask(transport: &dyn Transport, peer: Peer) -> Answer {
+    // What only a leader answers, and shortly.
+    let leads = MetaBody::Map {
+        since: Epoch(u64::MAX),
+        from: None,
     };
-    let answer = transport.meta(&peer, &request, ANSWERS_WITHIN);
-    let answer = tokio::time::timeout(ANSWERS_WITHIN, answer).await;
-    let late = || Error::new(Code::Disconnected, "it does not answer");
-    let mut named = None;
-    let says = match answer.unwrap_or_else(|_| Err(late())) {
+    let members = MetaBody::Admin(AdminOp::Members);
+    let (leads, members) = tokio::join!(
+        call(transport, &peer, leads),
+        call(transport, &peer, members)
+    );
+    let members = match members {
+        Ok(Ok(MetaReply::Admin(AdminReply::Members(members)))) => members,
+        Ok(_) | Err(_) => Members::default(),
+    };
+    let mut leader = None;
+    let says = match leads {
         Err(error) => Says::Nothing(error),
-        Ok(answer) => match answer.result {
-            Ok(_) => Says::Leads,
-            Err(error) => {
-                named = leader_named(&error).map(|(server, address)| Peer {
-                    server,
-                    address: address.to_owned(),
-                });
-                Says::Follows(named.as_ref().map(|named| named.server))
-            }
-        },
+        Ok(Ok(_)) => Says::Leads,
+        Ok(Err(error)) => {
+            leader = leader_named(&error).map(|(server, address)| Peer {
+                server,
+                address: address.to_owned(),
+            });
+            Says::Follows(leader.as_ref().map(|leader| leader.server))
+        }
     };
     let Peer { server, address } = peer;
     let asked = Asked {
         server,
         address,
         says,
+        is_removed: false,
     };
-    (asked, named)
+    Answer {
+        asked,
+        leader,
+        members,
+    }
+}
+
+/// The answer of one metaserver, or why there is none.
+async fn call(transport: &dyn Transport, peer: &Peer, body: MetaBody) -> Result<Result<MetaReply>> {
+    let request = MetaRequest {
+        shard: ShardId::FIRST,
+        seen: Version(0),
+        act_as: None,
+        body,
+    };
+    let answer = transport.meta(peer, &request, ANSWERS_WITHIN);
+    let answer = tokio::time::timeout(ANSWERS_WITHIN, answer).await;
+    let late = || Error::new(Code::Disconnected, "it does not answer");
+    Ok(answer.unwrap_or_else(|_| Err(late()))?.result)
 }
 
 fn majority(servers: usize) -> usize {
@@ -140,7 +185,7 @@ fn majority(servers: usize) -> usize {
 }
 
 /// How many of these metaservers answer, how many a leader needs, and what to do.
-pub fn verdict(servers: impl IntoIterator<Item = (ServerId, bool)>) -> String {
+fn verdict(servers: impl IntoIterator<Item = (ServerId, bool)>) -> String {
     let (answering, silent): (Vec<_>, Vec<_>) =
         servers.into_iter().partition(|(_, answers)| *answers);
     let all = answering.len() + silent.len();

@@ -14,10 +14,13 @@ const AGAIN_AFTER: Duration = Duration::from_secs(30);
 pub struct Telling(Mutex<Option<Instant>>);
 
 impl Telling {
-    /// Logs what `text` says, if it is waited since `since` for long enough and nothing was told lately.
-    pub fn tell(&self, since: Instant, text: impl FnOnce() -> String) {
-        if self.is_due(since, Instant::now()) {
-            tracing::warn!("{}", text());
+    /// Logs what `text` says and how long it will be tried until `deadline`, if it is waited since `since` for long enough
+    /// and nothing was told lately.
+    pub fn tell(&self, since: Instant, deadline: Instant, text: impl FnOnce() -> String) {
+        let now = Instant::now();
+        if self.is_due(since, now) {
+            let left = deadline.saturating_duration_since(now).as_secs();
+            tracing::warn!("{}; trying for {left} s more", text());
         }
     }
 

@@ -116,10 +116,17 @@ impl DataserverConfig {
         }
         let is_disk = |path: &&PathBuf| self.disks.iter().any(|disk| disk.path == **path);
         match self.replace_disk.iter().find(|path| !is_disk(path)) {
-            Some(path) => refuse(format!(
-                "replace_disk: {} is to be replaced, but is none of the disks",
-                path.display()
-            )),
+            Some(path) => {
+                let disks = self
+                    .disks
+                    .iter()
+                    .map(|disk| disk.path.display().to_string());
+                refuse(format!(
+                    "replace_disk: {} is to be replaced, but is none of the disks, which are {}",
+                    path.display(),
+                    disks.collect::<Vec<_>>().join(", ")
+                ))
+            }
             None => Ok(()),
         }
     }

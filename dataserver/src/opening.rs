@@ -67,7 +67,18 @@ impl Directories {
         });
         for (disk, look) in config.disks.iter().zip(looks) {
             match look {
-                Ok(Ok(one)) => found.push(one),
+                Ok(Ok(one)) => {
+                    if let Found::Open(there) = &one
+                        && config.replace_disk.contains(&disk.path)
+                    {
+                        tracing::warn!(
+                            "replace_disk: {} is not gone: disk {} is there and goes on as it is",
+                            disk.path.display(),
+                            there.identity().disk
+                        );
+                    }
+                    found.push(one);
+                }
                 Ok(Err(report)) => broken.push(report),
                 Err(error) if is_breakage(&error) => {
                     tracing::error!(

@@ -153,7 +153,7 @@ fn what_was_stored_is_read_and_changed_while_servers_are_killed_paused_and_start
 fn a_leader_dies_and_comes_back(dev: &Dev) -> Result<()> {
     let all = metaservers(dev)?;
     let leader = all.iter().find(|server| server["leads"] == true);
-    let id = leader.context("nobody leads")?["id"].clone();
+    let id = leader.context("nobody leads")?["server"].clone();
     let name = format!("meta-{id}");
     let before = pid(dev, &name)?;
     dev.dev(&["kill", &name])?;
@@ -172,7 +172,7 @@ fn a_leader_dies_and_comes_back(dev: &Dev) -> Result<()> {
         let all = metaservers(dev)?;
         Ok(all
             .iter()
-            .any(|server| server["id"] == id && server["role"] == "follows"))
+            .any(|server| server["server"] == id && server["role"] == "follows"))
     })
 }
 

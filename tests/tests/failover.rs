@@ -46,7 +46,7 @@ async fn leader(cluster: &Processes<'_>) -> Result<u64> {
     let all = metaservers(cluster).await?;
     let leader = all.iter().find(|server| server["leads"] == true);
     leader
-        .and_then(|server| server["id"].as_u64())
+        .and_then(|server| server["server"].as_u64())
         .context("nobody leads")
 }
 
@@ -248,7 +248,7 @@ async fn a_metaserver_is_added_and_the_leader_removed_with_the_command_line_whil
     let rest: Vec<u64> = metaservers(&cluster)
         .await?
         .iter()
-        .filter_map(|server| server["id"].as_u64())
+        .filter_map(|server| server["server"].as_u64())
         .collect();
     let leading = leader(&cluster).await?;
     let [dead, other] = rest
@@ -294,7 +294,9 @@ async fn all_metaservers_are_replaced_and_who_starts_later_finds_the_new_ones() 
     let listed = cluster.ok(["ls", "/"])?;
     let told = String::from_utf8_lossy(&listed.stderr);
     ensure!(
-        told.contains("0 of 3 are left") && told.contains(&addresses[2]),
+        told.contains("of the 3 metaservers that it names 0 are left")
+            && told.contains("client.toml")
+            && told.contains(&addresses[2]),
         "{told}"
     );
 

@@ -17,6 +17,7 @@ use std::ffi::OsString;
 /// not at all. Names of one file in what is copied with -r are names of one file in the copy. A file
 /// by itself goes where a symbolic link leads.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "quarry cp [OPTIONS] <FROM>... <TO>")]
 pub struct Cp {
     /// Directories with all that is in them; symbolic links stay links
     #[arg(short, long, visible_short_alias = 'R')]
@@ -31,7 +32,7 @@ pub struct Cp {
     #[arg(short, long)]
     no_clobber: bool,
     /// What is to be copied, then where it goes
-    #[arg(required = true, num_args = 2.., value_name = "FROM... TO")]
+    #[arg(required = true, num_args = 2.., value_names = ["FROM", "TO"])]
     paths: Vec<OsString>,
 }
 

@@ -21,6 +21,8 @@ pub struct Disk {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// List all disks with their state and fill
+    ///
+    /// A disk whose place another one has taken stays in the list as replaced: its number is not given again.
     List,
 }
 
@@ -62,8 +64,18 @@ pub fn room(disk: &DiskStatus) -> u64 {
     disk.report.free.saturating_sub(kept)
 }
 
+/// Whether another disk has taken the place of one that is out.
+pub fn is_replaced(server: &ServerStatus, disk: &DiskStatus) -> bool {
+    let newer =
+        |other: &DiskStatus| other.disk > disk.disk && other.report.path == disk.report.path;
+    disk.state == DiskState::Out && server.disks.iter().any(newer)
+}
+
 /// A disk's state in a word or two.
-pub fn state(disk: &DiskStatus) -> String {
+fn state(server: &ServerStatus, disk: &DiskStatus) -> String {
+    if is_replaced(server, disk) {
+        return "replaced".to_owned();
+    }
     let serves = match (&disk.report.failed, disk.serves, disk.returns_in_ms) {
         (Some(_), ..) => "failed".to_owned(),
         (None, Serves::Up, _) => "up".to_owned(),
@@ -96,7 +108,7 @@ fn text(status: &Status) -> String {
         let (bytes, share) = used(disk);
         table.row(vec![
             disk.disk.to_string(),
-            state(disk),
+            state(server, disk),
             server.server.to_string(),
             server.host.clone(),
             human(bytes),
@@ -124,7 +136,7 @@ fn json(status: &Status) -> Value {
             "host": server.host,
             "address": server.address,
             "up": disk.serves == Serves::Up,
-            "state": state(disk),
+            "state": state(server, disk),
             "returns_in_ms": disk.returns_in_ms,
             "failed": disk.report.failed,
             "lost": disk.report.lost,

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 
 /// Rename files and directories, or move them into a directory
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "quarry mv [OPTIONS] <FROM>... <TO>")]
 pub struct Mv {
     /// Fail if the new name is taken
     #[arg(short, long, conflicts_with = "exchange")]
@@ -23,7 +24,7 @@ pub struct Mv {
     #[arg(short = 'T', long)]
     no_target_directory: bool,
     /// What is to be moved, then where it goes
-    #[arg(required = true, num_args = 2.., value_name = "FROM... TO")]
+    #[arg(required = true, num_args = 2.., value_names = ["FROM", "TO"])]
     paths: Vec<OsString>,
 }
 

@@ -27,9 +27,8 @@ impl Client {
                     ) && Instant::now() < deadline =>
                 {
                     tracing::debug!(%error, "a commit has to wait");
-                    self.shared.data.telling.tell(begun, || {
-                        let seconds = self.shared.options.data_deadline.as_secs();
-                        format!("what was written can not be committed yet ({error}); trying for {seconds} s")
+                    self.shared.data.telling.tell(begun, deadline, || {
+                        format!("what was written can not be committed yet ({error})")
                     });
                     backoff.wait(deadline).await;
                 }

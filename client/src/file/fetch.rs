@@ -94,10 +94,11 @@ impl DataLink {
                 }
             }
             self.report_bad(range, &failed);
-            if let Some((disk, error)) = failed.last() {
-                self.telling.tell(begun, || {
-                    let seconds = self.deadline.as_secs();
-                    format!("no dataserver gives the bytes of {file} yet (disk {disk}: {error}); trying for {seconds} s")
+            // Who has them and does not answer is worth more words than a member that never had them.
+            let told = failed.iter().rfind(|(_, error)| has_part(error));
+            if let Some((disk, error)) = told.or(failed.last()) {
+                self.telling.tell(begun, deadline, || {
+                    format!("no dataserver gives the bytes of {file} yet (disk {disk}: {error})")
                 });
             }
             for (disk, error) in failed {
@@ -395,6 +396,14 @@ fn is_complete(map: &ClusterMap, range: &ChunkRange, disk: DiskId) -> bool {
     };
     let mut members = row.members.iter().flatten();
     members.any(|member| member.disk == disk && member.state == MemberState::Complete)
+}
+
+/// Whether the disk may have the chunk, as far as its failure tells.
+fn has_part(error: &Error) -> bool {
+    !matches!(
+        error.code,
+        Code::ChunkMissing | Code::NotYet | Code::NotMember
+    )
 }
 
 /// Whether a replica has wrong bytes, or none.

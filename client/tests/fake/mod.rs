@@ -17,7 +17,10 @@ use quarry_common::map::{
 };
 use quarry_common::wire::data::ticket::FileTicket;
 use quarry_common::wire::data::{DataReply, DataRequest, ReadChunk, WriteChunk};
-use quarry_common::wire::meta::{MetaAnswer, MetaBody, MetaRequest, Op, not_leader};
+use quarry_common::wire::meta::admin::AdminReply;
+use quarry_common::wire::meta::{
+    AdminOp, Members, MetaAnswer, MetaBody, MetaReply, MetaRequest, Op, not_leader,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -66,6 +69,8 @@ pub struct Faults {
     pub silent: BTreeSet<ServerId>,
     /// These metaservers do not lead, and know nobody who does.
     pub followers: BTreeSet<ServerId>,
+    /// Who the metaservers are, according to each that answers.
+    pub members: BTreeMap<ServerId, Members>,
     /// A pipeline with this disk fails after so many bytes.
     pub fails_after: BTreeMap<DiskId, u64>,
     /// A pipeline with this head breaks after so many bytes, without a word.
@@ -254,14 +259,22 @@ impl Transport for Fake {
             Err(refused())
         } else if state.faults.meta_others.contains(&to.server) {
             Err(Error::new(Code::OtherServer, "another one answers"))
+        } else if state.faults.meta_cut {
+            Err(unreachable())
+        } else if request.body == MetaBody::Admin(AdminOp::Members) {
+            let members = state.faults.members.get(&to.server).cloned();
+            let members = AdminReply::Members(members.unwrap_or_default());
+            Ok(MetaAnswer {
+                version: Version(1),
+                epoch: state.map.epoch,
+                result: Ok(MetaReply::Admin(members)),
+            })
         } else if state.faults.followers.contains(&to.server) {
             Ok(MetaAnswer {
                 version: Version(1),
                 epoch: state.map.epoch,
                 result: Err(not_leader(None)),
             })
-        } else if state.faults.meta_cut {
-            Err(unreachable())
         } else {
             state.answer(request.clone())
         };

@@ -4,6 +4,7 @@ use super::*;
 use quarry_client::transport::Peer;
 use quarry_client::{RollCall, Says};
 use quarry_common::ids::Epoch;
+use quarry_common::wire::meta::Members;
 
 #[tokio::test]
 async fn a_metaserver_that_is_refused_is_left_for_another_one() {
@@ -100,6 +101,42 @@ async fn each_metaserver_is_asked_by_itself() {
         matches!(called.0[2].says, Says::Follows(None)),
         "{called:?}"
     );
+}
+
+#[tokio::test]
+async fn who_knows_of_the_newest_change_says_which_metaservers_there_are() {
+    let fake = Fake::new(3);
+    let address = |id| (ServerId(id), format!("meta-{id}"));
+    let of = |at, voters: [u32; 3]| Members {
+        at: Some(at),
+        voters: voters.map(address).into(),
+    };
+    // The file names the first three. Two of them were replaced since, and the second, which still runs, was not told.
+    let peers = (1..=3).map(|id| Peer {
+        server: ServerId(id),
+        address: format!("meta-{id}"),
+    });
+    let peers: Vec<Peer> = peers.collect();
+    fake.state().faults.followers = [ServerId(2), ServerId(3)].into();
+    fake.state().faults.meta_refused = [ServerId(1), ServerId(6), ServerId(7)].into();
+    let members = [
+        (ServerId(2), of(9, [1, 2, 3])),
+        (ServerId(3), of(20, [3, 6, 7])),
+    ];
+    fake.state().faults.members = members.into();
+    let called = RollCall::over(Arc::new(fake.clone()), peers.clone()).await;
+    let removed = called.0.iter().filter(|asked| asked.is_removed);
+    let removed: Vec<ServerId> = removed.map(|asked| asked.server).collect();
+    assert_eq!(removed, [ServerId(1), ServerId(2)]);
+    assert!(!called.has_majority(), "{called:?}");
+    assert_eq!(
+        called.verdict(),
+        "1 of 3 metaservers answers, and a leader needs 2: start metaserver 6 or 7"
+    );
+    fake.state().faults.meta_refused = [ServerId(1), ServerId(6)].into();
+    fake.state().faults.followers.insert(ServerId(7));
+    let called = RollCall::over(Arc::new(fake.clone()), peers).await;
+    assert!(called.has_majority(), "{called:?}");
 }
 
 #[tokio::test]

@@ -66,8 +66,12 @@ impl Heard {
             let more = report.copied.saturating_sub(last.copied);
             let now = more.saturating_mul(1_000) / millis;
             let until_now = before.copying.get(&disk).copied().unwrap_or_default();
-            // The mean of about the last four heartbeats.
-            Some((disk, until_now - until_now / 4 + now / 4))
+            // The mean of about the last four heartbeats, and soon nothing where nothing is copied any more.
+            let mean = match until_now {
+                0 => now,
+                until_now => until_now.saturating_mul(3).saturating_add(now) / 4,
+            };
+            Some((disk, mean))
         };
         let copying = disks.iter().filter_map(rate).collect();
         Heard { at, disks, copying }

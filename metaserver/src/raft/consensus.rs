@@ -77,6 +77,9 @@ pub trait Consensus: Send + Sync + 'static {
     /// The members as this metaserver knows them.
     fn members(&self) -> Vec<GroupMember>;
 
+    /// The index of the entry that says so.
+    fn members_at(&self) -> Option<u64>;
+
     /// Invites a metaserver: it gets everything, and votes once it has caught up (see
     /// [`Consensus::settle_members`]). It need not run yet. On the leader alone, as removing and settling are.
     fn add_member(&self, id: ServerId, address: String) -> Pending<'_, ()>;

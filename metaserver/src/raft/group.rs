@@ -509,6 +509,10 @@ impl Consensus for Raft {
         self.members_now()
     }
 
+    fn members_at(&self) -> Option<u64> {
+        self.members_at_now()
+    }
+
     fn add_member(&self, id: ServerId, address: String) -> Pending<'_, ()> {
         Box::pin(self.add(id, address))
     }

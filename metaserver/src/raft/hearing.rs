@@ -268,11 +268,7 @@ impl Raft {
 
     /// Asks those who are known whether somebody became a member while this metaserver was away.
     async fn ask_about(&self, peer: ServerId) -> bool {
-        let ours = self
-            .metrics_now()
-            .membership_config
-            .log_id()
-            .map(|id| id.index);
+        let ours = self.members_at_now();
         let mut asked = tokio::task::JoinSet::new();
         for (known, address) in self.others() {
             let network = self.network.clone();

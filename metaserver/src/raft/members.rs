@@ -41,6 +41,12 @@ impl Raft {
         membership.nodes().map(member).collect()
     }
 
+    /// The index of the entry that says so.
+    pub(super) fn members_at_now(&self) -> Option<u64> {
+        let metrics = self.metrics_now();
+        metrics.membership_config.log_id().map(|id| id.index)
+    }
+
     /// Whether its log has not come to the entry that made this metaserver a member.
     pub(super) fn is_on_the_way(&self) -> bool {
         let metrics = self.inner.metrics();
@@ -109,11 +115,7 @@ impl Raft {
     /// One of those who are left, if one of them says that this metaserver is no member any more. Who was removed gets no more
     /// entries of the log, so it has to ask.
     async fn removed_by(&self) -> Option<Leader> {
-        let ours = self
-            .metrics_now()
-            .membership_config
-            .log_id()
-            .map(|id| id.index);
+        let ours = self.members_at_now();
         for other in self.left_to() {
             let call = RaftCall::Members;
             let asked = self

@@ -13,7 +13,7 @@ use quarry_common::identity::{PeerName, USER_VALID};
 use quarry_common::ids::{DiskId, PgId, PoolId};
 use quarry_common::limits::PAGE_ENTRIES_MAX;
 use quarry_common::wire::meta::User;
-use quarry_common::wire::meta::admin::{AdminOp, AdminReply, PgStatus, Status};
+use quarry_common::wire::meta::admin::{AdminOp, AdminReply, PgStatus, Settings, Status};
 use quarry_common::{Code, Error, Result};
 use std::collections::HashSet;
 use std::time::{Instant, SystemTime};
@@ -34,10 +34,10 @@ impl Serving {
             }
             AdminOp::Settings => {
                 self.consensus.read_barrier().await?;
-                Ok(AdminReply::Settings {
+                Ok(AdminReply::Settings(Settings {
                     doom_grace_seconds: self.settings.doom_grace.as_secs(),
                     out_after_seconds: self.settings.out_after.as_secs(),
-                })
+                }))
             }
             AdminOp::Pgs { pool, from } => {
                 self.consensus.read_barrier().await?;
@@ -66,6 +66,7 @@ impl Serving {
                 tracing::info!(metaserver = %id, "a metaserver was removed");
                 Ok(AdminReply::Done)
             }
+            AdminOp::Members => Ok(self.members_known()),
             AdminOp::Metaservers => {
                 self.consensus.read_barrier().await?;
                 Ok(AdminReply::Metaservers(self.metaservers().await?))

@@ -4,7 +4,7 @@ use super::Serving;
 use crate::raft::GroupMember;
 use crate::state::command::{Action, Reply};
 use quarry_common::identity::{PeerName, SERVER_VALID};
-use quarry_common::wire::meta::admin::AdminReply;
+use quarry_common::wire::meta::admin::{AdminReply, Members};
 use quarry_common::wire::meta::{MetaserverStatus, NewMetaserver};
 use quarry_common::{Code, Error, Result};
 use std::sync::Arc;
@@ -64,6 +64,14 @@ impl Serving {
             authority: self.authority.to_pem().to_owned(),
             metaservers: self.voters(),
         })))
+    }
+
+    /// Who the metaservers are, as far as this one knows, which may have been removed.
+    pub(super) fn members_known(&self) -> AdminReply {
+        AdminReply::Members(Members {
+            at: self.consensus.members_at(),
+            voters: self.voters(),
+        })
     }
 
     /// All metaservers, and how far each is.

@@ -13,7 +13,7 @@ use quarry_common::limits::{CAPABILITY_LIFE, MUTATION_LEN_MAX};
 use quarry_common::time::Nanos;
 use quarry_common::token::{Access, Capability};
 use quarry_common::wire::meta::{
-    MetaAnswer, MetaBody, MetaReply, MetaRequest, Op, OpReply, RangeGrant, Read,
+    AdminOp, MetaAnswer, MetaBody, MetaReply, MetaRequest, Op, OpReply, RangeGrant, Read,
 };
 use quarry_common::{Code, Error, Result, codec};
 use std::sync::Arc;
@@ -55,7 +55,10 @@ impl Serving {
                 format!("shard {} is not served here", request.shard),
             ));
         }
-        self.check_leading()?;
+        // The one question that is not for the leader alone.
+        if !matches!(request.body, MetaBody::Admin(AdminOp::Members)) {
+            self.check_leading()?;
+        }
         match request.body {
             MetaBody::Read(read) => {
                 self.consensus.read_barrier().await?;

@@ -26,7 +26,7 @@ pub(super) fn standing(dev: &Dev) -> Result<()> {
     for (server, name) in ["meta-1", "data-1"].iter().enumerate() {
         let server = &running["servers"][server];
         ensure!(server["name"] == *name && server["state"] == "running");
-        ensure!(server["pid"] == pid && server["id"] == 1, "{server}");
+        ensure!(server["pid"] == pid && server["server"] == 1, "{server}");
     }
     ensure!(dev.dev(&["status"])?.contains("data-1"));
     let dir = dev.dir().to_str().context("utf-8")?;

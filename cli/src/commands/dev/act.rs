@@ -7,7 +7,7 @@ use super::run::log_end;
 use super::servers::{Action, Seen, State};
 use crate::context::Context;
 use anyhow::{Context as _, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A signal is done at once, unless a process hangs in the kernel.
@@ -15,6 +15,9 @@ const SIGNAL_WITHIN: Duration = Duration::from_secs(10);
 
 /// A dataserver waits for the metaservers, and a metaserver reads its log.
 const START_WITHIN: Duration = Duration::from_secs(60);
+
+/// Whoever waits is told so often what for.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// Does something to a server and waits until it is done. `replaced` are the disks that a start makes anew.
 ///
@@ -30,10 +33,14 @@ pub fn act(
 ) -> Result<()> {
     let absolute =
         |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
+    let replaced: Vec<PathBuf> = replaced.iter().map(absolute).collect::<Result<_>>()?;
+    for disk in &replaced {
+        check_gone(disk)?;
+    }
     let begin = Request::Act {
         action,
         server: name.to_owned(),
-        replaced: replaced.iter().map(absolute).collect::<Result<_>>()?,
+        replaced,
     };
     let before = find(servers(home, &Request::Status)?, name);
     let mut seen = find(servers(home, &begin)?, name);
@@ -42,6 +49,7 @@ pub fn act(
         Action::Kill | Action::Pause | Action::Resume => SIGNAL_WITHIN,
     };
     let until = Instant::now() + within;
+    let mut tell_at = Instant::now() + TELL_EVERY;
     loop {
         let Some(server) = seen else {
             bail!("the cluster has no server {name} any more");
@@ -70,9 +78,28 @@ pub fn act(
                 end_of_log(&server)
             );
         }
+        if Instant::now() > tell_at {
+            tell_starting(&server);
+            tell_at += TELL_EVERY;
+        }
         std::thread::sleep(Duration::from_millis(10));
         seen = find(servers(home, &Request::Status)?, name);
     }
+}
+
+/// A disk that is gone for good leaves an empty directory, or none.
+fn check_gone(disk: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(disk).into_iter().flatten();
+    let mut names = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.file_name());
+    if names.any(|name| name != "lost+found") {
+        bail!(
+            "{}: is not empty, so the disk is not gone: start the server without --replace-disk, or empty the directory first",
+            disk.display()
+        );
+    }
+    Ok(())
 }
 
 fn done(server: &Seen, action: Action, process: Option<u32>) -> String {
@@ -89,7 +116,30 @@ fn end_of_log(server: &Seen) -> String {
     let Some(log) = &server.log else {
         return String::new();
     };
-    format!("; its log, {}, ends:\n{}", log.display(), log_end(log))
+    let end = log_end(log, server.log_from);
+    let mut text = format!("; its log, {}, ends:\n{end}", log.display());
+    if end.contains("--replace-disk") {
+        let name = &server.name;
+        text.push_str(&format!(
+            "\n(here that is 'quarry dev start {name} --replace-disk DIR')"
+        ));
+    }
+    text
+}
+
+/// That a server has not started for a while, with what it says.
+fn tell_starting(server: &Seen) {
+    let Some(log) = &server.log else {
+        return;
+    };
+    let end = log_end(log, server.log_from);
+    let last = end.lines().last().unwrap_or("nothing");
+    eprintln!(
+        "quarry: dev: {} is {} still; its log, {}, says last: {last}",
+        server.name,
+        server.state,
+        log.display()
+    );
 }
 
 fn find(servers: Vec<Seen>, name: &str) -> Option<Seen> {

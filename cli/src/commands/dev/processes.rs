@@ -3,7 +3,7 @@
 
 use super::control::{self, Call, Reply, Request};
 use super::home::{Home, Plan};
-use super::run::{log_end, wait_until_ready};
+use super::run::{log_end, log_len, wait_until_ready};
 use super::servers::{Action, Seen, Server, State};
 use crate::failure::{Interrupted, text};
 use crate::server::Stopped;
@@ -55,6 +55,8 @@ struct Member {
     server: Server,
     address: String,
     log: PathBuf,
+    /// Where in the log its last process began to write.
+    log_from: u64,
     running: Option<Running>,
     /// Of its last process.
     ended: Option<ExitStatus>,
@@ -122,6 +124,7 @@ impl<'a> Processes<'a> {
                 server,
                 address,
                 log: server.log(home),
+                log_from: 0,
                 running: None,
                 ended: None,
             });
@@ -248,6 +251,7 @@ impl<'a> Processes<'a> {
         let log = log.with_context(|| format!("{}: can not be written", member.log.display()))?;
         // The lock goes on with the server's copy of the file, until that ends: see `wait_for_earlier`.
         log.try_lock().with_context(failed)?;
+        member.log_from = log_len(&member.log);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -336,7 +340,7 @@ impl<'a> Processes<'a> {
                 self.deaths.push(format!(
                     "{name} ended by itself ({status}); 'quarry dev start {name}{place}' starts it again; its log, {}, ends:\n{}",
                     member.log.display(),
-                    log_end(&member.log)
+                    log_end(&member.log, member.log_from)
                 ));
             }
             member.ended = Some(status);
@@ -411,12 +415,13 @@ impl Member {
     fn seen(&self) -> Seen {
         Seen {
             name: self.server.to_string(),
-            id: self.server.id().0,
+            server: self.server.id(),
             address: self.address.clone(),
             pid: self.running.as_ref().map(|running| running.child.id()),
             state: self.state(),
             ended: self.ended.map(|status| status.to_string()),
             log: Some(self.log.clone()),
+            log_from: self.log_from,
         }
     }
 

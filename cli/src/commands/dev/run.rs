@@ -270,6 +270,12 @@ fn announcement(home: &Home, plan: &Plan, found: &Found, pid: u32, how: How) -> 
         counted(plan.dataservers.into(), "dataserver", "dataservers"),
         home.dir().display()
     );
+    if plan.metaserver_ports.len().is_multiple_of(2) {
+        let fewer = plan.metaserver_ports.len() - 1;
+        text.push_str(&format!(
+            "  note         of an even number of metaservers as few may fail as of {fewer}\n"
+        ));
+    }
     let command = match found {
         Found::Usual(path) => {
             text.push_str(&format!(
@@ -330,6 +336,7 @@ fn in_use(home: &Home) -> Result<anyhow::Error> {
 pub fn detach(context: &Context, home: &Home, wanted: Wanted, processes: bool) -> Result<()> {
     home.make()?;
     let mut child = None;
+    let log_from = log_len(&home.log());
     let until = Instant::now() + READY_WITHIN + Duration::from_secs(10);
     loop {
         match holder(&home.lock())? {
@@ -365,14 +372,14 @@ pub fn detach(context: &Context, home: &Home, wanted: Wanted, processes: bool) -
         {
             bail!(
                 "the cluster did not start ({ended}); its log ends:\n{}",
-                log_end(&home.log())
+                log_end(&home.log(), log_from)
             );
         }
         if Instant::now() > until {
             bail!(
                 "the cluster is not ready after {} s; its log ends:\n{}",
                 READY_WITHIN.as_secs(),
-                log_end(&home.log())
+                log_end(&home.log(), log_from)
             );
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -411,12 +418,18 @@ fn spawn(home: &Home, wanted: Wanted, processes: bool) -> Result<Child> {
         .context("the cluster's process can not be started")
 }
 
-/// The last lines of a log.
-pub fn log_end(path: &Path) -> String {
+/// The last lines of a log, of what was written behind `from`: earlier starts end there.
+pub fn log_end(path: &Path, from: u64) -> String {
     let log = std::fs::read(path).unwrap_or_default();
-    let log = String::from_utf8_lossy(&log);
+    let from = usize::try_from(from).unwrap_or(usize::MAX);
+    let log = String::from_utf8_lossy(log.get(from..).unwrap_or_default());
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+/// The length of a log, in bytes.
+pub fn log_len(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |log| log.len())
 }
 
 #[cfg(test)]

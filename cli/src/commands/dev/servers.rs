@@ -79,7 +79,7 @@ pub struct Seen {
     /// Its name.
     pub name: String,
     /// Its number.
-    pub id: u32,
+    pub server: ServerId,
     /// Where it listens.
     pub address: String,
     /// Its process; of a cluster in one process, that one.
@@ -90,6 +90,8 @@ pub struct Seen {
     pub ended: Option<String>,
     /// The log of its process, if it has one of its own.
     pub log: Option<PathBuf>,
+    /// Where in the log its last process began to write.
+    pub log_from: u64,
 }
 
 /// What can be done to a server that is a process of its own.
@@ -145,7 +147,7 @@ impl Action {
 
 /// The table of `quarry dev status`.
 pub fn text(servers: &[Seen]) -> String {
-    let mut table = Table::new(&["server", "id", "address", "process", "state"], &[1, 3]);
+    let mut table = Table::new(&["name", "number", "address", "process", "state"], &[1, 3]);
     for server in servers {
         let state = match &server.ended {
             Some(how) => format!("{} ({how})", server.state),
@@ -153,7 +155,7 @@ pub fn text(servers: &[Seen]) -> String {
         };
         table.row(vec![
             server.name.clone(),
-            server.id.to_string(),
+            server.server.to_string(),
             server.address.clone(),
             server.pid.map_or("-".to_owned(), |pid| pid.to_string()),
             state,
@@ -201,12 +203,13 @@ mod tests {
     fn the_table_says_how_a_dead_server_ended() {
         let seen = |state, pid, ended: Option<&str>| Seen {
             name: "meta-2".into(),
-            id: 2,
+            server: ServerId(2),
             address: "127.0.0.1:7".into(),
             pid,
             state,
             ended: ended.map(str::to_owned),
             log: None,
+            log_from: 0,
         };
         let servers = [
             seen(State::Running, Some(12), None),

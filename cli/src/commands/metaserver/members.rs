@@ -9,8 +9,7 @@ use crate::table::Table;
 use anyhow::{Result, bail};
 use quarry_client::Client;
 use quarry_common::ids::ServerId;
-use quarry_common::wire::meta::admin::AdminReply;
-use quarry_common::wire::meta::{AdminOp, MetaserverStatus};
+use quarry_common::wire::meta::MetaserverStatus;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -27,11 +26,20 @@ pub struct Add {
 #[derive(Debug, clap::Args)]
 pub struct Remove {
     /// Its number, as 'quarry metaserver status' shows it
+    #[arg(value_name = "NUMBER", value_parser = number)]
     id: ServerId,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct Status {}
+
+/// A metaserver by its number.
+fn number(text: &str) -> Result<ServerId, String> {
+    let number = text.parse().map(ServerId);
+    number.map_err(|_| {
+        format!("'{text}' is no number of a metaserver: 'quarry metaserver status' lists them")
+    })
+}
 
 impl Add {
     /// Runs it.
@@ -48,33 +56,20 @@ impl Add {
             );
         }
         // Names may be known where it runs, and not here.
-        if let Err(error) = tokio::net::lookup_host(address.text()).await {
-            eprintln!(
-                "quarry: {}: warning: {} is not found from here ({error}): the other metaservers must find it",
-                context.command,
-                address.text()
-            );
-        }
+        let unfound = tokio::net::lookup_host(address.text()).await.err();
         let ask = async |client: &Client| {
-            let settings = client.admin(AdminOp::Settings).await?;
+            let settings = client.settings().await?;
             Ok((client.add_metaserver(address.text()).await?, settings))
         };
         let (new, settings) = context.with_client(ask).await?;
-        let (doom_grace_seconds, out_after_seconds) = match settings {
-            AdminReply::Settings {
-                doom_grace_seconds,
-                out_after_seconds,
-            } => (Some(doom_grace_seconds), Some(out_after_seconds)),
-            _ => (None, None),
-        };
         let files = MetaserverFiles {
             identity: &new.identity,
             authority: &new.authority,
             address: &address,
             seed: None,
             metaservers: &new.metaservers,
-            doom_grace_seconds,
-            out_after_seconds,
+            doom_grace_seconds: Some(settings.doom_grace_seconds),
+            out_after_seconds: Some(settings.out_after_seconds),
         };
         files.write(&self.out).map_err(|error| {
             error.context(format!(
@@ -88,7 +83,17 @@ impl Add {
              quarry metaserver run --config metaserver.toml\n\
              'quarry metaserver status' shows when it votes\n",
             id = new.id
-        ))
+        ))?;
+        if let Some(error) = unfound {
+            eprintln!(
+                "quarry: {}: warning: {} is not found from here ({error}): the other metaservers must find it; if it is wrong, \
+                 'quarry metaserver remove {}' takes it back",
+                context.command,
+                address.text(),
+                new.id
+            );
+        }
+        Ok(())
     }
 }
 
@@ -183,7 +188,7 @@ fn text(metaservers: &[MetaserverStatus]) -> String {
 fn json(metaserver: &MetaserverStatus) -> Value {
     let standing = metaserver.standing.as_ref();
     json!({
-        "id": metaserver.id.0,
+        "server": metaserver.id,
         "address": metaserver.address,
         "role": role(metaserver),
         "votes": metaserver.votes,

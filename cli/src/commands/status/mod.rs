@@ -5,13 +5,14 @@ mod summary;
 #[cfg(test)]
 pub mod tests;
 
-use crate::context::{Context, interruptible};
-use crate::failure::Reported;
+use crate::context::{Context, connect, interruptible};
+use crate::failure::{Interrupted, Reported};
 use crate::leaderless::{Leaderless, or_leaderless};
 use anyhow::Result;
-use quarry_client::{Client, ClientFile};
+use quarry_client::{Client, ClientFile, Options};
 use quarry_common::wire::meta::{MetaserverStatus, Status as Report};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::time::Duration;
 use summary::Summary;
 
@@ -37,17 +38,22 @@ impl Status {
     /// # Errors
     /// What the cluster says; [`Reported`] if nobody leads.
     pub async fn run(self, context: &Context) -> Result<()> {
-        let (_, file) = ClientFile::find(context.cluster.as_deref())?;
-        interruptible(Box::pin(self.show(context, &file))).await
+        let found = ClientFile::find(context.cluster.as_deref())?;
+        let shown = interruptible(Box::pin(self.show(context, found))).await;
+        match shown {
+            // That is how watching ends.
+            Err(error) if self.watch && error.is::<Interrupted>() => Ok(()),
+            shown => shown,
+        }
     }
 
-    async fn show(&self, context: &Context, file: &ClientFile) -> Result<()> {
+    async fn show(&self, context: &Context, found: (PathBuf, ClientFile)) -> Result<()> {
         let mut client = None;
         loop {
-            let seen = or_leaderless(file, async {
+            let seen = or_leaderless(&found.1, async {
                 let client = match &client {
                     Some(client) => client,
-                    None => client.insert(Client::connect(file.clone()).await?),
+                    None => client.insert(connect(found.clone(), Options::default()).await?),
                 };
                 Seen::of(client).await
             });
@@ -95,9 +101,11 @@ pub struct Seen {
     /// Of the cluster.
     pub report: Report,
     /// Of all metaservers, those that are only invited too.
-    metaservers: Vec<MetaserverStatus>,
+    pub metaservers: Vec<MetaserverStatus>,
     /// What else people must know.
     warnings: Vec<String>,
+    /// After so long what is doomed is deleted.
+    doom_grace: Duration,
 }
 
 impl Seen {
@@ -106,12 +114,17 @@ impl Seen {
     /// # Errors
     /// What the cluster says.
     pub async fn of(client: &Client) -> Result<Seen> {
-        let (report, metaservers, warnings) =
-            tokio::try_join!(client.status(), client.metaservers(), client.warnings())?;
+        let (report, metaservers, warnings, settings) = tokio::try_join!(
+            client.status(),
+            client.metaservers(),
+            client.warnings(),
+            client.settings()
+        )?;
         Ok(Seen {
             report,
             metaservers,
             warnings,
+            doom_grace: Duration::from_secs(settings.doom_grace_seconds),
         })
     }
 }
@@ -121,15 +134,20 @@ pub fn text(seen: &Seen) -> String {
     show::text(&Summary::of(seen))
 }
 
-fn json(seen: &Seen) -> Result<Value> {
+/// The same for programs.
+///
+/// # Errors
+/// None today.
+pub fn json(seen: &Seen) -> Result<Value> {
     Ok(serde_json::to_value(Summary::of(seen))?)
 }
 
-fn leaderless_json(nobody: &Leaderless) -> Value {
+/// What programs are told where nobody leads.
+pub fn leaderless_json(nobody: &Leaderless) -> Value {
     json!({
         "healthy": false,
         "problems": [nobody.to_string()],
         "leader": null,
-        "metaservers": nobody.json("server"),
+        "metaservers": nobody.json(),
     })
 }

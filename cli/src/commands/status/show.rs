@@ -14,6 +14,7 @@ impl State {
             State::Unknown => "unknown",
             State::Down => "down",
             State::Out => "out",
+            State::Replaced => "replaced",
         }
     }
 }
@@ -64,8 +65,9 @@ pub fn text(summary: &Summary) -> String {
         )
     ));
     line(format!(
-        "deleting: {} by the disks; {} in the trash of the disks{}",
+        "deleting: {}, by the disks {} after that was decided; {} in the trash of the disks{}",
         counted(summary.doomed_chunks, "more chunk", "more chunks"),
+        HumanDuration(Duration::from_secs(summary.doom_grace_seconds)),
         human(summary.trash_bytes),
         match summary.servers.iter().all(|server| server.used.is_some()) {
             true => "",
@@ -100,16 +102,16 @@ fn servers(servers: &[Server]) -> String {
     ];
     let mut table = Table::new(&head, &[0, 5, 6, 7]);
     for server in servers {
-        let ago = match (server.heard_ms_ago, server.state) {
-            (None, State::Unknown) => "not yet".to_owned(),
-            (None, _) => "never".to_owned(),
-            (Some(ms), _) => format!("{:.1} s ago", ms as f64 / 1000.0),
+        let ago = match server.heard_ms_ago {
+            None => "not yet".to_owned(),
+            Some(ms) => format!("{:.1} s ago", ms as f64 / 1000.0),
         };
-        let up = server.disks.iter().filter(|disk| disk.state == State::Up);
+        let of = |is: fn(State) -> bool| server.disks.iter().filter(|disk| is(disk.state)).count();
         let up = match server.state {
             State::Unknown => "?".to_owned(),
-            State::Up | State::Down | State::Out => up.count().to_string(),
+            _ => of(|state| state == State::Up).to_string(),
         };
+        let all = of(|state| state != State::Replaced);
         let shown = |bytes: Option<u64>| bytes.map_or("-".to_owned(), human);
         table.row(vec![
             server.server.to_string(),
@@ -117,7 +119,7 @@ fn servers(servers: &[Server]) -> String {
             ago,
             server.host.clone(),
             server.address.clone(),
-            format!("{up}/{}", server.disks.len()),
+            format!("{up}/{all}"),
             shown(server.used),
             shown(server.total),
         ]);
@@ -216,7 +218,7 @@ fn rebuild(rebuild: &Rebuild) -> Vec<String> {
         );
     } else if let Some(ms) = rebuild.begins_in_ms {
         lines.push(format!(
-            "not rebuilt yet: what is down is rebuilt from {} s from now on{until_then}",
+            "not rebuilt yet: what is down is rebuilt elsewhere in {} s{until_then}",
             ms.div_ceil(1000)
         ));
     }

@@ -1,7 +1,7 @@
 //! What `quarry status` says of a cluster: the screen and `--json` show this one value.
 
 use super::Seen;
-use crate::commands::disk::{disks, room, used};
+use crate::commands::disk::{disks, is_replaced, room, used};
 use crate::size::{counted, grouped, human};
 use quarry_common::ids::{DiskId, Epoch, PoolId, ServerId};
 use quarry_common::limits::{CLIENT_FREE_PERCENT, FREED_AFTER};
@@ -39,6 +39,8 @@ pub struct Summary {
     pub orphans: u64,
     pub unreferenced_chunks: u64,
     pub doomed_chunks: u64,
+    /// So long after it was doomed each of them is deleted.
+    pub doom_grace_seconds: u64,
     /// In the trash of all disks that were heard: kept for a day, and free when it is needed.
     pub trash_bytes: u64,
     pub copied_bytes: u64,
@@ -64,6 +66,8 @@ pub enum State {
     Down,
     /// It was down for so long that what it held is rebuilt elsewhere, or was.
     Out,
+    /// Of a disk: another one has taken its place.
+    Replaced,
 }
 
 /// A dataserver.
@@ -162,6 +166,7 @@ impl Summary {
             orphans: report.orphans,
             unreferenced_chunks: report.unreferenced_chunks,
             doomed_chunks: report.doomed_chunks,
+            doom_grace_seconds: seen.doom_grace.as_secs(),
             trash_bytes: disks(report).map(|(_, disk)| disk.report.trash).sum(),
             copied_bytes: disks(report).map(|(_, disk)| disk.report.copied).sum(),
         }
@@ -196,7 +201,10 @@ fn server(server: &ServerStatus) -> Server {
     let disk = |disk: &DiskStatus| Disk {
         disk: disk.disk,
         path: disk.report.path.clone(),
-        state: state(disk.serves, is_out(disk)),
+        state: match is_replaced(server, disk) {
+            true => State::Replaced,
+            false => state(disk.serves, is_out(disk)),
+        },
         failed: disk.report.failed.clone(),
         returns_in_ms: disk.returns_in_ms,
         out_in_ms: disk.out_in_ms,
@@ -265,17 +273,19 @@ fn rebuild(report: &Report, means: &Means) -> Rebuild {
     let rate = disks(report).map(|(_, disk)| disk.copies_per_second).sum();
     // A pool that is not in use has no chunks.
     let in_use = report.pools.iter().any(|(_, pool, _)| pool.in_use);
+    // Of some there is nothing to copy from now: nobody knows until when.
+    let is_whole = of(|counts| counts.copies[0]) == 0;
+    let held_back = in_use && report.none_goes_out;
+    let left = means.bytes_of(groups).filter(|_| is_whole && !held_back);
     let out_in = disks(report).filter_map(|(_, disk)| disk.out_in_ms);
     Rebuild {
         groups,
         chunks: means.chunks_of(groups),
         bytes_per_second: rate,
-        seconds_left: means
-            .bytes_of(groups)
-            .and_then(|left| left.checked_div(rate)),
+        seconds_left: left.and_then(|left| left.checked_div(rate)),
         waiting_groups: of(|counts| counts.filling).saturating_sub(groups),
         begins_in_ms: out_in.min().filter(|_| in_use && !report.none_goes_out),
-        held_back: in_use && report.none_goes_out,
+        held_back,
     }
 }
 
@@ -285,6 +295,7 @@ fn problems(seen: &Seen) -> Vec<String> {
         report,
         metaservers,
         warnings,
+        ..
     } = seen;
     let mut found = Vec::new();
     for one in metaservers {
@@ -374,6 +385,13 @@ fn problems(seen: &Seen) -> Vec<String> {
         if pool.in_use && counts.copies[1] > 0 && pool.redundancy.members() > 1 {
             found.push(groups(counts.copies[1], "have chunks with one copy left"));
         }
+        let whole = pool.redundancy.members();
+        let fewer: u32 = counts.copies.iter().take(whole).skip(2).sum();
+        // Those for which there are too few disks are told below.
+        if pool.in_use && fewer > counts.degraded {
+            let what = format!("have chunks with fewer than {whole} copies up");
+            found.push(groups(fewer, &what));
+        }
         if counts.degraded > 0 {
             found.push(groups(
                 counts.degraded,
@@ -419,7 +437,10 @@ fn notices(report: &Report) -> Vec<String> {
             ));
             continue;
         }
-        for disk in server.disks.iter().filter(|disk| is_out(disk)) {
+        // One that serves is about to come back.
+        let is_away = |disk: &DiskStatus| disk.serves != Serves::Up && disk.returns_in_ms.is_none();
+        let gone = server.disks.iter().filter(|disk| is_out(disk));
+        for disk in gone.filter(|disk| is_away(disk) && !is_replaced(server, disk)) {
             let why = match &disk.report.failed {
                 Some(why) => format!(" ({why})"),
                 None => String::new(),

@@ -84,6 +84,7 @@ pub fn healthy() -> Seen {
         report,
         metaservers: vec![metaserver(1, true)],
         warnings: Vec::new(),
+        doom_grace: Duration::from_secs(300),
     }
 }
 
@@ -247,7 +248,8 @@ fn what_is_down_is_rebuilt_only_when_it_is_out() {
     let counts = &mut report.pools[0].2;
     (counts.clean, counts.filling) = (24, 40);
     let shown = text(&seen);
-    let later = "what is down is rebuilt from 14 s from now on; 40 groups write to substitutes";
+    let later =
+        "what is down is rebuilt elsewhere in 14 s; 40 groups write to substitutes until then";
     assert!(
         shown.contains(later) && !shown.contains("rebuilding:"),
         "{shown}"
@@ -255,7 +257,7 @@ fn what_is_down_is_rebuilt_only_when_it_is_out() {
     seen.report.none_goes_out = true;
     let shown = text(&seen);
     assert!(shown.contains("more than a fifth of the disks"), "{shown}");
-    assert!(!shown.contains("from now on"), "{shown}");
+    assert!(!shown.contains("elsewhere in"), "{shown}");
     assert_eq!(json(&seen)["rebuild"]["held_back"], true);
 }
 
@@ -361,6 +363,70 @@ fn who_is_out_is_shown_and_its_data_told_safe_only_when_it_is() {
 }
 
 #[test]
+fn a_cluster_that_lacks_copies_is_not_healthy() {
+    let mut seen = several(5);
+    assert_eq!(json(&seen)["healthy"], true);
+    let copies = &mut seen.report.pools[0].2.copies;
+    (copies[2], copies[3]) = (30, 34);
+    let found = problems(&seen);
+    assert_eq!(
+        found,
+        ["pool 1 'main': 30 of 64 groups have chunks with fewer than 3 copies up"]
+    );
+    assert_eq!(json(&seen)["healthy"], false);
+    seen.report.pools[0].2.degraded = 30;
+    let found = problems(&seen);
+    assert!(
+        found.len() == 1 && found[0].contains("too few disks"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn until_when_is_not_told_while_nobody_knows() {
+    let mut seen = several(5);
+    seen.report.servers[0].disks[0].copies_per_second = 1 << 20;
+    let counts = &mut seen.report.pools[0].2;
+    (counts.rebuilding, counts.filling) = (16, 16);
+    assert!(text(&seen).contains("at most"));
+    seen.report.none_goes_out = true;
+    assert!(!text(&seen).contains("at most"), "it is held back");
+    seen.report.none_goes_out = false;
+    let copies = &mut seen.report.pools[0].2.copies;
+    (copies[0], copies[3]) = (1, 63);
+    assert!(
+        !text(&seen).contains("at most"),
+        "of one there is no copy up"
+    );
+}
+
+#[test]
+fn a_disk_that_was_replaced_or_is_coming_back_is_not_told_to_be_repaired() {
+    let mut seen = several(5);
+    let server = &mut seen.report.servers[3];
+    let mut old = server.disks[0].clone();
+    (old.state, old.serves) = (DiskState::Out, Serves::Down);
+    server.disks[0].disk = DiskId(9);
+    server.disks[0].report.path = "/elsewhere".into();
+    server.disks.push(old);
+    let notices = |seen: &Seen| Summary::of(seen).notices;
+    let told = notices(&seen);
+    assert!(
+        told.len() == 1 && told[0].contains("repair or replace it"),
+        "{told:?}"
+    );
+    let returning = &mut seen.report.servers[3].disks[1];
+    returning.returns_in_ms = Some(9_000);
+    assert_eq!(notices(&seen), [""; 0]);
+    let server = &mut seen.report.servers[3];
+    server.disks[1].returns_in_ms = None;
+    server.disks[1].report.path = "/elsewhere".into();
+    assert_eq!(notices(&seen), [""; 0]);
+    assert_eq!(json(&seen)["servers"][3]["disks"][1]["state"], "replaced");
+    assert!(!text(&seen).contains("1/2"), "it is not counted");
+}
+
+#[test]
 fn the_disks_of_a_server_that_does_not_answer_are_not_blamed() {
     let mut seen = several(5);
     // Reported by a client, and it did not answer the leader either.
@@ -419,7 +485,7 @@ fn what_waits_for_its_deletion_is_told_once() {
         "{shown}"
     );
     assert!(
-        shown.contains("deleting: 2 more chunks by the disks"),
+        shown.contains("deleting: 2 more chunks, by the disks 5 minutes after that was decided"),
         "{shown}"
     );
 }

@@ -456,9 +456,8 @@ impl Trouble {
         let (since, deadline) = *self
             .since_and_deadline
             .get_or_insert((now, now + self.link.deadline));
-        self.link.telling.tell(since, || {
-            let seconds = deadline.saturating_duration_since(since).as_secs();
-            format!("the dataservers do not take the bytes yet ({error}); trying for {seconds} s")
+        self.link.telling.tell(since, deadline, || {
+            format!("the dataservers do not take the bytes yet ({error})")
         });
         match error.kind() {
             Kind::NoSpace => {

@@ -36,6 +36,8 @@ pub enum AdminOp {
     Warnings,
     /// What the leader decides by. Anybody may ask. → `Settings`
     Settings,
+    /// Who the metaservers are as far as the one that is asked knows, whether it leads or not. Anybody may ask. → `Members`
+    Members,
 }
 
 /// The reply to an admin's request.
@@ -62,13 +64,28 @@ pub enum AdminReply {
     Done,
     /// What else people must know.
     Warnings(Vec<String>),
-    /// What the leader decides by: whoever leads does so by its own configuration.
-    Settings {
-        /// Data that nothing refers to any more is deleted after so many seconds.
-        doom_grace_seconds: u64,
-        /// A disk that was down for so many seconds is out.
-        out_after_seconds: u64,
-    },
+    /// What the leader decides by.
+    Settings(Settings),
+    /// Who the metaservers are.
+    Members(Members),
+}
+
+/// What the leader decides by: whoever leads does so by its own configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Data that nothing refers to any more is deleted after so many seconds.
+    pub doom_grace_seconds: u64,
+    /// A disk that was down for so many seconds is out.
+    pub out_after_seconds: u64,
+}
+
+/// Who the metaservers are, as far as one of them knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// Index of the entry of the log that says so: the newest is right.
+    pub at: Option<u64>,
+    /// Those who vote; in the middle of a change, those from before it too.
+    pub voters: Vec<(ServerId, String)>,
 }
 
 /// What a new metaserver is made of.

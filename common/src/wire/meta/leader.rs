@@ -7,7 +7,7 @@ use crate::ids::ServerId;
 pub fn not_leader(leader: Option<(ServerId, &str)>) -> Error {
     let text = match leader {
         Some((id, address)) => {
-            format!("this one does not lead; metaserver {id} at {address} does")
+            format!("this one does not lead; it takes metaserver {id} at {address} for the leader")
         }
         None => "this one does not lead, and nobody is known to: try again".to_owned(),
     };

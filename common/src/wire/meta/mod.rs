@@ -7,8 +7,9 @@ pub mod op;
 pub mod read;
 
 pub use admin::{
-    AdminOp, DiskReport, DiskStatus, Heartbeat, HeartbeatReply, MetaserverStatus, NewMetaserver,
-    PgStatus, Registered, Registration, ServerStatus, Serves, Standing, Status, User,
+    AdminOp, DiskReport, DiskStatus, Heartbeat, HeartbeatReply, Members, MetaserverStatus,
+    NewMetaserver, PgStatus, Registered, Registration, ServerStatus, Serves, Settings, Standing,
+    Status, User,
 };
 pub use attr::{Attr, FileKind, SetAttr, SetTime};
 pub use leader::{leader_named, not_leader};
