@@ -1,18 +1,21 @@
 //! A client: the one object that a program opens.
 
+use crate::budget::Budget;
 use crate::client_file::ClientFile;
 use crate::data::{DataLink, DataOptions};
+use crate::file::SharedFile;
 use crate::map_cache::MapCache;
 use crate::meta::{MetaLink, unexpected};
 use crate::session::Sessions;
 use crate::transport::{Peer, Transport, quic::Quic};
 use quarry_common::error::{Code, Error, Result};
-use quarry_common::ids::{Epoch, PoolId};
+use quarry_common::ids::{Epoch, InodeId, PoolId};
 use quarry_common::map::ClusterMap;
 use quarry_common::wire::meta::{
     AdminOp, Caller, MetaBody, MetaReply, Op, OpReply, Read, ReadReply, admin::AdminReply,
 };
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
@@ -27,6 +30,8 @@ pub struct Options {
     pub pool: Option<PoolId>,
     /// The failure domain of this machine: its replicas are read first. The host's name if left out.
     pub host: Option<String>,
+    /// Bytes of open files that are written and not committed: with more, writers wait.
+    pub dirty_max: u64,
     /// Whether chunks of dataservers on this host are read from their files, past the network. The
     /// bytes are checked either way; off is for measuring the network.
     pub same_host_reads: bool,
@@ -39,6 +44,7 @@ impl Default for Options {
             data_deadline: Duration::from_secs(300),
             pool: None,
             host: None,
+            dirty_max: 256 << 20,
             same_host_reads: true,
         }
     }
@@ -57,6 +63,16 @@ pub(crate) struct Shared {
     pub(crate) meta: Arc<MetaLink>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) data: Arc<DataLink>,
+    pub(crate) budget: Arc<Budget>,
+    /// Files that are open and shared.
+    pub(crate) shared_files: Mutex<HashMap<InodeId, Weak<SharedFile>>>,
+}
+
+impl Shared {
+    pub(crate) fn files(&self) -> MutexGuard<'_, HashMap<InodeId, Weak<SharedFile>>> {
+        let files = self.shared_files.lock();
+        files.expect("nobody panics with this lock")
+    }
 }
 
 impl Client {
@@ -116,6 +132,7 @@ impl Client {
             same_host_reads: options.same_host_reads,
         };
         let data = DataLink::new(transport, meta.clone(), map, sessions.clone(), data_options);
+        let budget = Arc::new(Budget::new(options.dirty_max));
         Ok(Client {
             shared: Arc::new(Shared {
                 file,
@@ -123,6 +140,8 @@ impl Client {
                 meta,
                 sessions,
                 data: Arc::new(data),
+                budget,
+                shared_files: Mutex::default(),
             }),
             act_as: None,
         })
@@ -133,6 +152,14 @@ impl Client {
         Client {
             shared: self.shared.clone(),
             act_as: Some(Arc::new(caller)),
+        }
+    }
+
+    /// The same client, as its own user.
+    pub(crate) fn itself(&self) -> Client {
+        Client {
+            shared: self.shared.clone(),
+            act_as: None,
         }
     }
 

@@ -2,20 +2,22 @@
 
 pub mod assembler;
 pub mod commit;
+mod dirty;
 pub mod extents;
 pub mod fetch;
 pub mod handle;
-mod kept;
 pub mod locate;
+mod overlay;
 pub mod publish;
 mod published;
 pub mod reader;
 pub mod same_host;
+pub mod shared;
 pub mod source;
-pub mod spans;
 mod stream;
 pub mod writer;
 
 pub use handle::{File, OpenOptions};
 pub use locate::{Located, Place, ReplicaAt};
 pub use publish::PublishOptions;
+pub use shared::SharedFile;

@@ -35,8 +35,16 @@ pub struct Reader {
     inode: InodeId,
     /// The file's name in errors.
     name: String,
-    window: Mutex<Option<Arc<Window>>>,
+    window: Mutex<Known>,
     _held: OpenInode,
+}
+
+/// What is known of where the bytes are.
+#[derive(Default)]
+struct Known {
+    window: Option<Arc<Window>>,
+    /// How often all was forgotten: an answer that was on its way meanwhile is not kept.
+    forgotten: u64,
 }
 
 impl Reader {
@@ -51,29 +59,37 @@ impl Reader {
             client,
             inode,
             name,
-            window: Mutex::new(None),
+            window: Mutex::default(),
             _held: held,
         })
     }
 
     /// Forgets what is known of the file, since it was written to.
     pub fn forget(&self) {
-        *self.known() = None;
+        let mut known = self.known();
+        known.window = None;
+        known.forgotten += 1;
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<Arc<Window>>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.window.lock().expect("nobody panics with this lock")
     }
 
     /// Extents around an offset.
     async fn window(&self, offset: u64) -> Result<Arc<Window>> {
-        let known = self.known().clone();
+        let (known, forgotten) = {
+            let known = self.known();
+            (known.window.clone(), known.forgotten)
+        };
         if let Some(window) = known.filter(|window| window.covers(offset)) {
             return Ok(window);
         }
         let fetched = Window::fetch(&self.client, self.inode, offset).await;
         let fetched = Arc::new(fetched.map_err(|error| error.context(&self.name))?);
-        *self.known() = Some(fetched.clone());
+        let mut known = self.known();
+        if known.forgotten == forgotten {
+            known.window = Some(fetched.clone());
+        }
         Ok(fetched)
     }
 

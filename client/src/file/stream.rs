@@ -1,6 +1,7 @@
 //! An open file as a stream of tokio's: position, read-ahead, writes that are taken at once.
 
-use super::handle::{Done, File, GATHER_LEN};
+use super::dirty::GATHER_LEN;
+use super::handle::{Done, File};
 use bytes::Bytes;
 use std::io::{self, SeekFrom};
 use std::pin::Pin;

@@ -48,6 +48,42 @@ fn capability(access: Access, first: ChunkId, last: ChunkId) -> Capability {
     }
 }
 
+/// What is left of an extent from `from` on, of `len` bytes.
+fn part(source: &ExtentSource, from: u64, len: u64) -> ExtentSource {
+    match source {
+        ExtentSource::Inline(bytes) => {
+            let start = (from as usize).min(bytes.len());
+            let end = ((from + len) as usize).min(bytes.len());
+            ExtentSource::Inline(bytes[start..end].to_vec())
+        }
+        ExtentSource::Chunk { .. } => {
+            let mut source = source.clone();
+            if let ExtentSource::Chunk { offset, .. } = &mut source {
+                offset.0 += from as u32;
+            }
+            source
+        }
+    }
+}
+
+/// Makes a hole.
+fn cut(extents: &mut BTreeMap<u64, (u64, ExtentSource)>, hole: std::ops::Range<u64>) {
+    let touched = extents.range(..hole.end);
+    let touched = touched.filter(|(at, (len, _))| **at + len > hole.start);
+    let touched: Vec<u64> = touched.map(|(at, _)| *at).collect();
+    for at in touched {
+        let (len, source) = extents.remove(&at).unwrap();
+        if at < hole.start {
+            let left = hole.start - at;
+            extents.insert(at, (left, part(&source, 0, left)));
+        }
+        if at + len > hole.end {
+            let from = hole.end - at;
+            extents.insert(hole.end, (len - from, part(&source, from, len - from)));
+        }
+    }
+}
+
 fn no(code: Code, text: &str) -> Error {
     Error::new(code, text)
 }
@@ -298,26 +334,29 @@ impl Meta {
         let node = self.node(inode)?;
         for extent in new {
             let source = match extent.source {
-                Source::Inline(bytes) => ExtentSource::Inline(bytes),
-                Source::Hole => return Err(Error::bug("the fake has no holes")),
+                Source::Inline(bytes) => Some(ExtentSource::Inline(bytes)),
+                Source::Hole => None,
                 Source::Chunk {
                     receipt,
                     chunk_offset,
                 } => {
                     let receipt = &receipts[receipt as usize];
                     assert_eq!(receipt.macs.len(), 3, "every member's word");
-                    ExtentSource::Chunk {
+                    Some(ExtentSource::Chunk {
                         pool: POOL,
                         chunk: receipt.chunk,
                         offset: ChunkOffset(chunk_offset),
                         chunk_len: receipt.len,
                         chunk_crc: receipt.crc,
                         capability: capability(Access::Read, receipt.chunk, receipt.chunk),
-                    }
+                    })
                 }
             };
             let offset = at + extent.offset.0;
-            node.extents.insert(offset, (extent.len, source));
+            cut(&mut node.extents, offset..offset + extent.len);
+            if let Some(source) = source {
+                node.extents.insert(offset, (extent.len, source));
+            }
             node.attr.size = node.attr.size.max(offset + extent.len);
         }
         Ok(())
@@ -391,7 +430,7 @@ impl Meta {
                     node.attr.mtime = time;
                 }
                 if let Some(size) = set.size {
-                    node.extents.retain(|offset, _| *offset < size);
+                    cut(&mut node.extents, size..u64::MAX);
                     node.attr.size = size;
                 }
                 OpReply::Attr(node.attr.clone())

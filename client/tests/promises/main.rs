@@ -10,6 +10,7 @@ mod metaservers;
 mod pipelines;
 mod replicas;
 mod sessions;
+mod shared_files;
 mod slow_links;
 mod trees;
 

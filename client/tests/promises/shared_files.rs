@@ -1,0 +1,210 @@
+//! A file that several handles share: each sees what any of them wrote, and what was written last counts.
+
+use super::*;
+use quarry_client::SharedFile;
+use quarry_common::ids::InodeId;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+async fn made(client: &Client, path: &[u8]) -> (InodeId, Arc<SharedFile>) {
+    let inode = client.create(path, 0o644, true).await.unwrap().inode;
+    (inode, client.open_shared(inode).unwrap())
+}
+
+async fn seen(file: &Arc<SharedFile>, offset: u64, len: usize) -> Vec<u8> {
+    file.read_at(offset, len).await.unwrap().concat()
+}
+
+#[tokio::test]
+async fn all_handles_see_what_one_wrote_and_other_clients_what_is_synced() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (inode, one) = made(&client, b"/file").await;
+    let other = client.open_shared(inode).unwrap();
+    assert!(Arc::ptr_eq(&one, &other));
+    one.write_at(5, content(100).into()).await.unwrap();
+    let mut expected = vec![0; 5];
+    expected.extend(content(100));
+    assert_eq!(seen(&other, 0, 1000).await, expected);
+    assert_eq!(other.attr().await.unwrap().size, 105);
+    assert_eq!(read(&client, b"/file").await.unwrap(), b"");
+    other.sync().await.unwrap();
+    assert_eq!(read(&client, b"/file").await.unwrap(), expected);
+    drop((one, other));
+    let again = client.open_shared(inode).unwrap();
+    assert_eq!(seen(&again, 0, 1000).await, expected);
+}
+
+#[tokio::test]
+async fn what_nobody_syncs_is_committed_soon() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    file.write_at(0, content(100).into()).await.unwrap();
+    // Also what nobody holds any more.
+    drop(file);
+    let begun = Instant::now();
+    while read(&client, b"/file").await.unwrap() != content(100) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is not");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_are_lost_are_told_once_and_the_file_goes_on() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    file.write_at(0, content(10).into()).await.unwrap();
+    file.sync().await.unwrap();
+    fake.state().faults.refuses = Some(Box::new(|op| {
+        let commits = matches!(op, quarry_common::wire::meta::Op::CommitExtents { .. });
+        commits.then_some(Code::AccessDenied)
+    }));
+    file.write_at(0, vec![0xff; 20].into()).await.unwrap();
+    let error = file.sync().await.unwrap_err();
+    assert_eq!(error.code, Code::AccessDenied, "{error}");
+    fake.state().faults.refuses = None;
+    assert_eq!(seen(&file, 0, 100).await, content(10));
+    file.sync().await.unwrap();
+    file.write_at(10, content(5).into()).await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(read(&client, b"/file").await.unwrap().len(), 15);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_length_never_shrinks_while_what_was_written_is_committed() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    let writer = file.clone();
+    let writing = tokio::spawn(async move {
+        for at in 0..200u64 {
+            writer
+                .write_at(at * 300, vec![1; 300].into())
+                .await
+                .unwrap();
+            if at % 3 == 0 {
+                writer.sync().await.unwrap();
+            }
+        }
+    });
+    let (mut least, mut looks) = (0, 0);
+    while !writing.is_finished() {
+        let size = file.attr().await.unwrap().size;
+        let bytes = seen(&file, 0, 1 << 20).await;
+        assert!(
+            size >= least && bytes.len() as u64 >= size,
+            "{size} {least}"
+        );
+        assert!(bytes.iter().all(|byte| *byte == 1), "zeros were seen");
+        (least, looks) = (size, looks + 1);
+    }
+    writing.await.unwrap();
+    assert!(looks > 3, "nobody looked");
+}
+
+/// A writer that is faster than the dataservers takes no more memory than it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_wait_while_too_much_is_not_committed() {
+    let fake = Fake::new(3);
+    let options = Options {
+        dirty_max: 8 << 20,
+        ..Options::default()
+    };
+    let client = fake.client_with(options).await;
+    fake.state().faults.stream_rate = Some(4 << 20);
+    let (_, one) = made(&client, b"/one").await;
+    let (_, other) = made(&client, b"/other").await;
+    let begun = Instant::now();
+    let write = async |file: &Arc<SharedFile>| {
+        for at in 0..12 {
+            let bytes = vec![at as u8; MIB];
+            file.write_at(at * MIB as u64, bytes.into()).await.unwrap();
+        }
+    };
+    tokio::join!(write(&one), write(&other));
+    // Of 24 MiB at most 8, and a piece of each file, are on the way at the end.
+    let least = Duration::from_secs(1);
+    assert!(begun.elapsed() > least, "{:?}", begun.elapsed());
+    fake.state().faults.stream_rate = None;
+    one.sync().await.unwrap();
+    other.sync().await.unwrap();
+    let bytes = read(&client, b"/other").await.unwrap();
+    assert!((0..12).all(|at| {
+        bytes[at * MIB..][..MIB]
+            .iter()
+            .all(|byte| *byte == at as u8)
+    }));
+}
+
+/// Random operations through two handles, with sessions that are lost and pipelines that break in between, against a
+/// vector of bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_operations_give_what_they_give_on_a_vector() {
+    for seed in 0..12 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let fake = Fake::new(3);
+        let client = fake.client().await;
+        let (inode, one) = made(&client, b"/file").await;
+        let other = client.open_shared(inode).unwrap();
+        let mut model: Vec<u8> = Vec::new();
+        for step in 0..250 {
+            let file = if random.random() { &one } else { &other };
+            let at = random.random_range(0..6000u64);
+            let len = random.random_range(1..1500usize);
+            let what = random.random_range(0..100);
+            let put = |model: &mut Vec<u8>, at: usize, bytes: &[u8]| {
+                model.resize(model.len().max(at + bytes.len()), 0);
+                model[at..at + bytes.len()].copy_from_slice(bytes);
+            };
+            match what {
+                0..50 => {
+                    let bytes = vec![random.random::<u8>() | 1; len];
+                    put(&mut model, at as usize, &bytes);
+                    file.write_at(at, bytes.into()).await.unwrap();
+                }
+                50..75 => {
+                    let end = model.len().min(at as usize + len);
+                    let expected = model.get(at as usize..end).unwrap_or_default();
+                    let bytes = seen(file, at, len).await;
+                    assert!(bytes == expected, "seed {seed} step {step}: {at} {len}");
+                }
+                75..80 => file.sync().await.unwrap(),
+                80..85 => {
+                    model.resize(at as usize, 0);
+                    file.set_len(at).await.unwrap();
+                }
+                85..90 => {
+                    let bytes = vec![random.random::<u8>() | 1; len];
+                    let end = model.len();
+                    put(&mut model, end, &bytes);
+                    assert_eq!(file.append(bytes.into()).await.unwrap(), end as u64);
+                }
+                90..94 => {
+                    let keep = random.random();
+                    let end = at as usize + len;
+                    let end = if keep { end.min(model.len()) } else { end };
+                    if (at as usize) < end {
+                        put(&mut model, at as usize, &vec![0; end - at as usize]);
+                    }
+                    file.punch(at..at + len as u64, keep).await.unwrap();
+                }
+                94..97 => assert_eq!(file.attr().await.unwrap().size, model.len() as u64),
+                _ => {
+                    let mut state = fake.state();
+                    match random.random_range(0..3) {
+                        0 => state.faults.sessions_lost = true,
+                        1 => state.faults.old_receipts = 1,
+                        _ => state.faults.overloaded = 2,
+                    }
+                }
+            }
+        }
+        one.sync().await.unwrap();
+        assert!(
+            read(&client, b"/file").await.unwrap() == model,
+            "seed {seed}"
+        );
+    }
+}
