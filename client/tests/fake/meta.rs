@@ -332,6 +332,11 @@ impl Meta {
         receipts: &[Receipt],
     ) -> Result<()> {
         let node = self.node(inode)?;
+        let mut spans: Vec<_> = new.iter().map(|one| (one.offset.0, one.len)).collect();
+        spans.sort_unstable();
+        if spans.windows(2).any(|two| two[0].0 + two[0].1 > two[1].0) {
+            return Err(no(Code::Malformed, "extents of one commit overlap"));
+        }
         for extent in new {
             let source = match extent.source {
                 Source::Inline(bytes) => Some(ExtentSource::Inline(bytes)),

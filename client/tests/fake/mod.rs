@@ -65,6 +65,8 @@ pub struct Faults {
     pub sessions_lost: bool,
     /// The next mutation that is one of these is carried out, and its session ends with the answer, which is lost.
     pub ends_session: Option<fn(&Op) -> bool>,
+    /// The answers of reads of the metadata, as it was when they came, take so long.
+    pub reads_late: Duration,
     /// These metaservers do not answer.
     pub silent: BTreeSet<ServerId>,
     /// These metaservers do not lead, and know nobody who does.
@@ -253,6 +255,7 @@ impl Transport for Fake {
         }
         let late = match request.body {
             MetaBody::Mutate { .. } => std::mem::take(&mut state.faults.answer_late),
+            MetaBody::Read(_) => state.faults.reads_late,
             _ => Duration::ZERO,
         };
         let answer = if state.faults.meta_refused.contains(&to.server) {

@@ -72,36 +72,87 @@ async fn bytes_that_are_lost_are_told_once_and_the_file_goes_on() {
     assert_eq!(read(&client, b"/file").await.unwrap().len(), 15);
 }
 
+#[tokio::test]
+async fn bytes_that_are_lost_unasked_are_told_by_the_next_sync() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    fake.state().faults.refuses = Some(Box::new(|op| {
+        let commits = matches!(op, quarry_common::wire::meta::Op::CommitExtents { .. });
+        commits.then_some(Code::ClusterFull)
+    }));
+    file.write_at(0, content(20).into()).await.unwrap();
+    let begun = Instant::now();
+    while file.attr().await.unwrap().size > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is kept");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    fake.state().faults.refuses = None;
+    let error = file.sync().await.unwrap_err();
+    assert_eq!(error.code, Code::ClusterFull, "{error}");
+    file.sync().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_again_while_it_leaves_is_committed_after_it() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    let mut random = StdRng::seed_from_u64(7);
+    let mut model = vec![0; 16 * MIB];
+    for at in 0..16 {
+        // Bytes everywhere.
+        file.write_at((at * MIB) as u64, vec![0; MIB].into())
+            .await
+            .unwrap();
+    }
+    for round in 0..80u8 {
+        let at = random.random_range(0..60) * (MIB / 4);
+        model[at..at + MIB].fill(round);
+        file.write_at(at as u64, vec![round; MIB].into())
+            .await
+            .unwrap();
+        let at = random.random_range(0..60) * (MIB / 4);
+        assert!(
+            seen(&file, at as u64, MIB).await == model[at..at + MIB],
+            "{round}"
+        );
+    }
+    file.sync().await.unwrap();
+    assert!(read(&client, b"/file").await.unwrap() == model);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_length_never_shrinks_while_what_was_written_is_committed() {
     let fake = Fake::new(3);
     let client = fake.client().await;
     let (_, file) = made(&client, b"/file").await;
+    fake.state().faults.reads_late = Duration::from_millis(3);
     let writer = file.clone();
     let writing = tokio::spawn(async move {
-        for at in 0..200u64 {
-            writer
-                .write_at(at * 300, vec![1; 300].into())
-                .await
-                .unwrap();
+        for at in 0.. {
+            let ones = vec![1; 300].into();
+            writer.write_at(at * 300, ones).await.unwrap();
             if at % 3 == 0 {
                 writer.sync().await.unwrap();
             }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
-    let (mut least, mut looks) = (0, 0);
-    while !writing.is_finished() {
+    let mut least = 0;
+    for _ in 0..80 {
         let size = file.attr().await.unwrap().size;
         let bytes = seen(&file, 0, 1 << 20).await;
         assert!(
             size >= least && bytes.len() as u64 >= size,
-            "{size} {least}"
+            "{least} {size} {}",
+            bytes.len()
         );
         assert!(bytes.iter().all(|byte| *byte == 1), "zeros were seen");
-        (least, looks) = (size, looks + 1);
+        least = size;
     }
-    writing.await.unwrap();
-    assert!(looks > 3, "nobody looked");
+    assert!(least > 1_000 && !writing.is_finished());
+    writing.abort();
 }
 
 /// A writer that is faster than the dataservers takes no more memory than it may.
