@@ -5,6 +5,7 @@ use quarry_client::SharedFile;
 use quarry_common::ids::InodeId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 async fn made(client: &Client, path: &[u8]) -> (InodeId, Arc<SharedFile>) {
     let inode = client.create(path, 0o644, true).await.unwrap().inode;
@@ -128,11 +129,13 @@ async fn the_length_never_shrinks_while_what_was_written_is_committed() {
     let client = fake.client().await;
     let (_, file) = made(&client, b"/file").await;
     fake.state().faults.reads_late = Duration::from_millis(3);
-    let writer = file.clone();
+    let (writer, written) = (file.clone(), Arc::new(AtomicU64::new(0)));
+    let taken = written.clone();
     let writing = tokio::spawn(async move {
         for at in 0.. {
             let ones = vec![1; 300].into();
             writer.write_at(at * 300, ones).await.unwrap();
+            taken.store((at + 1) * 300, Ordering::SeqCst);
             if at % 3 == 0 {
                 writer.sync().await.unwrap();
             }
@@ -141,6 +144,7 @@ async fn the_length_never_shrinks_while_what_was_written_is_committed() {
     });
     let mut least = 0;
     for _ in 0..80 {
+        least = written.load(Ordering::SeqCst).max(least);
         let size = file.attr().await.unwrap().size;
         let bytes = seen(&file, 0, 1 << 20).await;
         assert!(
