@@ -159,6 +159,39 @@ async fn the_length_never_shrinks_while_what_was_written_is_committed() {
     writing.abort();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_never_goes_back() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    file.write_at(0, vec![0; 300].into()).await.unwrap();
+    file.sync().await.unwrap();
+    fake.state().faults.reads_late = Duration::from_millis(3);
+    let (writer, written) = (file.clone(), Arc::new(AtomicU64::new(0)));
+    let taken = written.clone();
+    let writing = tokio::spawn(async move {
+        for round in 0..100u8 {
+            let bytes = vec![round; 300].into();
+            writer.write_at(0, bytes).await.unwrap();
+            taken.store(round.into(), Ordering::SeqCst);
+            if round % 3 == 0 {
+                writer.sync().await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let mut looks = 0;
+    while !writing.is_finished() {
+        let least = written.load(Ordering::SeqCst);
+        let bytes = seen(&file, 0, 300).await;
+        let is_one = bytes.iter().all(|byte| *byte == bytes[0]);
+        assert!(is_one && u64::from(bytes[0]) >= least, "{least} {bytes:?}");
+        looks += 1;
+    }
+    writing.await.unwrap();
+    assert!(looks > 20, "{looks}");
+}
+
 /// A writer that is faster than the dataservers takes no more memory than it may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_wait_while_too_much_is_not_committed() {
