@@ -170,14 +170,12 @@ async fn what_was_read_never_goes_back() {
     let (writer, written) = (file.clone(), Arc::new(AtomicU64::new(0)));
     let taken = written.clone();
     let writing = tokio::spawn(async move {
-        for round in 0..100u8 {
+        for round in 0..200u8 {
             let bytes = vec![round; 300].into();
             writer.write_at(0, bytes).await.unwrap();
             taken.store(round.into(), Ordering::SeqCst);
-            if round % 3 == 0 {
-                writer.sync().await.unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            writer.sync().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
     let mut looks = 0;
