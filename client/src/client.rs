@@ -2,6 +2,7 @@
 
 use crate::client_file::ClientFile;
 use crate::data::{DataLink, DataOptions};
+use crate::file::SharedFiles;
 use crate::map_cache::MapCache;
 use crate::meta::{MetaLink, unexpected};
 use crate::session::Sessions;
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) meta: Arc<MetaLink>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) data: Arc<DataLink>,
+    pub(crate) shared_files: SharedFiles,
 }
 
 impl Client {
@@ -123,6 +125,7 @@ impl Client {
                 meta,
                 sessions,
                 data: Arc::new(data),
+                shared_files: SharedFiles::default(),
             }),
             act_as: None,
         })
@@ -133,6 +136,14 @@ impl Client {
         Client {
             shared: self.shared.clone(),
             act_as: Some(Arc::new(caller)),
+        }
+    }
+
+    /// The same client as its own user.
+    pub(crate) fn itself(&self) -> Client {
+        Client {
+            shared: self.shared.clone(),
+            act_as: None,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod admin;
 mod backoff;
+mod by_inode;
 mod client;
 mod client_file;
 mod data;
@@ -26,7 +27,7 @@ mod tree;
 pub use client::{Client, Options};
 pub use client_file::{CLUSTER_VARIABLE, ClientFile, MetaAddress};
 pub use dir::Dir;
-pub use file::{File, Located, OpenOptions, Place, PublishOptions, ReplicaAt};
+pub use file::{File, Located, OpenOptions, Place, PublishOptions, ReplicaAt, SharedFile};
 pub use namespace::Usage;
 pub use progress::Progress;
 pub use roll_call::{Asked, RollCall, Says};

@@ -540,6 +540,13 @@ impl File {
         Ok(self.len().await? == 0)
     }
 
+    /// Forgets where the bytes are: somebody else in this client changed it.
+    pub(super) async fn forget(&mut self) -> Result<()> {
+        self.ahead.1.clear();
+        self.ready().await?.reader.forget();
+        Ok(())
+    }
+
     /// Syncs and closes.
     ///
     /// # Errors
