@@ -20,8 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Mount the cluster, or a directory of it, as a file system of this machine
 ///
-/// Once close(2), fsync(2) or sync(2) on a file has returned, what was written is on stable storage of every copy, and every open
-/// on any machine from then on sees it. Names and attributes are asked of the cluster each time they are used, so that a
+/// Once close(2) or fsync(2) of a file has returned, what was written is on stable storage of every copy, and whoever opens it
+/// from then on, on any machine, sees it. Names and attributes are asked of the cluster each time they are used, so that a
 /// change is seen everywhere at once; bytes of a file that stays open elsewhere are seen within two seconds. While servers are
 /// away programs wait and then go on: after '-o timeout=SECONDS' they get EIO, without it they wait until the cluster is back
 /// or they are killed.

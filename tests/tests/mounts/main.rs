@@ -33,7 +33,14 @@ fn trees(dev: &Dev, scratch: &Path, mount: &Mount) -> Result<()> {
     make(&tree, 20_261_128, Scale::Small)?;
     dev.ok(["put", "-r", tree.to_str().context("utf-8")?, "/"])?;
     assert_same(&tree, &mount.at("tree"))?;
-    tool("cp", ["-a".into(), tree.clone().into_os_string(), mount.at("copy").into()])?;
+    tool(
+        "cp",
+        [
+            "-a".into(),
+            tree.clone().into_os_string(),
+            mount.at("copy").into(),
+        ],
+    )?;
     assert_same(&tree, &mount.at("copy"))?;
     let back = scratch.join("back");
     dev.ok(["get", "-r", "/copy", back.to_str().context("utf-8")?])?;
@@ -51,10 +58,16 @@ fn large_directory(mount: &Mount) -> Result<()> {
     thread::scope(|scope| {
         let make = |from: usize| {
             let name = &name;
-            scope.spawn(move || (from..MANY).step_by(8).try_for_each(|at| File::create(name(at)).map(drop)))
+            scope.spawn(move || {
+                (from..MANY)
+                    .step_by(8)
+                    .try_for_each(|at| File::create(name(at)).map(drop))
+            })
         };
         let makers: Vec<_> = (0..8).map(make).collect();
-        makers.into_iter().try_for_each(|maker| maker.join().expect("it returns errors"))
+        makers
+            .into_iter()
+            .try_for_each(|maker| maker.join().expect("it returns errors"))
     })?;
     let mut seen = BTreeSet::new();
     for (at, entry) in fs::read_dir(&dir)?.enumerate() {
@@ -77,7 +90,10 @@ fn large_directory(mount: &Mount) -> Result<()> {
 fn two_mounts(one: &Mount, other: &Mount) -> Result<()> {
     // Appending: each record whole, none over another.
     let append = |mount: &Mount, letter: u8| -> Result<()> {
-        let mut file = OpenOptions::new().append(true).create(true).open(mount.at("log"))?;
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(mount.at("log"))?;
         for number in 0..100 {
             let record = format!("{}{number:03}\n", char::from(letter).to_string().repeat(20));
             file.write_all(record.as_bytes())?;
@@ -96,7 +112,10 @@ fn two_mounts(one: &Mount, other: &Mount) -> Result<()> {
         for letter in ["a", "b"] {
             let of_one = lines.iter().filter(|line| line.starts_with(letter));
             let wanted = (0..100).map(|number| format!("{}{number:03}", letter.repeat(20)));
-            ensure!(of_one.copied().eq(wanted), "records of {letter} are there once, in order");
+            ensure!(
+                of_one.copied().eq(wanted),
+                "records of {letter} are there once, in order"
+            );
         }
     }
     // Close to open.

@@ -25,7 +25,11 @@ pub fn what_was_synced_survives_a_killed_mount(dev: &Dev, place: &Path) -> Resul
     drop(synced);
     let mount = mounted(dev, place, &[])?;
     let found = fs::read(mount.at("synced"))?;
-    ensure!(found.len() >= bytes.len() && found[..bytes.len()] == bytes, "{} bytes", found.len());
+    ensure!(
+        found.len() >= bytes.len() && found[..bytes.len()] == bytes,
+        "{} bytes",
+        found.len()
+    );
     ensure!(fs::read(mount.at("closed"))? == b"closed");
     mount.end()
 }
@@ -46,7 +50,10 @@ pub fn an_outage_is_waited_for_and_can_be_killed(
         .spawn()?;
     let mut killed = Command::new("stat").arg(mount.at("file")).spawn()?;
     std::thread::sleep(Duration::from_secs(1));
-    ensure!(killed.try_wait()?.is_none() && waiting.try_wait()?.is_none(), "they wait");
+    ensure!(
+        killed.try_wait()?.is_none() && waiting.try_wait()?.is_none(),
+        "they wait"
+    );
     killed.kill()?;
     let begun = Instant::now();
     killed.wait()?;
@@ -54,11 +61,18 @@ pub fn an_outage_is_waited_for_and_can_be_killed(
 
     let begun = Instant::now();
     let failed = fs::metadata(hasty.at("file")).map_err(|error| error.raw_os_error());
-    ensure!(failed.as_ref().is_err_and(|errno| *errno == Some(5)), "EIO: {failed:?}");
+    ensure!(
+        failed.as_ref().is_err_and(|errno| *errno == Some(5)),
+        "EIO: {failed:?}"
+    );
     ensure!(begun.elapsed() < LONG, "failed after {:?}", begun.elapsed());
     let begun = Instant::now();
     dev.ok(["umount", place.to_str().context("utf-8")?])?;
-    ensure!(begun.elapsed() < LONG, "umounted after {:?}", begun.elapsed());
+    ensure!(
+        begun.elapsed() < LONG,
+        "umounted after {:?}",
+        begun.elapsed()
+    );
     drop(hasty);
 
     dev.start_again()?;

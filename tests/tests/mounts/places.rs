@@ -16,7 +16,9 @@ const SOON: Duration = Duration::from_secs(2);
 fn line_of(place: &Path) -> Result<Option<String>> {
     let mounts = fs::read_to_string("/proc/mounts")?;
     let place = place.to_str().context("utf-8")?;
-    let line = mounts.lines().find(|line| line.split(' ').nth(1) == Some(place));
+    let line = mounts
+        .lines()
+        .find(|line| line.split(' ').nth(1) == Some(place));
     Ok(line.map(str::to_owned))
 }
 
@@ -28,7 +30,8 @@ pub fn where_it_goes(dev: &Dev, scratch: &Path) -> Result<()> {
     dev.ok(["mkdir", "-p", "/sub/dir"])?;
     dev.ok(["mount", "--subdir", "/sub", "-o", "log=/dev/null", shown])?;
     let line = line_of(&place)?.context("it is mounted")?;
-    let source = format!("{}:/sub fuse.quarry", dev.client_file().display()).replace(&format!(":/sub fuse"), ":/sub X fuse");
+    let source = format!("{}:/sub fuse.quarry", dev.client_file().display())
+        .replace(&format!(":/sub fuse"), ":/sub X fuse");
     let (first, kind) = source.split_once(" X ").context("two words")?;
     ensure!(line.starts_with(first) && line.contains(kind), "{line}");
     ensure!(fs::metadata(&place)?.is_dir() && place.join("dir").is_dir());
@@ -44,20 +47,42 @@ pub fn where_it_goes(dev: &Dev, scratch: &Path) -> Result<()> {
     let source = format!("{}:/sub/dir", dev.client_file().display());
     ok(Command::new(&helper).args([&source, shown, "-n", "-o", "rw,ro,_netdev,log=/dev/null"]))?;
     let line = line_of(&place)?.context("it is mounted")?;
-    ensure!(line.starts_with(&format!("{source} ")) && line.contains(" ro,"), "{line}");
+    ensure!(
+        line.starts_with(&format!("{source} ")) && line.contains(" ro,"),
+        "{line}"
+    );
     ensure!(fs::read(place.join("file"))? == b"text");
     let refused = fs::write(place.join("other"), "");
-    ensure!(refused.is_err_and(|error| error.raw_os_error() == Some(30)), "EROFS");
+    ensure!(
+        refused.is_err_and(|error| error.raw_os_error() == Some(30)),
+        "EROFS"
+    );
     tool("umount", [&place])?;
 
     // A user's: what is its in the cluster is its here, and what is not is not.
-    dev.ok(["user", "add", "ann", "--uid", "4321", "--gid", "4321", "--out", scratch.join("ann.toml").to_str().context("utf-8")?])?;
+    dev.ok([
+        "user",
+        "add",
+        "ann",
+        "--uid",
+        "4321",
+        "--gid",
+        "4321",
+        "--out",
+        scratch.join("ann.toml").to_str().context("utf-8")?,
+    ])?;
     let mut command = Command::new(quarry());
-    command.arg("mount").arg("--cluster").arg(scratch.join("ann.toml"));
+    command
+        .arg("mount")
+        .arg("--cluster")
+        .arg(scratch.join("ann.toml"));
     let ann = quarry_tests::mounts::Mount::new(command, &scratch.join("ann"))?;
     fs::write(ann.at("home/ann/note"), "mine")?;
     use std::os::unix::fs::MetadataExt;
-    ensure!(fs::metadata(ann.at("home/ann/note"))?.uid() == 0, "shown as who mounted it");
+    ensure!(
+        fs::metadata(ann.at("home/ann/note"))?.uid() == 0,
+        "shown as who mounted it"
+    );
     let refused = fs::write(ann.at("note"), "not mine").map_err(|error| error.raw_os_error());
     ensure!(refused == Err(Some(13)), "{refused:?}");
     ann.end()?;
@@ -68,7 +93,13 @@ pub fn where_it_goes(dev: &Dev, scratch: &Path) -> Result<()> {
 
 /// Each quickly and with what to do.
 pub fn what_stands_in_the_way_is_told(dev: &Dev, scratch: &Path) -> Result<()> {
-    let path = |name: &str| scratch.join(name).to_str().map(str::to_owned).context("utf-8");
+    let path = |name: &str| {
+        scratch
+            .join(name)
+            .to_str()
+            .map(str::to_owned)
+            .context("utf-8")
+    };
     let (none, file, place) = (path("none")?, path("file")?, path("place")?);
     fs::write(&file, "")?;
     let second = mounted(dev, &scratch.join("second"), &[])?;
@@ -77,22 +108,38 @@ pub fn what_stands_in_the_way_is_told(dev: &Dev, scratch: &Path) -> Result<()> {
         (vec!["mount", &none], "mkdir -p"),
         (vec!["mount", &file], "is no directory"),
         (vec!["mount", &there], "quarry umount"),
-        (vec!["mount", "-o", "frobnicate", &place], "there are: ro, allow_other"),
-        (vec!["mount", "--subdir", "/not/there", &place], "no such file or directory"),
+        (
+            vec!["mount", "-o", "frobnicate", &place],
+            "there are: ro, allow_other",
+        ),
+        (
+            vec!["mount", "--subdir", "/not/there", &place],
+            "no such file or directory",
+        ),
         (vec!["mount", "--subdir", "sub", &place], "begin with '/'"),
-        (vec!["mount", "--cluster", &none, &place], "there is no client file"),
+        (
+            vec!["mount", "--cluster", &none, &place],
+            "there is no client file",
+        ),
         (vec!["umount", &place], "nothing is mounted there"),
         (vec!["umount", "/proc"], "use umount(8)"),
     ] {
         let begun = Instant::now();
         let said = dev.refused(&args)?;
         ensure!(said.contains(wanted), "{args:?}: {said}");
-        ensure!(begun.elapsed() < SOON, "{args:?}: after {:?}", begun.elapsed());
+        ensure!(
+            begun.elapsed() < SOON,
+            "{args:?}: after {:?}",
+            begun.elapsed()
+        );
     }
     // It is in use: told, and out of sight if that is wanted.
     let file = fs::File::create(second.at("open"))?;
     let said = dev.refused(["umount", &there])?;
-    ensure!(said.contains("is in use") && said.contains("--lazy"), "{said}");
+    ensure!(
+        said.contains("is in use") && said.contains("--lazy"),
+        "{said}"
+    );
     drop(file);
     second.end()
 }
