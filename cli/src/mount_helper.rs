@@ -1,11 +1,14 @@
-//! The program that mount(8) starts for a file system of our type: `mount.quarry SOURCE DIR [-sfnv] [-N SPACE] [-t TYPE] [-o
-//! OPTIONS]`. It is this program under another name.
+//! The programs that mount(8) and umount(8) start for a file system of our type: `mount.quarry SOURCE DIR [-sfnv] [-N SPACE] [-t
+//! TYPE] [-o OPTIONS]`, `umount.fuse.quarry DIR [-nlfvr] [-N SPACE] [-t TYPE]`. They are this program under other names.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 /// Our names as a helper of mount(8).
-const NAMES: [&str; 2] = ["mount.quarry", "mount.fuse.quarry"];
+const MOUNT_NAMES: [&str; 2] = ["mount.quarry", "mount.fuse.quarry"];
+
+/// Our names as a helper of umount(8).
+const UMOUNT_NAMES: [&str; 2] = ["umount.quarry", "umount.fuse.quarry"];
 
 /// What mount(8) wants to have done.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,44 +26,84 @@ pub enum Asked {
 pub fn asked(words: &[OsString]) -> Option<Result<Asked, String>> {
     let (program, words) = words.split_first()?;
     let name = Path::new(program).file_name()?;
-    let is_helper = NAMES.iter().any(|known| name == OsStr::new(known));
-    is_helper.then(|| understood(&name.to_string_lossy(), words))
+    let is_one_of = |names: [&str; 2]| names.iter().any(|known| name == OsStr::new(known));
+    let name = name.to_string_lossy();
+    if is_one_of(MOUNT_NAMES) {
+        let usage = format!("usage: {name} CLIENT_FILE[:DIR] MOUNTPOINT [-o OPTIONS]");
+        return Some(Given::of(words, &usage).and_then(|given| given.mount(&usage)));
+    }
+    is_one_of(UMOUNT_NAMES).then(|| {
+        let usage = format!("usage: {name} MOUNTPOINT [-l] [-f]");
+        Given::of(words, &usage).and_then(|given| given.umount(&usage))
+    })
 }
 
-fn understood(name: &str, words: &[OsString]) -> Result<Asked, String> {
-    let usage = || format!("usage: {name} CLIENT_FILE[:DIR] MOUNTPOINT [-o OPTIONS]");
-    let mut places = Vec::new();
-    let mut options = Vec::new();
-    let mut only_tries = false;
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        match word.to_string_lossy().as_ref() {
-            "-o" => options.push(words.next().ok_or_else(usage)?),
-            "-t" | "-N" => drop(words.next().ok_or_else(usage)?),
-            flags if flags.len() > 1 && flags.starts_with('-') => {
-                if !flags[1..].chars().all(|flag| "sfnvrw".contains(flag)) {
-                    return Err(format!("'{flags}' is not understood; {}", usage()));
+/// What a helper was given.
+#[derive(Default)]
+struct Given {
+    places: Vec<OsString>,
+    options: Vec<OsString>,
+    flags: String,
+}
+
+impl Given {
+    fn of(words: &[OsString], usage: &str) -> Result<Given, String> {
+        let mut given = Given::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match word.to_string_lossy().as_ref() {
+                "-o" => given.options.push(words.next().ok_or(usage)?.clone()),
+                "-t" | "-N" => {
+                    words.next().ok_or(usage)?;
                 }
-                only_tries |= flags.contains('f');
+                flags if flags.len() > 1 && flags.starts_with('-') => {
+                    if !flags[1..].chars().all(|flag| "sfnvrwl".contains(flag)) {
+                        return Err(format!("'{flags}' is not understood; {usage}"));
+                    }
+                    given.flags.push_str(&flags[1..]);
+                }
+                _ => given.places.push(word.clone()),
             }
-            _ => places.push(word),
         }
+        Ok(given)
     }
-    let [source, mountpoint] = places[..] else {
-        return Err(usage());
-    };
-    if only_tries {
-        return Ok(Asked::Nothing);
+
+    fn mount(self, usage: &str) -> Result<Asked, String> {
+        let [source, mountpoint] = &self.places[..] else {
+            return Err(usage.to_owned());
+        };
+        // It only tries.
+        if self.flags.contains('f') {
+            return Ok(Asked::Nothing);
+        }
+        let mut line: Vec<OsString> = ["quarry", "mount", "--source"].map(OsString::from).into();
+        line.push(source.clone());
+        for list in self.options {
+            line.push("-o".into());
+            line.push(list);
+        }
+        if self.flags.contains('r') {
+            line.push("--read-only".into());
+        }
+        line.push("--".into());
+        line.push(mountpoint.clone());
+        Ok(Asked::Words(line))
     }
-    let mut line: Vec<OsString> = ["quarry", "mount", "--source"].map(OsString::from).into();
-    line.push(source.clone());
-    for list in options {
-        line.push("-o".into());
-        line.push(list.clone());
+
+    fn umount(self, usage: &str) -> Result<Asked, String> {
+        let [mountpoint] = &self.places[..] else {
+            return Err(usage.to_owned());
+        };
+        let mut line: Vec<OsString> = ["quarry", "umount"].map(OsString::from).into();
+        for (flag, word) in [('l', "--lazy"), ('f', "--force")] {
+            if self.flags.contains(flag) {
+                line.push(word.into());
+            }
+        }
+        line.push("--".into());
+        line.push(mountpoint.clone());
+        Ok(Asked::Words(line))
     }
-    line.push("--".into());
-    line.push(mountpoint.clone());
-    Ok(Asked::Words(line))
 }
 
 #[cfg(test)]
@@ -96,11 +139,16 @@ mod tests {
             "quarry mount --source quarry -- /mnt",
         );
         mounts("mount.quarry quarry /mnt -f -o ro", "");
+        mounts(
+            "umount.fuse.quarry /mnt -l -v",
+            "quarry umount --lazy -- /mnt",
+        );
         for wrong in [
             "mount.quarry",
             "mount.quarry q",
             "mount.quarry q /mnt -o",
             "mount.quarry q /mnt -x",
+            "umount.fuse.quarry",
         ] {
             assert!(of(wrong).unwrap().unwrap_err().contains("usage"), "{wrong}");
         }

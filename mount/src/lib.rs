@@ -1,6 +1,6 @@
 //! A cluster as a file system of this machine: FUSE on top of the client library (DESIGN §5.2).
 //!
-//! The kernel asks, one request a system call and more; [`fs`](self) answers each from a task of its own. Everything that
+//! The kernel asks, one request a system call and more; `fs` answers each from a task of its own. Everything that
 //! makes an outage invisible is the client library's: here are names for inodes, handles, whose rights count, and what
 //! FUSE wants to have said in its own way.
 
@@ -24,8 +24,8 @@ mod ttl;
 mod umount;
 
 pub use mountpoint::check_mountpoint;
-pub use options::{KernelFlag, MountOptions};
-pub use serve::{Mounted, mount};
+pub use options::MountOptions;
+pub use serve::{Mounted, mount, remount};
 pub use source::Source;
 pub use umount::{Unmount, unmount};
 

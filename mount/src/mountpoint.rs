@@ -19,12 +19,21 @@ fn unfit(text: String) -> Error {
 /// Something that is mounted, from /proc/self/mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountEntry {
+    /// Its number as a device: `0:98`.
+    pub device: String,
     /// Where.
     pub place: PathBuf,
     /// The type: `fuse.quarry` of ours.
     pub kind: String,
     /// What was named as mounted.
     pub source: String,
+}
+
+impl MountEntry {
+    /// Whether it is a cluster.
+    pub fn is_ours(&self) -> bool {
+        self.kind.strip_prefix("fuse.") == Some(crate::SUBTYPE)
+    }
 }
 
 /// What is mounted at a place, on top.
@@ -39,6 +48,7 @@ fn parse_entry(line: &[u8]) -> Option<MountEntry> {
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let dash = words.iter().position(|word| *word == b"-")?;
     Some(MountEntry {
+        device: String::from_utf8_lossy(words.get(2)?).into_owned(),
         place: PathBuf::from(OsString::from_vec(unescaped(words.get(4)?))),
         kind: String::from_utf8_lossy(words.get(dash + 1)?).into_owned(),
         source: String::from_utf8_lossy(&unescaped(words.get(dash + 2)?)).into_owned(),
@@ -126,7 +136,7 @@ pub fn check_mountpoint(place: &Path, options: &MountOptions) -> Result<(PathBuf
     let mounted = mounted.map_err(|error| unfit(format!("/proc/self/mountinfo: {error}")))?;
     if let Some(there) = mounted {
         // As a directory of its own a file system may be used as a place, but not twice by us.
-        if there.kind == format!("fuse.{}", crate::SUBTYPE) {
+        if there.is_ours() {
             return Err(unfit(format!(
                 "{shown}: {} is mounted there already: 'quarry umount {shown}' first",
                 there.source
@@ -166,6 +176,7 @@ mod tests {
     fn mounts_are_read_as_the_kernel_writes_them() {
         let line = br"36 35 0:98 / /mnt/my\040place rw,nosuid shared:1 master:2 - fuse.quarry /etc/a\040b:/home rw,user_id=0";
         let expected = MountEntry {
+            device: "0:98".to_owned(),
             place: PathBuf::from("/mnt/my place"),
             kind: "fuse.quarry".to_owned(),
             source: "/etc/a b:/home".to_owned(),

@@ -1,36 +1,7 @@
 //! What a mount is asked to be: flags of the command, and `-o` as mount(8) hands it on.
 
-use fuser::MountOption;
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// A setting that the kernel applies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelFlag {
-    /// Programs on it may run as another user, by their mode.
-    Suid,
-    /// Devices on it work.
-    Dev,
-    /// No program on it is run.
-    NoExec,
-    /// Each change of a directory or a file is waited for, which is so in any case.
-    DirSync,
-    /// Each write is waited for until it is durable.
-    Sync,
-}
-
-impl KernelFlag {
-    /// The same for FUSE.
-    pub fn option(self) -> MountOption {
-        match self {
-            KernelFlag::Suid => MountOption::Suid,
-            KernelFlag::Dev => MountOption::Dev,
-            KernelFlag::NoExec => MountOption::NoExec,
-            KernelFlag::DirSync => MountOption::DirSync,
-            KernelFlag::Sync => MountOption::Sync,
-        }
-    }
-}
 
 /// What a mount is asked to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,27 +20,30 @@ pub struct MountOptions {
     pub log: Option<PathBuf>,
     /// The client file.
     pub cluster: Option<PathBuf>,
-    /// Settings that the kernel applies.
-    pub kernel: Vec<KernelFlag>,
+    /// Set-user-id and set-group-id bits of programs on it mean nothing.
+    pub no_suid: bool,
+    /// Devices on it are none.
+    pub no_dev: bool,
+    /// No program on it is run.
+    pub no_exec: bool,
+    /// Each write is waited for until it is durable.
+    pub sync: bool,
+    /// What is mounted already becomes read-only, or writable again.
+    pub remount: bool,
 }
 
 /// Options of mount(8) and fstab(5) that say nothing to a file system, or what is so in any case.
-const OF_MOUNT: [&str; 27] = [
+const OF_MOUNT: [&str; 21] = [
     "defaults",
-    "rw",
     "auto",
     "noauto",
-    "user",
     "nouser",
     "users",
     "owner",
     "group",
     "nofail",
     "_netdev",
-    "exec",
-    "nosuid",
-    "nodev",
-    "async",
+    "dirsync",
     "atime",
     "noatime",
     "diratime",
@@ -81,12 +55,11 @@ const OF_MOUNT: [&str; 27] = [
     "lazytime",
     "silent",
     "default_permissions",
-    "nosymfollow",
 ];
 
 /// What may stand in `-o`, for an error.
-const KNOWN: &str = "ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, ttl=SECONDS, log=FILE, suid, dev, noexec, sync, \
-     and what mount(8) understands itself";
+const KNOWN: &str = "ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, ttl=SECONDS, log=FILE, nosuid, nodev, \
+     noexec, sync, and what mount(8) understands itself";
 
 impl MountOptions {
     /// Adds what a list of `-o` says: `ro,timeout=30`.
@@ -107,23 +80,25 @@ impl MountOptions {
         match (name, value) {
             ("ro", None) => self.read_only = true,
             ("allow_other", None) => self.allow_other = true,
-            ("suid", None) => self.kernel.push(KernelFlag::Suid),
-            ("dev", None) => self.kernel.push(KernelFlag::Dev),
-            ("noexec", None) => self.kernel.push(KernelFlag::NoExec),
-            ("sync", None) => self.kernel.push(KernelFlag::Sync),
-            ("dirsync", None) => self.kernel.push(KernelFlag::DirSync),
+            ("rw", None) => self.read_only = false,
+            ("suid", None) => self.no_suid = false,
+            ("nosuid", None) => self.no_suid = true,
+            ("dev", None) => self.no_dev = false,
+            ("nodev", None) => self.no_dev = true,
+            ("exec", None) => self.no_exec = false,
+            ("noexec", None) => self.no_exec = true,
+            ("async", None) => self.sync = false,
+            ("sync", None) => self.sync = true,
+            ("remount", None) => self.remount = true,
             ("subdir", Some(dir)) => self.set_subdir(dir.as_bytes())?,
             ("cluster", Some(file)) => self.cluster = Some(PathBuf::from(file)),
             ("log", Some(file)) => self.log = Some(PathBuf::from(file)),
             ("timeout", Some(text)) => self.timeout = Some(seconds(option, text)?),
             ("ttl", Some(text)) => self.ttl = seconds(option, text)?,
-            ("remount", None) => {
-                return Err("a mount can not be changed: umount it and mount it again".to_owned());
-            }
             (name, None) if OF_MOUNT.contains(&name) => {}
             // Comments of fstab(5), and what systemd reads there.
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
-            ("comment" | "fsname" | "subtype", Some(_)) => {}
+            ("user", _) | ("comment" | "fsname" | "subtype", Some(_)) => {}
             _ => {
                 return Err(format!(
                     "'{option}' is no option of a mount; there are: {KNOWN}"
@@ -168,14 +143,13 @@ mod tests {
     #[test]
     fn a_line_of_fstab_is_understood() {
         let options = parsed(
-            "defaults,_netdev,nofail,x-systemd.automount,ro,allow_other,subdir=/home,timeout=30,suid,,noatime",
+            "defaults,_netdev,nofail,x-systemd.automount,ro,allow_other,subdir=/home,timeout=30,nosuid,suid,,noatime,user=ann",
         );
         let expected = MountOptions {
             subdir: Some(b"/home".to_vec()),
             read_only: true,
             allow_other: true,
             timeout: Some(Duration::from_secs(30)),
-            kernel: vec![KernelFlag::Suid],
             ..MountOptions::default()
         };
         assert_eq!(options, Ok(expected));
@@ -192,7 +166,6 @@ mod tests {
             ("timeout=nan", "'nan' is no number of seconds"),
             ("subdir=home", "begin with '/'"),
             ("ro=1", "'ro=1' is no option"),
-            ("remount,ro", "umount it"),
         ] {
             let said = parsed(list).unwrap_err();
             assert!(said.contains(named), "{list}: {said}");

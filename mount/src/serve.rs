@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::fs::FileSystem;
 use crate::handles::Handles;
 use crate::inodes::Inodes;
+use crate::mountpoint::{mounted_at, resolved};
 use crate::options::MountOptions;
 use crate::rights::Rights;
 use crate::space::Room;
@@ -23,6 +24,9 @@ const FOR_EVER: Duration = Duration::from_secs(50 * 365 * 86_400);
 
 /// Threads that take requests from the kernel. They only hand them on.
 const THREADS: usize = 2;
+
+/// What the kernel reads ahead of a program that reads on and on, in KiB: four of its longest requests.
+const READ_AHEAD_KB: &str = "4096";
 
 /// What was written and not synced when a mount ends is written out for so long.
 const LAST_SYNC: Duration = Duration::from_secs(60);
@@ -101,6 +105,7 @@ pub async fn mount(
     let session = tokio::task::spawn_blocking(move || Session::new(system, &at, &config)).await;
     let session = session.map_err(|error| Error::bug("mounting failed").with_source(error))?;
     let mut session = session.map_err(|error| refused(place, &error))?;
+    read_ahead(place);
     Ok(Mounted {
         core,
         place: place.to_owned(),
@@ -122,14 +127,20 @@ fn config(core: &Core, source: &str, options: &MountOptions) -> Config {
         // The kernel's own word: the type is shown as fuse.quarry, and the source as it was given.
         MountOption::CUSTOM(format!("subtype={}", crate::SUBTYPE)),
     ];
-    if core.rights.are_the_kernels() {
-        config.mount_options.push(MountOption::DefaultPermissions);
+    let everybodys = core.rights.are_the_kernels();
+    for (option, is_set) in [
+        (MountOption::DefaultPermissions, everybodys),
+        (MountOption::RO, options.read_only),
+        // As on a local disk, where the uids are those of this machine.
+        (MountOption::Suid, everybodys && !options.no_suid),
+        (MountOption::Dev, everybodys && !options.no_dev),
+        (MountOption::NoExec, options.no_exec),
+        (MountOption::Sync, options.sync),
+    ] {
+        if is_set {
+            config.mount_options.push(option);
+        }
     }
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
-    let kernel = options.kernel.iter().map(|flag| flag.option());
-    config.mount_options.extend(kernel);
     config
 }
 
@@ -169,6 +180,39 @@ impl Mounted {
             let text = format!("{}: the mount broke: {error}", place.display());
             Error::new(Code::Io, text).with_source(error)
         })
+    }
+}
+
+/// Makes a mount read-only, or writable again, which is the kernel's alone.
+///
+/// # Errors
+/// Nothing of ours is there, or the kernel refuses.
+pub fn remount(place: &Path, options: &MountOptions) -> Result<()> {
+    use rustix::mount::MountFlags;
+    let failed =
+        |text: String| Error::new(Code::Configuration, format!("{}: {text}", place.display()));
+    let at = resolved(place).map_err(|error| failed(error.to_string()))?;
+    let there = mounted_at(&at).map_err(|error| failed(error.to_string()))?;
+    if there.is_none_or(|there| !there.is_ours()) {
+        return Err(failed("no cluster is mounted there".to_owned()));
+    }
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, options.read_only);
+    flags.set(MountFlags::NOSUID, options.no_suid);
+    flags.set(MountFlags::NODEV, options.no_dev);
+    flags.set(MountFlags::NOEXEC, options.no_exec);
+    rustix::mount::mount_remount(&at, flags, c"")
+        .map_err(|error| failed(format!("can not be changed: {error}")))
+}
+
+/// Lets the kernel read ahead in requests as long as they may be. Only root may set it; slower without.
+fn read_ahead(place: &Path) {
+    let Ok(Some(there)) = mounted_at(place) else {
+        return;
+    };
+    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", there.device);
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KB) {
+        tracing::debug!("{setting}: {error}");
     }
 }
 

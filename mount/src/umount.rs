@@ -1,6 +1,5 @@
 //! Umounting, whether or not the mount or its cluster answer.
 
-use crate::SUBTYPE;
 use crate::fs::PROCESS;
 use crate::mountpoint::{HELPER, mounted_at, resolved};
 use quarry_common::error::{Code, Error, Result};
@@ -39,7 +38,7 @@ pub fn unmount(place: &Path, how: Unmount) -> Result<Option<u32>> {
     let there =
         mounted_at(&at).map_err(|error| failed(format!("/proc/self/mountinfo: {error}")))?;
     match there {
-        Some(there) if there.kind == format!("fuse.{SUBTYPE}") => {}
+        Some(there) if there.is_ours() => {}
         Some(there) => {
             return Err(failed(format!(
                 "{shown}: what is mounted there is {}, not a cluster: use umount(8)",

@@ -7,7 +7,7 @@ use crate::leaderless::or_leaderless;
 use anyhow::{Result, bail};
 use quarry_client::ClientFile;
 use quarry_common::Error;
-use quarry_mount::{MountOptions, Source, check_mountpoint, mount};
+use quarry_mount::{MountOptions, Source, check_mountpoint, mount, remount};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,8 @@ pub struct Mount {
     #[arg(short, long)]
     foreground: bool,
     /// As mount(8) has them: ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, ttl=SECONDS (how long names and
-    /// attributes may be believed without asking: 0), log=FILE (else the system's log), suid, dev, noexec, sync
+    /// attributes may be believed without asking: 0), log=FILE (else the system's log), nosuid, nodev, noexec, sync,
+    /// remount
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// What /proc/mounts shows, and what is mounted if nothing else says so
@@ -72,6 +73,9 @@ impl Mount {
     /// What stands in the way, what the cluster says.
     pub fn run(self, context: &Context) -> Result<()> {
         let plan = self.plan(context)?;
+        if plan.options.remount {
+            return Ok(remount(&self.mountpoint, &plan.options)?);
+        }
         let (place, note) = check_mountpoint(&self.mountpoint, &plan.options)?;
         if let Some(note) = note.filter(|_| !self.detached) {
             eprintln!("quarry: mount: {note}");

@@ -41,6 +41,8 @@ impl Client {
     /// `Stale`, `IsDirectory`; `Invalid` for what has no contents; `Overloaded` for too many open files.
     pub async fn open_shared(&self, inode: InodeId) -> Result<Arc<SharedFile>> {
         if let Some(open) = self.shared_if_open(inode) {
+            // Whoever opens a file sees what was committed before, also where others have it open.
+            open.file.lock().await.forget().await?;
             return Ok(open);
         }
         let client = self.itself();

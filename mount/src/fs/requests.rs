@@ -8,7 +8,7 @@ use fuser::{
     INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
     PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
+    ReplyStatfs, ReplyStatx, ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
 };
 use quarry_common::limits::NAME_LEN_MAX;
 use std::ffi::OsStr;
@@ -90,6 +90,23 @@ impl Filesystem for FileSystem {
     ) {
         let work = |core: Arc<Core>| async move { core.getattr(number).await };
         self.answer(request, "getattr", reply, work, attributes);
+    }
+
+    fn statx(&self, request: &Request, number: INodeNo, reply: ReplyStatx) {
+        let work = |core: Arc<Core>| async move { core.getattr(number).await };
+        self.answer(
+            request,
+            "statx",
+            reply,
+            work,
+            |core, reply, done| match done {
+                Ok(attr) => {
+                    core.inodes.note(&attr);
+                    reply.attr(&core.believed_for(), &core.file_attr(&attr));
+                }
+                Err(errno) => reply.error(errno),
+            },
+        );
     }
 
     fn setattr(

@@ -14,6 +14,9 @@ pub const PROCESS: &[u8] = b"quarry.mount.process";
 /// Names of the system, which the cluster has none of: access control lists today.
 const SYSTEM: &[u8] = b"system.";
 
+/// Asked for by each `ls -l` of each name, until it hears that there is no such thing here.
+const LABEL: &[u8] = b"security.selinux";
+
 /// What only root sees.
 const TRUSTED: &[u8] = b"trusted.";
 
@@ -31,8 +34,7 @@ impl Core {
         if name == PROCESS && number == INodeNo::ROOT {
             return Ok(std::process::id().to_string().into_bytes());
         }
-        // Asked for by each `ls -l`.
-        if name.starts_with(SYSTEM) || name.starts_with(SUBTYPE.as_bytes()) {
+        if name.starts_with(SYSTEM) || name == LABEL || name.starts_with(SUBTYPE.as_bytes()) {
             return Err(Errno::EOPNOTSUPP.into());
         }
         let inode = self.inodes.inode(number);

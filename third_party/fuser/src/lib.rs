@@ -71,6 +71,7 @@ pub use crate::reply::ReplyLseek;
 pub use crate::reply::ReplyOpen;
 pub use crate::reply::ReplyPoll;
 pub use crate::reply::ReplyStatfs;
+pub use crate::reply::ReplyStatx;
 pub use crate::reply::ReplyWrite;
 pub use crate::reply::ReplyXattr;
 pub use crate::request_param::Request;
@@ -181,7 +182,7 @@ pub struct FileAttr {
     pub mtime: SystemTime,
     /// Time of last change
     pub ctime: SystemTime,
-    /// Time of creation (macOS only)
+    /// Time of creation (macOS, and `ReplyStatx`)
     pub crtime: SystemTime,
     /// Kind of file (directory, file, pipe, etc)
     pub kind: FileType,
@@ -405,6 +406,11 @@ pub trait Filesystem: Send + Sync + 'static {
     /// The caller of request `unique` got a signal. Answer that request soon (`EINTR`), or ignore this.
     /// May arrive before the request itself is seen, or after it was answered. No reply is sent.
     fn interrupt(&self, _req: &Request, _unique: RequestId) {}
+
+    /// Get file attributes with the time of birth.
+    fn statx(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatx) {
+        reply.error(Errno::ENOSYS);
+    }
 
     /// Create a file without a name in a directory and open it (`O_TMPFILE`).
     fn tmpfile(

@@ -375,6 +375,9 @@ impl<'a> RequestWithSender<'a> {
                     self.reply(),
                 );
             }
+            ll::Operation::Statx(_) => {
+                filesystem.statx(self.request_header(), self.request.nodeid(), self.reply());
+            }
             ll::Operation::TmpFile(x) => {
                 filesystem.tmpfile(
                     self.request_header(),

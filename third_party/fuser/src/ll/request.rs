@@ -341,6 +341,13 @@ mod op {
         }
     }
 
+    /// Get file attributes with the time of birth.
+    #[derive(Debug)]
+    pub(crate) struct Statx<'a> {
+        #[expect(dead_code)]
+        header: &'a fuse_in_header,
+    }
+
     /// Set file attributes.
     #[derive(Debug)]
     pub(crate) struct SetAttr<'a> {
@@ -1798,6 +1805,7 @@ mod op {
                 header,
                 arg: data.fetch()?,
             }),
+            fuse_opcode::FUSE_STATX => Operation::Statx(Statx { header }),
             fuse_opcode::FUSE_TMPFILE => Operation::TmpFile(Create {
                 header,
                 arg: data.fetch()?,
@@ -1924,6 +1932,7 @@ pub(crate) enum Operation<'a> {
     Access(Access<'a>),
     Create(Create<'a>),
     TmpFile(Create<'a>),
+    Statx(Statx<'a>),
     Interrupt(Interrupt<'a>),
     BMap(BMap<'a>),
     Destroy(Destroy<'a>),
@@ -2068,6 +2077,7 @@ impl fmt::Display for Operation<'_> {
                 x.lock_owner()
             ),
             Operation::Access(x) => write!(f, "ACCESS mask {:#05o}", x.mask()),
+            Operation::Statx(_) => write!(f, "STATX"),
             Operation::TmpFile(x) => write!(
                 f,
                 "TMPFILE mode {:#05o}, umask {:#05o}, flags {:#x}",
