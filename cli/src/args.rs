@@ -61,6 +61,10 @@ enum Command {
     Chown(commands::chown::Chown),
     Xattr(commands::xattr::Xattr),
     Locate(commands::locate::Locate),
+    #[cfg(feature = "mount")]
+    Mount(commands::mount::Mount),
+    #[cfg(feature = "mount")]
+    Umount(commands::umount::Umount),
     Status(commands::status::Status),
     Disk(commands::disk::Disk),
     Pg(commands::pg::Pg),
@@ -81,6 +85,10 @@ macro_rules! dispatch {
             Command::Dataserver(args) => { let $context = $context("dataserver"); finish(&$context, args.run(&$context)) }
             #[cfg(feature = "servers")]
             Command::Config(args) => { let $context = $context("config"); finish(&$context, args.run(&$context)) }
+            #[cfg(feature = "mount")]
+            Command::Mount(args) => { let $context = $context("mount"); finish(&$context, args.run(&$context)) }
+            #[cfg(feature = "mount")]
+            Command::Umount(args) => { let $context = $context("umount"); finish(&$context, args.run(&$context)) }
             $(Command::$variant(args) => { let $context = $context($word); finish(&$context, client(args.run(&$context))) })*
         }
     };
@@ -102,6 +110,20 @@ impl Arguments {
             Xattr => "xattr", Locate => "locate", Status => "status", Disk => "disk", Pg => "pg",
             Bench => "bench",
         )
+    }
+}
+
+/// Does what mount(8) asks for.
+#[cfg(feature = "mount")]
+pub fn mount(asked: std::result::Result<crate::mount_helper::Asked, String>) -> ExitCode {
+    use crate::mount_helper::Asked;
+    match asked {
+        Ok(Asked::Nothing) => ExitCode::SUCCESS,
+        Ok(Asked::Words(words)) => match Arguments::try_parse_from(words) {
+            Ok(args) => args.run(),
+            Err(said) => say(&said),
+        },
+        Err(usage) => failure::report("mount", &failure::Misuse::new(usage).into()),
     }
 }
 
@@ -215,6 +237,12 @@ mod tests {
             "xattr list /a",
             "xattr remove /a user.k",
             "--cluster f status",
+            #[cfg(feature = "mount")]
+            "mount --subdir /a --read-only --allow-other --foreground -o timeout=5,ro /mnt",
+            #[cfg(feature = "mount")]
+            "mount -o ro -o ttl=1 /mnt",
+            #[cfg(feature = "mount")]
+            "umount --lazy /mnt",
             #[cfg(feature = "servers")]
             "dev --metaservers 3 --dataservers 5 --processes --detach --dir d",
             #[cfg(feature = "servers")]

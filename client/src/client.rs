@@ -3,19 +3,18 @@
 use crate::budget::Budget;
 use crate::client_file::ClientFile;
 use crate::data::{DataLink, DataOptions};
-use crate::file::SharedFile;
+use crate::file::SharedFiles;
 use crate::map_cache::MapCache;
 use crate::meta::{MetaLink, unexpected};
 use crate::session::Sessions;
 use crate::transport::{Peer, Transport, quic::Quic};
 use quarry_common::error::{Code, Error, Result};
-use quarry_common::ids::{Epoch, InodeId, PoolId};
+use quarry_common::ids::{Epoch, PoolId};
 use quarry_common::map::ClusterMap;
 use quarry_common::wire::meta::{
     AdminOp, Caller, MetaBody, MetaReply, Op, OpReply, Read, ReadReply, admin::AdminReply,
 };
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
@@ -64,15 +63,7 @@ pub(crate) struct Shared {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) data: Arc<DataLink>,
     pub(crate) budget: Arc<Budget>,
-    /// Files that are open and shared.
-    pub(crate) shared_files: Mutex<HashMap<InodeId, Weak<SharedFile>>>,
-}
-
-impl Shared {
-    pub(crate) fn files(&self) -> MutexGuard<'_, HashMap<InodeId, Weak<SharedFile>>> {
-        let files = self.shared_files.lock();
-        files.expect("nobody panics with this lock")
-    }
+    pub(crate) shared_files: SharedFiles,
 }
 
 impl Client {
@@ -141,7 +132,7 @@ impl Client {
                 sessions,
                 data: Arc::new(data),
                 budget,
-                shared_files: Mutex::default(),
+                shared_files: SharedFiles::default(),
             }),
             act_as: None,
         })

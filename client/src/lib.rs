@@ -7,6 +7,7 @@
 mod admin;
 mod backoff;
 mod budget;
+mod by_inode;
 mod client;
 mod client_file;
 mod data;

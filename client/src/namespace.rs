@@ -172,11 +172,6 @@ impl Client {
         }
     }
 
-    pub(crate) async fn stat_inode(&self, inode: InodeId) -> Result<Attr> {
-        let mut attrs = self.stat_inodes(&[inode]).await?;
-        attrs.pop().unwrap_or_else(|| Err(unexpected("attributes")))
-    }
-
     /// One name in a directory; a symbolic link is not followed.
     ///
     /// # Errors
@@ -334,14 +329,6 @@ impl Client {
         self.read_link_inode(inode)
             .await
             .map_err(|error| error.context(shown(path)))
-    }
-
-    pub(crate) async fn read_link_inode(&self, inode: InodeId) -> Result<Vec<u8>> {
-        let view = View::Live;
-        match self.read(Read::ReadLink { view, inode }).await? {
-            ReadReply::Bytes(target) => Ok(target),
-            _ => Err(unexpected("the target of a link")),
-        }
     }
 
     /// Gives the file at `existing` the name `new` as well.
@@ -589,18 +576,6 @@ impl Client {
         value.map_err(|error| error.context(shown(path)))
     }
 
-    async fn get_xattr_inode(&self, inode: InodeId, name: &[u8]) -> Result<Vec<u8>> {
-        let read = Read::GetXattr {
-            view: View::Live,
-            inode,
-            name: name.to_vec(),
-        };
-        match self.read(read).await? {
-            ReadReply::Bytes(value) => Ok(value),
-            _ => Err(unexpected("an attribute's value")),
-        }
-    }
-
     /// The names of all extended attributes.
     ///
     /// # Errors
@@ -609,14 +584,6 @@ impl Client {
         let inode = self.stat(path).await?.inode;
         let names = self.list_xattr_inode(inode).await;
         names.map_err(|error| error.context(shown(path)))
-    }
-
-    async fn list_xattr_inode(&self, inode: InodeId) -> Result<Vec<Vec<u8>>> {
-        let view = View::Live;
-        match self.read(Read::ListXattr { view, inode }).await? {
-            ReadReply::Names(names) => Ok(names),
-            _ => Err(unexpected("names of attributes")),
-        }
     }
 
     /// The extended attributes whose names begin with `kind`, with their values.

@@ -9,6 +9,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// And again after so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
+/// What is tried for longer than this is tried until it is done, as far as anybody waits.
+const WITHOUT_END: Duration = Duration::from_secs(365 * 86_400);
+
 /// When something was told last.
 #[derive(Debug, Default)]
 pub struct Telling(Mutex<Option<Instant>>);
@@ -19,8 +22,10 @@ impl Telling {
     pub fn tell(&self, since: Instant, deadline: Instant, text: impl FnOnce() -> String) {
         let now = Instant::now();
         if self.is_due(since, now) {
-            let left = deadline.saturating_duration_since(now).as_secs();
-            tracing::warn!("{}; trying for {left} s more", text());
+            match deadline.saturating_duration_since(now) {
+                left if left > WITHOUT_END => tracing::warn!("{}; trying on", text()),
+                left => tracing::warn!("{}; trying for {} s more", text(), left.as_secs()),
+            }
         }
     }
 

@@ -12,6 +12,7 @@ pub mod drill;
 pub mod generator;
 pub mod hosts;
 pub mod load;
+pub mod mounts;
 pub mod network;
 pub mod power;
 pub mod processes;

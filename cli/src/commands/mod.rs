@@ -22,6 +22,8 @@ pub mod ls;
 #[cfg(feature = "servers")]
 pub mod metaserver;
 pub mod mkdir;
+#[cfg(feature = "mount")]
+pub mod mount;
 pub mod mv;
 pub mod pg;
 pub mod put;
@@ -30,6 +32,8 @@ pub mod rmdir;
 pub mod stat;
 pub mod status;
 pub mod truncate;
+#[cfg(feature = "mount")]
+pub mod umount;
 pub mod user;
 pub mod xattr;
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 async fn made(client: &Client, path: &[u8]) -> (InodeId, Arc<SharedFile>) {
     let inode = client.create(path, 0o644, true).await.unwrap().inode;
-    (inode, client.open_shared(inode).unwrap())
+    (inode, client.open_shared(inode).await.unwrap())
 }
 
 async fn seen(file: &Arc<SharedFile>, offset: u64, len: usize) -> Vec<u8> {
@@ -21,7 +21,7 @@ async fn all_handles_see_what_one_wrote_and_other_clients_what_is_synced() {
     let fake = Fake::new(3);
     let client = fake.client().await;
     let (inode, one) = made(&client, b"/file").await;
-    let other = client.open_shared(inode).unwrap();
+    let other = client.open_shared(inode).await.unwrap();
     assert!(Arc::ptr_eq(&one, &other));
     one.write_at(5, content(100).into()).await.unwrap();
     let mut expected = vec![0; 5];
@@ -32,7 +32,7 @@ async fn all_handles_see_what_one_wrote_and_other_clients_what_is_synced() {
     other.sync().await.unwrap();
     assert_eq!(read(&client, b"/file").await.unwrap(), expected);
     drop((one, other));
-    let again = client.open_shared(inode).unwrap();
+    let again = client.open_shared(inode).await.unwrap();
     assert_eq!(seen(&again, 0, 1000).await, expected);
 }
 
@@ -233,7 +233,7 @@ async fn random_operations_give_what_they_give_on_a_vector() {
         let fake = Fake::new(3);
         let client = fake.client().await;
         let (inode, one) = made(&client, b"/file").await;
-        let other = client.open_shared(inode).unwrap();
+        let other = client.open_shared(inode).await.unwrap();
         let mut model: Vec<u8> = Vec::new();
         for step in 0..250 {
             let file = if random.random() { &one } else { &other };

@@ -1,0 +1,73 @@
+//! The open files of a client: one for each inode.
+
+use super::SharedFile;
+use crate::client::Client;
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::ids::InodeId;
+use quarry_common::wire::meta::FileKind;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+/// The shared files of a client that somebody holds.
+#[derive(Default)]
+pub(crate) struct SharedFiles(Mutex<HashMap<InodeId, Weak<SharedFile>>>);
+
+impl SharedFiles {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InodeId, Weak<SharedFile>>> {
+        self.0.lock().expect("nobody panics with this lock")
+    }
+}
+
+impl Client {
+    /// The open file of an inode, the same for all who hold it. It is read and written as the user of this client, whomever
+    /// the client acts as: whether somebody may is checked when it is opened, as POSIX has it. Whoever opens it sees what was
+    /// committed before.
+    ///
+    /// # Errors
+    /// `Stale`, `IsDirectory`; `Invalid` for what has no contents; `Overloaded` for too many open files.
+    pub async fn open_shared(&self, inode: InodeId) -> Result<Arc<SharedFile>> {
+        if let Some(open) = self.shared_if_open(inode) {
+            open.reader.forget();
+            return Ok(open);
+        }
+        let name = format!("inode {inode}");
+        let client = self.itself();
+        match client.stat_inode(inode).await?.kind {
+            FileKind::File => {}
+            FileKind::Directory => {
+                let text = format!("{name}: is a directory");
+                return Err(Error::new(Code::IsDirectory, text));
+            }
+            _ => {
+                let text = format!("{name}: not a regular file");
+                return Err(Error::new(Code::Invalid, text));
+            }
+        }
+        let mut files = self.shared.shared_files.lock();
+        // Another one may have opened it meanwhile.
+        if let Some(open) = files.get(&inode).and_then(Weak::upgrade) {
+            return Ok(open);
+        }
+        let made = SharedFile::new(client, inode, name)?;
+        files.insert(inode, Arc::downgrade(&made));
+        Ok(made)
+    }
+
+    /// The open file of an inode, if anybody in this client holds it.
+    pub fn shared_if_open(&self, inode: InodeId) -> Option<Arc<SharedFile>> {
+        let files = self.shared.shared_files.lock();
+        files.get(&inode).and_then(Weak::upgrade)
+    }
+}
+
+impl Drop for SharedFile {
+    fn drop(&mut self) {
+        self.budget.change(self.state().counted, 0);
+        let mut files = self.client.shared.shared_files.lock();
+        // Another one may have taken its place.
+        let is_gone = |file: &Weak<SharedFile>| file.strong_count() == 0;
+        if files.get(&self.inode).is_some_and(is_gone) {
+            files.remove(&self.inode);
+        }
+    }
+}

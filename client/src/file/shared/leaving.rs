@@ -1,0 +1,147 @@
+//! How what was written leaves: it is handed on to the dataservers, is durable there, and is committed.
+
+use super::SharedFile;
+use crate::file::assembler::{Assembler, Written};
+use crate::file::publish::REPEATS;
+use quarry_common::error::{Code, Error, Result};
+use quarry_common::limits::CHUNK_LEN_MAX;
+use std::time::Instant;
+
+/// Bytes that have left are held until they are committed, since those of a session that is lost are written again. With
+/// more, the oldest are committed first.
+const LEAVING_MAX: u64 = 2 * CHUNK_LEN_MAX as u64;
+
+/// Ranges that are durable and not committed: more are committed at once.
+const UNCOMMITTED_MAX: usize = 128;
+
+/// What has left and is not committed.
+pub(super) struct Leaving {
+    assembler: Assembler,
+    /// Durable, in the order of the writes, none overlapping another.
+    uncommitted: Vec<Written>,
+}
+
+impl Leaving {
+    pub(super) fn new(assembler: Assembler) -> Leaving {
+        Leaving {
+            assembler,
+            uncommitted: Vec::new(),
+        }
+    }
+}
+
+impl SharedFile {
+    /// What is not committed is lost.
+    pub(super) fn lose(&self, leaving: &mut Leaving) {
+        *leaving = Leaving::new(Assembler::new(self.client.shared.data.clone()));
+        self.change(|state| state.dirty.discard());
+        self.fewer.notify_waiters();
+    }
+
+    /// Hands on what is fresh now, of runs of at least `least`. After an error all is to be given up: [`SharedFile::lose`].
+    pub(super) async fn hand_on(&self, leaving: &mut Leaving, least: u64) -> Result<()> {
+        let runs = self.state().dirty.runs(least);
+        for run in runs {
+            if self.state().dirty.is_leaving(&run) {
+                // Older bytes of the same place first.
+                self.commit_leaving(leaving).await?;
+            }
+            let pieces = self.change(|state| state.dirty.hand_on(&run));
+            self.fewer.notify_waiters();
+            for (offset, bytes) in pieces {
+                leaving.assembler.write(offset, bytes).await?;
+            }
+            self.keep_few(leaving).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits what is durable while there is much of it.
+    async fn keep_few(&self, leaving: &mut Leaving) -> Result<()> {
+        leaving.uncommitted.extend(leaving.assembler.take_done());
+        if leaving.uncommitted.len() >= UNCOMMITTED_MAX {
+            self.commit_durable(leaving).await?;
+        }
+        while self.state().dirty.leaving_len() > LEAVING_MAX {
+            let waited = leaving.assembler.settle_oldest().await?;
+            leaving.uncommitted.extend(leaving.assembler.take_done());
+            self.commit_durable(leaving).await?;
+            if !waited {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits what has left.
+    async fn commit_leaving(&self, leaving: &mut Leaving) -> Result<()> {
+        let rest = leaving.assembler.take().await?;
+        leaving.uncommitted.extend(rest);
+        self.commit_durable(leaving).await
+    }
+
+    async fn commit_durable(&self, leaving: &mut Leaving) -> Result<()> {
+        let mut rest = std::mem::take(&mut leaving.uncommitted);
+        while !rest.is_empty() {
+            let after = rest.split_off(rest.len().min(UNCOMMITTED_MAX));
+            let mut some = std::mem::replace(&mut rest, after);
+            let mut repeats = 0;
+            loop {
+                match self.client.commit_extents(self.inode, &some, None).await {
+                    // Refused: the session that wrote them was lost, or the members of their groups have changed.
+                    Err(error) if is_outdated(&error) && repeats < REPEATS => {
+                        tracing::info!(name = self.name, %error, "what was not committed is written again");
+                        repeats += 1;
+                        some = self.write_again(&some).await?;
+                    }
+                    committed => {
+                        committed?;
+                        break;
+                    }
+                }
+            }
+            // Before they are gone from here: who reads sees them in one place at least.
+            self.reader.forget();
+            self.change(|state| {
+                let ranges = some.iter().map(Written::range);
+                ranges.for_each(|range| state.dirty.handle_committed(&range));
+            });
+        }
+        self.fewer.notify_waiters();
+        Ok(())
+    }
+
+    /// The same bytes in new chunks.
+    async fn write_again(&self, written: &[Written]) -> Result<Vec<Written>> {
+        let mut assembler = Assembler::new(self.client.shared.data.clone());
+        for range in written.iter().map(Written::range) {
+            let pieces = self.state().dirty.leaving(&range);
+            let len: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+            if len as u64 != range.end - range.start {
+                let text = format!("{}: bytes that are not committed were not kept", self.name);
+                return Err(Error::bug(text));
+            }
+            for (offset, bytes) in pieces {
+                assembler.write(offset, bytes).await?;
+            }
+        }
+        assembler.take().await
+    }
+
+    /// Commits everything that was written before. After an error as [`SharedFile::hand_on`].
+    pub(super) async fn commit_all(&self, leaving: &mut Leaving) -> Result<()> {
+        self.change(|state| {
+            if let Some((first, _)) = &mut state.written {
+                // What comes from now on counts from now on.
+                *first = Instant::now();
+            }
+        });
+        self.hand_on(leaving, 1).await?;
+        self.commit_leaving(leaving).await
+    }
+}
+
+/// Whether a commit was refused because of receipts that others would not be.
+pub(super) fn is_outdated(error: &Error) -> bool {
+    matches!(error.code, Code::OldReceipt | Code::BadReceipt)
+}

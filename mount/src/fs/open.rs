@@ -1,0 +1,114 @@
+//! Opening and closing files.
+
+use super::names::permissions;
+use crate::access::Want;
+use crate::caller::Asker;
+use crate::core::Core;
+use crate::errno::Answer;
+use fuser::{Errno, FopenFlags, INodeNo};
+use quarry_client::SharedFile;
+use quarry_common::error::Code;
+use quarry_common::wire::meta::{Attr, FileKind};
+use std::sync::Arc;
+
+/// An open file: what open(2) made, however many descriptors share it.
+pub struct OpenFile {
+    /// The file, shared by all who have it open here.
+    pub file: Arc<SharedFile>,
+    /// Every write goes to the end.
+    pub appends: bool,
+}
+
+impl OpenFile {
+    fn new(file: Arc<SharedFile>, flags: i32) -> OpenFile {
+        OpenFile {
+            file,
+            appends: flags & libc::O_APPEND != 0,
+        }
+    }
+
+    /// How the kernel is to treat it. Appended bytes go past its cache: where they land the cluster decides, and the kernel would
+    /// keep them at the place where it takes the end for.
+    pub fn flags(&self) -> FopenFlags {
+        match self.appends {
+            true => FopenFlags::FOPEN_DIRECT_IO,
+            false => FopenFlags::empty(),
+        }
+    }
+}
+
+impl Core {
+    pub async fn open(&self, asker: Asker, number: INodeNo, flags: i32) -> Answer<OpenFile> {
+        let inode = self.inodes.inode(number);
+        if !self.rights.are_the_kernels() {
+            let attr = self.client.stat_inode(inode).await?;
+            self.rights.check(&attr, Want::of_open(flags))?;
+        }
+        let file = self.client.open_shared(inode).await?;
+        if flags & libc::O_TRUNC != 0 {
+            let attr = file.set_len(0).await?;
+            self.without_privileges(asker, attr).await?;
+        }
+        Ok(OpenFile::new(file, flags))
+    }
+
+    pub async fn create(
+        &self,
+        asker: Asker,
+        (parent, name): (INodeNo, &[u8]),
+        mode: u32,
+        flags: i32,
+    ) -> Answer<(Attr, OpenFile)> {
+        let client = self.rights.client(&self.client, asker);
+        let parent = self.inodes.inode(parent);
+        let made = client.create_in(parent, name, permissions(mode), true);
+        let attr = match made.await {
+            Err(error) if error.code == Code::Exists && flags & libc::O_EXCL == 0 => {
+                // Somebody else made it since the kernel looked.
+                let attr = self.client.lookup(parent, name).await?;
+                if attr.kind != FileKind::File {
+                    // The kernel looks again, and finds what it is.
+                    return Err(Errno::ESTALE.into());
+                }
+                let want = Want::of_open(flags);
+                self.rights.check_asker(asker, &attr, want)?;
+                let number = self.inodes.number(attr.inode);
+                let open = self.open(asker, number, flags).await?;
+                let attr = open.file.attr().await?;
+                return Ok((attr, open));
+            }
+            made => made?,
+        };
+        let file = self.client.open_shared(attr.inode).await?;
+        Ok((attr, OpenFile::new(file, flags)))
+    }
+
+    pub async fn tmpfile(
+        &self,
+        asker: Asker,
+        parent: INodeNo,
+        mode: u32,
+        flags: i32,
+    ) -> Answer<(Attr, OpenFile)> {
+        let client = self.rights.client(&self.client, asker);
+        let parent = self.inodes.inode(parent);
+        let attr = client.create_unnamed(parent, permissions(mode)).await?;
+        let file = self.client.open_shared(attr.inode).await?;
+        Ok((attr, OpenFile::new(file, flags)))
+    }
+
+    pub async fn sync(&self, open: Arc<OpenFile>) -> Answer<()> {
+        Ok(open.file.sync().await?)
+    }
+
+    /// What was written through a mapping after the last close is synced here; nobody hears of a failure any more, but the log.
+    pub async fn release(&self, open: Arc<OpenFile>) -> Answer<()> {
+        if let Err(error) = open.file.sync().await {
+            tracing::error!(
+                "inode {}: what was written last is lost: {error}",
+                open.file.inode()
+            );
+        }
+        Ok(())
+    }
+}
