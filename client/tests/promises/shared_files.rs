@@ -51,26 +51,37 @@ async fn what_nobody_syncs_is_committed_soon() {
     }
 }
 
-#[tokio::test]
-async fn bytes_that_are_lost_are_told_once_and_the_file_goes_on() {
-    let fake = Fake::new(3);
-    let client = fake.client().await;
-    let (_, file) = made(&client, b"/file").await;
-    file.write_at(0, content(10).into()).await.unwrap();
-    file.sync().await.unwrap();
+fn commits_are_refused(fake: &Fake) {
     fake.state().faults.refuses = Some(Box::new(|op| {
         let commits = matches!(op, quarry_common::wire::meta::Op::CommitExtents { .. });
-        commits.then_some(Code::AccessDenied)
+        commits.then_some(Code::ClusterFull)
     }));
-    file.write_at(0, vec![0xff; 20].into()).await.unwrap();
-    let error = file.sync().await.unwrap_err();
-    assert_eq!(error.code, Code::AccessDenied, "{error}");
+}
+
+#[tokio::test]
+async fn of_bytes_that_are_lost_all_are_told_who_have_the_file_open() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (inode, one) = made(&client, b"/file").await;
+    let other = client.open_shared(inode).await.unwrap();
+    one.write_at(0, content(10).into()).await.unwrap();
+    one.sync().await.unwrap();
+    commits_are_refused(&fake);
+    one.write_at(0, vec![0xff; 20].into()).await.unwrap();
+    for file in [&one, &other, &one] {
+        let error = file.sync().await.unwrap_err();
+        assert_eq!(error.code, Code::ClusterFull, "{error}");
+    }
     fake.state().faults.refuses = None;
-    assert_eq!(seen(&file, 0, 100).await, content(10));
-    file.sync().await.unwrap();
-    file.write_at(10, content(5).into()).await.unwrap();
-    file.sync().await.unwrap();
+    assert!(other.write_at(50, content(5).into()).await.is_err());
+    assert!(other.append(content(5).into()).await.is_err());
+    // What is durable is read on, and who opens the file from now on finds it well.
+    assert_eq!(seen(&one, 0, 100).await, content(10));
+    let again = client.open_shared(inode).await.unwrap();
+    again.write_at(10, content(5).into()).await.unwrap();
+    again.sync().await.unwrap();
     assert_eq!(read(&client, b"/file").await.unwrap().len(), 15);
+    assert!(one.sync().await.is_err());
 }
 
 #[tokio::test]
@@ -78,10 +89,7 @@ async fn bytes_that_are_lost_unasked_are_told_by_the_next_sync() {
     let fake = Fake::new(3);
     let client = fake.client().await;
     let (_, file) = made(&client, b"/file").await;
-    fake.state().faults.refuses = Some(Box::new(|op| {
-        let commits = matches!(op, quarry_common::wire::meta::Op::CommitExtents { .. });
-        commits.then_some(Code::ClusterFull)
-    }));
+    commits_are_refused(&fake);
     file.write_at(0, content(20).into()).await.unwrap();
     let begun = Instant::now();
     while file.attr().await.unwrap().size > 0 {
@@ -91,7 +99,7 @@ async fn bytes_that_are_lost_unasked_are_told_by_the_next_sync() {
     fake.state().faults.refuses = None;
     let error = file.sync().await.unwrap_err();
     assert_eq!(error.code, Code::ClusterFull, "{error}");
-    file.sync().await.unwrap();
+    assert!(read(&client, b"/file").await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

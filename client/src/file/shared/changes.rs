@@ -63,7 +63,7 @@ impl SharedFile {
     /// Sets attributes, after everything that was written before; `size` cuts the file, or extends it with zeros.
     ///
     /// # Errors
-    /// `FileTooBig`, `NotPermitted`; why bytes were lost, if nobody was told yet.
+    /// `FileTooBig`, `NotPermitted`; why bytes were lost.
     pub async fn set_attr(self: &Arc<Self>, set: SetAttr) -> Result<Attr> {
         self.alone(async move |file| {
             let done = file.client.set_attr_inode(file.inode, set).await;
@@ -88,7 +88,7 @@ impl SharedFile {
     /// Makes the file at least so long, with zeros that take no room.
     ///
     /// # Errors
-    /// `FileTooBig`; why bytes were lost, if nobody was told yet.
+    /// `FileTooBig`; why bytes were lost.
     pub async fn extend(self: &Arc<Self>, len: u64) -> Result<Attr> {
         self.check_len(len, 0)?;
         self.alone(async move |file| file.commit_holes(Vec::new(), Some(len)).await)
@@ -147,7 +147,7 @@ impl SharedFile {
     /// bytes that were, which may be fewer than asked for, and are none at the end of the file read.
     ///
     /// # Errors
-    /// `Invalid` for ranges of one file that overlap; why bytes of either were lost, if nobody was told yet.
+    /// `Invalid` for ranges of one file that overlap; why bytes of either were lost.
     pub async fn clone_range_from(
         self: &Arc<Self>,
         offset: u64,

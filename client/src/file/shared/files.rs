@@ -16,12 +16,22 @@ impl SharedFiles {
     fn lock(&self) -> MutexGuard<'_, HashMap<InodeId, Weak<SharedFile>>> {
         self.0.lock().expect("nobody panics with this lock")
     }
+
+    /// Whoever opens the inode gets another one from now on.
+    pub(super) fn remove(&self, gone: &SharedFile) {
+        let mut files = self.lock();
+        // Another one may have taken its place.
+        let is_it = |file: &Weak<SharedFile>| std::ptr::eq(file.as_ptr(), gone);
+        if files.get(&gone.inode).is_some_and(is_it) {
+            files.remove(&gone.inode);
+        }
+    }
 }
 
 impl Client {
     /// The open file of an inode, the same for all who hold it. It is read and written as the user of this client, whomever
     /// the client acts as: whether somebody may is checked when it is opened, as POSIX has it. Whoever opens it sees what was
-    /// committed before.
+    /// committed before; one that lost bytes is not shared any more.
     ///
     /// # Errors
     /// `Stale`, `IsDirectory`; `Invalid` for what has no contents; `Overloaded` for too many open files.
@@ -63,11 +73,6 @@ impl Client {
 impl Drop for SharedFile {
     fn drop(&mut self) {
         self.budget.change(self.state().counted, 0);
-        let mut files = self.client.shared.shared_files.lock();
-        // Another one may have taken its place.
-        let is_gone = |file: &Weak<SharedFile>| file.strong_count() == 0;
-        if files.get(&self.inode).is_some_and(is_gone) {
-            files.remove(&self.inode);
-        }
+        self.client.shared.shared_files.remove(self);
     }
 }

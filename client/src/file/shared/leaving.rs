@@ -32,9 +32,13 @@ impl Leaving {
 
 impl SharedFile {
     /// What is not committed is lost.
-    pub(super) fn lose(&self, leaving: &mut Leaving) {
+    pub(super) fn lose(&self, leaving: &mut Leaving, why: Error) {
         *leaving = Leaving::new(Assembler::new(self.client.shared.data.clone()));
-        self.change(|state| state.dirty.discard());
+        self.change(|state| {
+            state.dirty.discard();
+            state.failed.get_or_insert(why);
+        });
+        self.client.shared.shared_files.remove(self);
         self.fewer.notify_waiters();
     }
 

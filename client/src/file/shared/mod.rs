@@ -67,7 +67,8 @@ struct State {
     written: Option<(Instant, Instant)>,
     /// Whether a task sees to it that it is committed.
     is_looked_after: bool,
-    /// Why bytes were lost of which nobody was told.
+    /// Why bytes were lost that were taken: all who have the file open are told, whenever they ask. Who opens it from then on
+    /// gets another one.
     failed: Option<Error>,
 }
 
@@ -172,7 +173,7 @@ impl SharedFile {
     /// Writes at an offset: the bytes are taken. Durable and seen by others after [`SharedFile::sync`].
     ///
     /// # Errors
-    /// `FileTooBig`; why earlier bytes were lost, if nobody was told yet.
+    /// `FileTooBig`; why earlier bytes were lost.
     pub async fn write_at(self: &Arc<Self>, offset: u64, bytes: Bytes) -> Result<()> {
         self.check_len(offset, bytes.len())?;
         if bytes.is_empty() {
@@ -184,8 +185,8 @@ impl SharedFile {
             fewer.as_mut().enable();
             let has_room = self.budget.has_room();
             let taken = self.change(|state| {
-                if let Some(error) = state.failed.take() {
-                    return Err(error);
+                if let Some(error) = &state.failed {
+                    return Err(error.clone());
                 }
                 // Whoever has nothing here may always begin, so that none waits for ever behind others.
                 let fits = has_room && state.dirty.fresh_len() < FRESH_MAX;
@@ -246,8 +247,7 @@ impl SharedFile {
                 };
                 if let Err(error) = done {
                     tracing::warn!("{}: what was written is lost: {error}", file.name);
-                    file.lose(&mut leaving);
-                    file.state().failed.get_or_insert(error);
+                    file.lose(&mut leaving, error);
                 }
             }
         });
@@ -265,13 +265,10 @@ impl SharedFile {
         let file = Arc::clone(self);
         let task = tokio::spawn(async move {
             let mut leaving = file.leaving.lock().await;
-            let committed = file.commit_all(&mut leaving).await;
-            if committed.is_err() {
-                file.lose(&mut leaving);
+            if let Err(error) = file.commit_all(&mut leaving).await {
+                file.lose(&mut leaving, error);
             }
-            // It is told here and now.
-            let told = file.state().failed.take();
-            if let Some(error) = told.or(committed.err()) {
+            if let Some(error) = file.state().failed.clone() {
                 return Err(file.named(error));
             }
             let done = work(Arc::clone(&file)).await;
@@ -284,7 +281,7 @@ impl SharedFile {
     /// Makes everything written so far durable and visible to all.
     ///
     /// # Errors
-    /// Why bytes were lost, if nobody was told yet.
+    /// Why bytes were lost.
     pub async fn sync(self: &Arc<Self>) -> Result<()> {
         {
             let state = self.state();
