@@ -11,7 +11,6 @@ use crate::ttl::Ttl;
 use fuser::FileAttr;
 use quarry_client::Client;
 use quarry_common::wire::meta::{Attr, FileKind};
-use std::time::Duration;
 
 /// What all requests of a mount share.
 pub struct Core {
@@ -32,11 +31,6 @@ pub struct Core {
 }
 
 impl Core {
-    /// How long attributes may be believed.
-    pub fn believed_for(&self) -> Duration {
-        self.ttl.attributes
-    }
-
     /// Attributes as the kernel wants to have them.
     pub fn file_attr(&self, attr: &Attr) -> FileAttr {
         let number = self.inodes.number(attr.inode);

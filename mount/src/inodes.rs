@@ -1,7 +1,7 @@
 //! The inodes that the kernel knows, and their numbers there.
 
 use fuser::INodeNo;
-use quarry_common::ids::InodeId;
+use quarry_common::ids::{InodeId, Version};
 use quarry_common::wire::meta::Attr;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,8 @@ struct Known {
     lookups: u64,
     /// The permission bits that were told last.
     mode: u16,
+    /// The version of the contents of which the kernel may have pages.
+    pages: Option<Version>,
 }
 
 impl Inodes {
@@ -66,7 +68,11 @@ impl Inodes {
         let mode = attr.mode;
         let mut known = self.known();
         let entry = known.entry(attr.inode);
-        let entry = entry.or_insert(Known { lookups: 0, mode });
+        let entry = entry.or_insert(Known {
+            lookups: 0,
+            mode,
+            pages: None,
+        });
         entry.lookups += 1;
         entry.mode = mode;
     }
@@ -81,6 +87,16 @@ impl Inodes {
     /// The permission bits that the kernel was told last.
     pub fn mode(&self, inode: InodeId) -> Option<u16> {
         self.known().get(&inode).map(|known| known.mode)
+    }
+
+    /// A file is opened whose contents have this version: whether the kernel's pages of it are of that one, and may stay.
+    /// What was read before the last open is not newer, so that the version then counts, whatever was read or written since.
+    pub fn keeps_pages(&self, attr: &Attr) -> bool {
+        let mut known = self.known();
+        let Some(entry) = known.get_mut(&attr.inode) else {
+            return false;
+        };
+        entry.pages.replace(attr.data_version) == Some(attr.data_version)
     }
 
     /// The kernel forgets so many lookups of an inode.
@@ -128,6 +144,9 @@ mod tests {
         inodes.add_lookup(&file);
         file.mode = 0o4755;
         inodes.note(&file);
+        assert!(!inodes.keeps_pages(&file) && inodes.keeps_pages(&file));
+        file.data_version = Version(file.data_version.0 + 1);
+        assert!(!inodes.keeps_pages(&file) && inodes.keeps_pages(&file));
         inodes.forget(INodeNo(9), 1);
         assert_eq!(inodes.mode(file.inode), Some(0o4755));
         inodes.forget(INodeNo(9), 1);

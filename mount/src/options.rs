@@ -1,5 +1,6 @@
 //! What a mount is asked to be: flags of the command, and `-o` as mount(8) hands it on.
 
+use crate::ttl::Ttl;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub struct MountOptions {
     /// After so long an operation that waits for the cluster fails; never if left out.
     pub timeout: Option<Duration>,
     /// How long the kernel may believe names and attributes.
-    pub ttl: Duration,
+    pub ttl: Ttl,
     /// Where the log of a mount in the background goes; to the system's log if left out.
     pub log: Option<PathBuf>,
     /// The client file.
@@ -58,7 +59,7 @@ const OF_MOUNT: [&str; 21] = [
 ];
 
 /// What may stand in `-o`, for an error.
-const KNOWN: &str = "ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, ttl=SECONDS, log=FILE, nosuid, nodev, \
+const KNOWN: &str = "ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, strict, ttl=SECONDS, log=FILE, nosuid, nodev, \
      noexec, sync, and what mount(8) understands itself";
 
 impl MountOptions {
@@ -94,7 +95,8 @@ impl MountOptions {
             ("cluster", Some(file)) => self.cluster = Some(PathBuf::from(file)),
             ("log", Some(file)) => self.log = Some(PathBuf::from(file)),
             ("timeout", Some(text)) => self.timeout = Some(seconds(option, text)?),
-            ("ttl", Some(text)) => self.ttl = seconds(option, text)?,
+            ("strict", None) => self.ttl = Ttl::NONE,
+            ("ttl", Some(text)) => self.ttl = Ttl::of(seconds(option, text)?),
             (name, None) if OF_MOUNT.contains(&name) => {}
             // Comments of fstab(5), and what systemd reads there.
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
@@ -153,7 +155,9 @@ mod tests {
             ..MountOptions::default()
         };
         assert_eq!(options, Ok(expected));
-        assert_eq!(parsed("ttl=0.5").unwrap().ttl, Duration::from_millis(500));
+        let half = Ttl::of(Duration::from_millis(500));
+        assert_eq!(parsed("ttl=0.5").unwrap().ttl, half);
+        assert_eq!(parsed("strict").unwrap().ttl, Ttl::NONE);
     }
 
     #[test]

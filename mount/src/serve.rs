@@ -8,7 +8,6 @@ use crate::mountpoint::{mounted_at, resolved};
 use crate::options::MountOptions;
 use crate::rights::Rights;
 use crate::space::Room;
-use crate::ttl::Ttl;
 use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
 use quarry_client::{Client, ClientFile, Options};
 use quarry_common::error::{Code, Error, Result};
@@ -92,10 +91,7 @@ pub async fn mount(
         inodes: Inodes::new(root.inode),
         files: Handles::default(),
         dirs: Handles::default(),
-        ttl: match options.ttl {
-            Duration::ZERO => Ttl::NONE,
-            attributes => Ttl { attributes },
-        },
+        ttl: options.ttl,
         room: Room::default(),
     });
     let system = FileSystem::new(core.clone(), Handle::current());

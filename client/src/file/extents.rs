@@ -5,7 +5,7 @@ use crate::meta::unexpected;
 use bytes::Bytes;
 use quarry_common::checksum::Crc;
 use quarry_common::error::Result;
-use quarry_common::ids::{ChunkId, FileOffset, InodeId, PoolId};
+use quarry_common::ids::{ChunkId, FileOffset, InodeId, PoolId, Version};
 use quarry_common::token::Capability;
 use quarry_common::wire::meta::{Extent, ExtentPage, ExtentSource, Read, ReadReply, View};
 use std::sync::Arc;
@@ -65,6 +65,8 @@ pub struct Window {
     to: u64,
     /// The length of the file.
     pub size: u64,
+    /// The version of its contents.
+    pub data_version: Version,
     extents: Vec<Extent>,
     fetched_at: Instant,
 }
@@ -101,6 +103,7 @@ impl Window {
             from: offset,
             to,
             size: page.size,
+            data_version: page.data_version,
             extents: page.extents,
             fetched_at: Instant::now(),
         }
@@ -180,7 +183,6 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quarry_common::ids::Version;
 
     fn window() -> Window {
         let inline = |offset, bytes: &[u8]| Extent {

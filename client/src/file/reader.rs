@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use crate::session::OpenInode;
 use bytes::{Bytes, BytesMut};
 use quarry_common::error::{Code, Error, Result};
-use quarry_common::ids::InodeId;
+use quarry_common::ids::{InodeId, Version};
 use quarry_common::net::BUFFER_LEN;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -69,6 +69,14 @@ impl Reader {
         let mut known = self.known();
         known.window = None;
         known.forgotten += 1;
+    }
+
+    /// Forgets what is known of the file, unless it is of this version of its contents.
+    pub fn forget_others(&self, version: Version) {
+        let is_other = |window: &Arc<Window>| window.data_version != version;
+        if self.known().window.as_ref().is_none_or(is_other) {
+            self.forget();
+        }
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {

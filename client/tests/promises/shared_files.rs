@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 async fn made(client: &Client, path: &[u8]) -> (InodeId, Arc<SharedFile>) {
     let inode = client.create(path, 0o644, true).await.unwrap().inode;
-    (inode, client.open_shared(inode).await.unwrap())
+    (inode, client.open_shared(inode).await.unwrap().0)
 }
 
 async fn seen(file: &Arc<SharedFile>, offset: u64, len: usize) -> Vec<u8> {
@@ -21,7 +21,7 @@ async fn all_handles_see_what_one_wrote_and_other_clients_what_is_synced() {
     let fake = Fake::new(3);
     let client = fake.client().await;
     let (inode, one) = made(&client, b"/file").await;
-    let other = client.open_shared(inode).await.unwrap();
+    let other = client.open_shared(inode).await.unwrap().0;
     assert!(Arc::ptr_eq(&one, &other));
     one.write_at(5, content(100).into()).await.unwrap();
     let mut expected = vec![0; 5];
@@ -32,7 +32,7 @@ async fn all_handles_see_what_one_wrote_and_other_clients_what_is_synced() {
     other.sync().await.unwrap();
     assert_eq!(read(&client, b"/file").await.unwrap(), expected);
     drop((one, other));
-    let again = client.open_shared(inode).await.unwrap();
+    let again = client.open_shared(inode).await.unwrap().0;
     assert_eq!(seen(&again, 0, 1000).await, expected);
 }
 
@@ -63,7 +63,7 @@ async fn of_bytes_that_are_lost_all_are_told_who_have_the_file_open() {
     let fake = Fake::new(3);
     let client = fake.client().await;
     let (inode, one) = made(&client, b"/file").await;
-    let other = client.open_shared(inode).await.unwrap();
+    let other = client.open_shared(inode).await.unwrap().0;
     one.write_at(0, content(10).into()).await.unwrap();
     one.sync().await.unwrap();
     commits_are_refused(&fake);
@@ -77,7 +77,7 @@ async fn of_bytes_that_are_lost_all_are_told_who_have_the_file_open() {
     assert!(other.append(content(5).into()).await.is_err());
     // What is durable is read on, and who opens the file from now on finds it well.
     assert_eq!(seen(&one, 0, 100).await, content(10));
-    let again = client.open_shared(inode).await.unwrap();
+    let again = client.open_shared(inode).await.unwrap().0;
     again.write_at(10, content(5).into()).await.unwrap();
     again.sync().await.unwrap();
     assert_eq!(read(&client, b"/file").await.unwrap().len(), 15);
@@ -241,7 +241,7 @@ async fn random_operations_give_what_they_give_on_a_vector() {
         let fake = Fake::new(3);
         let client = fake.client().await;
         let (inode, one) = made(&client, b"/file").await;
-        let other = client.open_shared(inode).await.unwrap();
+        let other = client.open_shared(inode).await.unwrap().0;
         let mut model: Vec<u8> = Vec::new();
         for step in 0..250 {
             let file = if random.random() { &one } else { &other };

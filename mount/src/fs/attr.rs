@@ -99,9 +99,9 @@ impl Core {
         let file = match handle {
             Some(handle) => self.files.get(handle)?.file.clone(),
             None => {
-                let attr = self.client.stat_inode(inode).await?;
+                let (file, attr) = self.client.open_shared(inode).await?;
                 self.rights.check(&attr, Want::WRITE)?;
-                self.client.open_shared(inode).await?
+                file
             }
         };
         let attr = file.set_len(size).await?;

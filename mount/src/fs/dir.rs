@@ -73,7 +73,8 @@ impl Room for ReplyDirectoryPlus {
             return false;
         };
         let (name, shown) = (OsStr::from_bytes(entry.name), core.file_attr(attr));
-        let (ttl, unused) = (core.believed_for(), Generation(0));
+        // The reply has one time for both.
+        let (ttl, unused) = (core.ttl.names, Generation(0));
         let full = self.add(entry.number, entry.position, name, &ttl, &shown, unused);
         if !full && !matches!(entry.name, b"." | b"..") {
             core.inodes.add_lookup(attr);
@@ -95,7 +96,7 @@ impl Core {
             false => dir.parent,
         };
         // Attributes of others than the kernel's own choice need the right to search, which a lister may lack.
-        let with_attrs = self.ttl.keeps_any() && self.rights.are_the_kernels();
+        let with_attrs = self.ttl.keeps_names() && self.rights.are_the_kernels();
         Ok(OpenDir {
             dir,
             parent,

@@ -87,7 +87,8 @@ fn entry(core: &Core, reply: ReplyEntry, done: Done<Attr>) {
     match done {
         Ok(attr) => {
             core.inodes.add_lookup(&attr);
-            reply.entry(&core.believed_for(), &core.file_attr(&attr), Generation(0));
+            let (ttl, shown) = (core.ttl, core.file_attr(&attr));
+            reply.entry_with_ttls(&ttl.attributes, &ttl.names, &shown, Generation(0));
         }
         Err(errno) => reply.error(errno),
     }
@@ -97,7 +98,7 @@ fn attributes(core: &Core, reply: ReplyAttr, done: Done<Attr>) {
     match done {
         Ok(attr) => {
             core.inodes.note(&attr);
-            reply.attr(&core.believed_for(), &core.file_attr(&attr));
+            reply.attr(&core.ttl.attributes, &core.file_attr(&attr));
         }
         Err(errno) => reply.error(errno),
     }
@@ -116,8 +117,15 @@ fn created(core: &Core, reply: ReplyCreate, done: Done<(Attr, OpenFile)>) {
             core.inodes.add_lookup(&attr);
             let flags = open.flags();
             let handle = core.files.add(open);
-            let (ttl, shown) = (core.believed_for(), core.file_attr(&attr));
-            reply.created(&ttl, &shown, Generation(0), handle, flags);
+            let (ttl, shown) = (core.ttl, core.file_attr(&attr));
+            reply.created_with_ttls(
+                &ttl.attributes,
+                &ttl.names,
+                &shown,
+                Generation(0),
+                handle,
+                flags,
+            );
         }
         Err(errno) => reply.error(errno),
     }

@@ -17,22 +17,26 @@ pub struct OpenFile {
     pub file: Arc<SharedFile>,
     /// Every write goes to the end.
     pub appends: bool,
+    /// The kernel's pages of it are good.
+    keeps_pages: bool,
 }
 
 impl OpenFile {
-    fn new(file: Arc<SharedFile>, flags: i32) -> OpenFile {
+    fn new(file: Arc<SharedFile>, flags: i32, keeps_pages: bool) -> OpenFile {
         OpenFile {
             file,
             appends: flags & libc::O_APPEND != 0,
+            keeps_pages,
         }
     }
 
     /// How the kernel is to treat it. Appended bytes go past its cache: where they land the cluster decides, and the kernel would
     /// keep them at the place where it takes the end for.
     pub fn flags(&self) -> FopenFlags {
-        match self.appends {
-            true => FopenFlags::FOPEN_DIRECT_IO,
-            false => FopenFlags::empty(),
+        match (self.appends, self.keeps_pages) {
+            (true, _) => FopenFlags::FOPEN_DIRECT_IO,
+            (false, true) => FopenFlags::FOPEN_KEEP_CACHE,
+            (false, false) => FopenFlags::empty(),
         }
     }
 }
@@ -40,16 +44,16 @@ impl OpenFile {
 impl Core {
     pub async fn open(&self, asker: Asker, number: INodeNo, flags: i32) -> Answer<OpenFile> {
         let inode = self.inodes.inode(number);
+        let (file, attr) = self.client.open_shared(inode).await?;
         if !self.rights.are_the_kernels() {
-            let attr = self.client.stat_inode(inode).await?;
             self.rights.check(&attr, Want::of_open(flags))?;
         }
-        let file = self.client.open_shared(inode).await?;
+        let keeps_pages = self.inodes.keeps_pages(&attr);
         if flags & libc::O_TRUNC != 0 {
             let attr = file.set_len(0).await?;
             self.without_privileges(asker, attr).await?;
         }
-        Ok(OpenFile::new(file, flags))
+        Ok(OpenFile::new(file, flags, keeps_pages))
     }
 
     pub async fn create(
@@ -79,8 +83,8 @@ impl Core {
             }
             made => made?,
         };
-        let file = self.client.open_shared(attr.inode).await?;
-        Ok((attr, OpenFile::new(file, flags)))
+        let file = self.client.shared_file(&attr)?;
+        Ok((attr, OpenFile::new(file, flags, false)))
     }
 
     pub async fn tmpfile(
@@ -93,8 +97,8 @@ impl Core {
         let client = self.rights.client(&self.client, asker);
         let parent = self.inodes.inode(parent);
         let attr = client.create_unnamed(parent, permissions(mode)).await?;
-        let file = self.client.open_shared(attr.inode).await?;
-        Ok((attr, OpenFile::new(file, flags)))
+        let file = self.client.shared_file(&attr)?;
+        Ok((attr, OpenFile::new(file, flags, false)))
     }
 
     pub async fn sync(&self, open: Arc<OpenFile>) -> Answer<()> {

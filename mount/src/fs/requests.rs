@@ -49,7 +49,7 @@ fn owned(name: &OsStr) -> Vec<u8> {
 impl Filesystem for FileSystem {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let mut wanted = WANTED.to_vec();
-        if self.core.ttl.keeps_any() && self.core.rights.are_the_kernels() {
+        if self.core.ttl.keeps_names() && self.core.rights.are_the_kernels() {
             wanted.push(InitFlags::FUSE_DO_READDIRPLUS);
             wanted.push(InitFlags::FUSE_READDIRPLUS_AUTO);
         }
@@ -102,7 +102,7 @@ impl Filesystem for FileSystem {
             |core, reply, done| match done {
                 Ok(attr) => {
                     core.inodes.note(&attr);
-                    reply.attr(&core.believed_for(), &core.file_attr(&attr));
+                    reply.attr(&core.ttl.attributes, &core.file_attr(&attr));
                 }
                 Err(errno) => reply.error(errno),
             },

@@ -4,7 +4,7 @@ use super::SharedFile;
 use crate::client::Client;
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::InodeId;
-use quarry_common::wire::meta::FileKind;
+use quarry_common::wire::meta::{Attr, FileKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -29,20 +29,25 @@ impl SharedFiles {
 }
 
 impl Client {
-    /// The open file of an inode, the same for all who hold it. It is read and written as the user of this client, whomever
-    /// the client acts as: whether somebody may is checked when it is opened, as POSIX has it. Whoever opens it sees what was
-    /// committed before; one that lost bytes is not shared any more.
+    /// The open file of an inode, the same for all who hold it, and its attributes. It is read and written as the user of this
+    /// client, whomever the client acts as: whether somebody may is checked when it is opened, as POSIX has it. Whoever opens
+    /// it sees what was committed before; one that lost bytes is not shared any more.
     ///
     /// # Errors
     /// `Stale`, `IsDirectory`; `Invalid` for what has no contents; `Overloaded` for too many open files.
-    pub async fn open_shared(&self, inode: InodeId) -> Result<Arc<SharedFile>> {
-        if let Some(open) = self.shared_if_open(inode) {
-            open.reader.forget();
-            return Ok(open);
-        }
+    pub async fn open_shared(&self, inode: InodeId) -> Result<(Arc<SharedFile>, Attr)> {
+        let attr = self.itself().stat_inode(inode).await?;
+        Ok((self.shared_file(&attr)?, attr))
+    }
+
+    /// The same for a file whose attributes were asked for just now.
+    ///
+    /// # Errors
+    /// As [`Client::open_shared`].
+    pub fn shared_file(&self, attr: &Attr) -> Result<Arc<SharedFile>> {
+        let inode = attr.inode;
         let name = format!("inode {inode}");
-        let client = self.itself();
-        match client.stat_inode(inode).await?.kind {
+        match attr.kind {
             FileKind::File => {}
             FileKind::Directory => {
                 let text = format!("{name}: is a directory");
@@ -54,11 +59,11 @@ impl Client {
             }
         }
         let mut files = self.shared.shared_files.lock();
-        // Another one may have opened it meanwhile.
         if let Some(open) = files.get(&inode).and_then(Weak::upgrade) {
+            open.reader.forget_others(attr.data_version);
             return Ok(open);
         }
-        let made = SharedFile::new(client, inode, name)?;
+        let made = SharedFile::new(self.itself(), inode, name)?;
         files.insert(inode, Arc::downgrade(&made));
         Ok(made)
     }

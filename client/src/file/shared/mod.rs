@@ -304,6 +304,8 @@ impl SharedFile {
         };
         let attr = self.client.stat_inode(self.inode).await;
         let mut attr = attr.map_err(|error| self.named(error))?;
+        // Whoever sees that others have changed the file reads what they wrote.
+        self.reader.forget_others(attr.data_version);
         attr.size = attr.size.max(end);
         if let Some((_, last)) = written {
             // It is committed with the metaserver's time, which is about ours.
