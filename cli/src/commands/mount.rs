@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Mount the cluster, or a directory of it, as a file system of this machine
 ///
 /// Once close(2) or fsync(2) of a file has returned, what was written is on stable storage of every copy, and whoever opens it
-/// from then on, on any machine, sees it. Names and attributes are asked of the cluster each time they are used, so that a
-/// change is seen everywhere at once; bytes of a file that stays open elsewhere are seen within two seconds. While servers are
+/// from then on, on any machine, sees it. Names are asked of the cluster each time they are used; of a file that stays open,
+/// bytes and attributes that another machine changes are seen within a second, or at once with '-o strict'. While servers are
 /// away programs wait and then go on: after '-o timeout=SECONDS' they get EIO, without it they wait until the cluster is back
 /// or they are killed.
 ///
@@ -44,9 +44,9 @@ pub struct Mount {
     /// Stay in the foreground; Ctrl-C umounts
     #[arg(short, long)]
     foreground: bool,
-    /// As mount(8) has them: ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, ttl=SECONDS (how long names and
-    /// attributes may be believed without asking: 0), log=FILE (else the system's log), nosuid, nodev, noexec, sync,
-    /// remount
+    /// As mount(8) has them: ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, strict (believe nothing that was asked
+    /// before), ttl=SECONDS (believe names and attributes for so long), log=FILE (else the system's log), nosuid, nodev,
+    /// noexec, sync, remount
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// What /proc/mounts shows, and what is mounted if nothing else says so
