@@ -297,6 +297,11 @@ fn paused_servers_and_those_that_wait_stop_at_once() -> Result<()> {
     wait_until("it waits", || {
         Ok(dev.server("data-1")?["state"] == "starting")
     })?;
+    let (status, leads) = dev.status()?;
+    let cluster = &status["cluster"];
+    ensure!(!leads && cluster["leader"].is_null(), "{status}");
+    let problem = cluster["problems"][0].as_str().unwrap_or_default();
+    ensure!(problem.contains("0 of 3 metaservers answer"), "{problem}");
     let begun = Instant::now();
     dev.run(&["stop"])?;
     ensure!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
@@ -374,8 +379,17 @@ impl Detached<'_> {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// What is shown, and whether somebody leads.
+    fn status(&self) -> Result<(Value, bool)> {
+        let output = self.command(&["status", "--json"]).output()?;
+        Ok((
+            serde_json::from_slice(&output.stdout)?,
+            output.status.success(),
+        ))
+    }
+
     fn server(&self, name: &str) -> Result<Value> {
-        let status: Value = serde_json::from_str(&self.run(&["status", "--json"])?)?;
+        let (status, _) = self.status()?;
         let servers = status["servers"].as_array().context("a list")?;
         let found = servers.iter().find(|server| server["name"] == name);
         found.cloned().with_context(|| format!("no {name}"))

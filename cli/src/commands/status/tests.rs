@@ -224,12 +224,18 @@ fn a_rebuild_shows_what_is_left() {
     assert!(shown.contains(begun), "nothing is copied yet: {shown}");
     assert!(!shown.contains("at most"), "{shown}");
     seen.report.servers[0].disks[0].copies_per_second = 1 << 20;
+    let copies = |seen: &mut Seen, none, one| {
+        let counts = &mut seen.report.pools[0].2;
+        (counts.copies[0], counts.copies[1]) = (none, one);
+    };
+    copies(&mut seen, 0, 64);
     // A quarter of a gibibyte.
     let shown = words(&seen);
     assert!(
         shown.contains("at 1.0M/s, at most 4 minutes more"),
         "{shown}"
     );
+    copies(&mut seen, 8, 56);
     let counts = &mut seen.report.pools[0].2;
     (counts.filling, counts.rebuilding) = (0, 0);
     let shown = words(&seen);
