@@ -83,7 +83,8 @@ impl Mount {
         if !self.foreground && !self.detached {
             return background::start(&mut self.detached(&plan, &place)?);
         }
-        quarry_common::telemetry::init(false);
+        let usual = tracing::level_filters::LevelFilter::WARN;
+        quarry_common::telemetry::init_from(false, usual);
         let log = match self.detached {
             true => Some(Log::open(plan.options.log.as_deref())?),
             false => None,
@@ -115,7 +116,7 @@ impl Mount {
         let found = ClientFile::find(file.as_deref())?;
         let source = match &self.source {
             Some(source) => source.clone(),
-            None => shown(&found.0, options.subdir.as_deref()),
+            None => shown(&std::path::absolute(&found.0)?, options.subdir.as_deref()),
         };
         Ok(Plan {
             found,
