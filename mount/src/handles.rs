@@ -45,9 +45,4 @@ impl<T> Handles<T> {
     pub fn remove(&self, handle: FileHandle) -> Option<Arc<T>> {
         self.open().remove(&handle.0)
     }
-
-    /// Closes everything.
-    pub fn remove_all(&self) -> Vec<Arc<T>> {
-        self.open().drain().map(|(_, thing)| thing).collect()
-    }
 }

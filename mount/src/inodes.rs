@@ -5,6 +5,7 @@ use quarry_common::ids::{InodeId, Version};
 use quarry_common::wire::meta::Attr;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The inodes that the kernel knows.
 ///
@@ -23,8 +24,19 @@ struct Known {
     lookups: u64,
     /// The permission bits that were told last.
     mode: u16,
-    /// The version of the contents of which the kernel may have pages.
-    pages: Option<Version>,
+    /// When they were.
+    noted_at: Instant,
+    /// The contents of which the kernel may have pages.
+    pages: Option<Contents>,
+}
+
+/// Contents that a file had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Their version.
+    pub version: Version,
+    /// How often this client had lost bytes by then, which are in the kernel's pages and nowhere else.
+    pub losses: u64,
 }
 
 impl Inodes {
@@ -71,32 +83,40 @@ impl Inodes {
         let entry = entry.or_insert(Known {
             lookups: 0,
             mode,
+            noted_at: Instant::now(),
             pages: None,
         });
         entry.lookups += 1;
-        entry.mode = mode;
+        (entry.mode, entry.noted_at) = (mode, Instant::now());
     }
 
     /// The kernel is told attributes of what it knows.
     pub fn note(&self, attr: &Attr) {
         if let Some(known) = self.known().get_mut(&attr.inode) {
-            known.mode = attr.mode;
+            (known.mode, known.noted_at) = (attr.mode, Instant::now());
         }
     }
 
-    /// The permission bits that the kernel was told last.
-    pub fn mode(&self, inode: InodeId) -> Option<u16> {
-        self.known().get(&inode).map(|known| known.mode)
+    /// The permission bits that the kernel was told last, if that was not longer ago.
+    pub fn mode(&self, inode: InodeId, at_most: Duration) -> Option<u16> {
+        let known = self.known();
+        let known = known.get(&inode);
+        let known = known.filter(|known| known.noted_at.elapsed() <= at_most);
+        known.map(|known| known.mode)
     }
 
-    /// A file is opened whose contents have this version: whether the kernel's pages of it are of that one, and may stay.
-    /// What was read before the last open is not newer, so that the version then counts, whatever was read or written since.
-    pub fn keeps_pages(&self, attr: &Attr) -> bool {
-        let mut known = self.known();
-        let Some(entry) = known.get_mut(&attr.inode) else {
-            return false;
-        };
-        entry.pages.replace(attr.data_version) == Some(attr.data_version)
+    /// Whether the kernel's pages of a file are of these contents. What was read before the last open is not newer, so that the
+    /// contents then count, whatever was read or written since.
+    pub fn has_pages(&self, inode: InodeId, contents: Contents) -> bool {
+        let known = self.known();
+        known.get(&inode).and_then(|known| known.pages) == Some(contents)
+    }
+
+    /// The kernel was told to keep its pages of these contents, or to drop those of others.
+    pub fn note_pages(&self, inode: InodeId, contents: Contents) {
+        if let Some(known) = self.known().get_mut(&inode) {
+            known.pages = Some(contents);
+        }
     }
 
     /// The kernel forgets so many lookups of an inode.
@@ -121,6 +141,8 @@ mod tests {
     use super::*;
     use crate::attributes::tests::attr;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn the_root_of_a_mount_is_1_whatever_it_is() {
         let whole = Inodes::new(InodeId::ROOT);
@@ -139,18 +161,23 @@ mod tests {
         let mut file = attr(9);
         file.mode = 0o640;
         inodes.note(&file);
-        assert_eq!(inodes.mode(file.inode), None, "nobody asked for it");
+        assert_eq!(inodes.mode(file.inode, LONG), None, "nobody asked for it");
         inodes.add_lookup(&file);
         inodes.add_lookup(&file);
         file.mode = 0o4755;
         inodes.note(&file);
-        assert!(!inodes.keeps_pages(&file) && inodes.keeps_pages(&file));
-        file.data_version = Version(file.data_version.0 + 1);
-        assert!(!inodes.keeps_pages(&file) && inodes.keeps_pages(&file));
+        let contents = |version, losses| Contents {
+            version: Version(version),
+            losses,
+        };
+        inodes.note_pages(file.inode, contents(5, 0));
+        assert!(inodes.has_pages(file.inode, contents(5, 0)));
+        assert!(!inodes.has_pages(file.inode, contents(6, 0)));
+        assert!(!inodes.has_pages(file.inode, contents(5, 1)));
         inodes.forget(INodeNo(9), 1);
-        assert_eq!(inodes.mode(file.inode), Some(0o4755));
+        assert_eq!(inodes.mode(file.inode, LONG), Some(0o4755));
         inodes.forget(INodeNo(9), 1);
-        assert_eq!(inodes.mode(file.inode), None);
+        assert_eq!(inodes.mode(file.inode, LONG), None);
         inodes.forget(INodeNo(9), 1);
     }
 }

@@ -227,19 +227,9 @@ fn leave(unmounter: &mut SessionUnmounter, place: &Path) -> std::io::Result<()> 
     }
 }
 
-/// Writes out what is still open: nobody closes it any more.
+/// Writes out what is still open, or is being closed: nobody waits for it any more.
 async fn write_out(core: &Core) {
-    for open in core.files.remove_all() {
-        let synced = tokio::time::timeout(LAST_SYNC, open.file.sync()).await;
-        let lost = match synced {
-            Ok(Ok(())) => continue,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!(
-                "the cluster did not answer within {} s",
-                LAST_SYNC.as_secs()
-            ),
-        };
-        let inode = open.file.inode();
-        tracing::error!("inode {inode}: what was written last is lost: {lost}");
+    for (inode, error) in core.client.sync_shared(LAST_SYNC).await {
+        tracing::error!("inode {inode}: what was written last is lost: {error}");
     }
 }

@@ -84,12 +84,21 @@ impl Overlay {
             let Some(mut piece) = self.pieces.remove(&start) else {
                 continue;
             };
-            self.len -= piece.len() as u64;
+            let whole = piece.len();
+            self.len -= whole as u64;
             let head = piece.split_to((offset - start) as usize);
             let tail = piece.split_off(part.len());
-            self.add(start, head);
-            self.add(offset + part.len() as u64, tail);
+            self.add(start, own(head, whole));
+            self.add(offset + part.len() as u64, own(tail, whole));
         }
+    }
+}
+
+/// A rest of a piece, which does not hold on to all of it if it is the smaller part.
+fn own(rest: Bytes, whole: usize) -> Bytes {
+    match rest.len() < whole / 2 {
+        true => Bytes::copy_from_slice(&rest),
+        false => rest,
     }
 }
 

@@ -147,7 +147,7 @@ impl Client {
             .await?;
         let inode = unnamed.ok_or_else(|| Error::bug("no inode to publish"))?;
         let begun = Instant::now();
-        let sized = self.commit_extents(inode, &[], Some(size)).await;
+        let sized = self.commit_extents(inode, &[], Some(size), None).await;
         sized.map_err(|error| self.unseen(error, begun))?;
         Ok((Contents::Unnamed(inode), Vec::new()))
     }
@@ -208,7 +208,7 @@ impl Client {
         };
         for some in written.chunks(EXTENTS_AT_ONCE) {
             let begun = Instant::now();
-            let committed = self.commit_extents(inode, some, None).await;
+            let committed = self.commit_extents(inode, some, None, None).await;
             committed.map_err(|error| self.unseen(error, begun))?;
         }
         Ok(())
@@ -220,6 +220,7 @@ impl Client {
         inode: InodeId,
         written: &[Written],
         size: Option<u64>,
+        mtime: Option<Nanos>,
     ) -> Result<Attr> {
         let Batch { extents, receipts } = Batch::of(written);
         let op = Op::CommitExtents {
@@ -227,7 +228,7 @@ impl Client {
             extents,
             receipts,
             size,
-            mtime: None,
+            mtime,
         };
         match self.commit(op).await? {
             OpReply::Attr(attr) => Ok(attr),

@@ -474,10 +474,11 @@ impl Meta {
                 extents,
                 receipts,
                 size,
-                ..
+                mtime,
             } => {
                 self.extend(inode, 0, extents, &receipts)?;
                 let node = self.node(inode)?;
+                node.attr.mtime = mtime.unwrap_or(node.attr.mtime);
                 node.attr.size = node.attr.size.max(size.unwrap_or(0));
                 OpReply::Attr(node.attr.clone())
             }

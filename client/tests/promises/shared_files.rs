@@ -2,7 +2,8 @@
 
 use super::*;
 use quarry_client::SharedFile;
-use quarry_common::ids::InodeId;
+use quarry_common::ids::{FileOffset, InodeId};
+use quarry_common::wire::meta::{NewExtent, Op, Source};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,7 +54,7 @@ async fn what_nobody_syncs_is_committed_soon() {
 
 fn commits_are_refused(fake: &Fake) {
     fake.state().faults.refuses = Some(Box::new(|op| {
-        let commits = matches!(op, quarry_common::wire::meta::Op::CommitExtents { .. });
+        let commits = matches!(op, Op::CommitExtents { .. });
         commits.then_some(Code::ClusterFull)
     }));
 }
@@ -100,6 +101,72 @@ async fn bytes_that_are_lost_unasked_are_told_by_the_next_sync() {
     let error = file.sync().await.unwrap_err();
     assert_eq!(error.code, Code::ClusterFull, "{error}");
     assert!(read(&client, b"/file").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_was_lost_with_its_session_is_made_again() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    file.write_at(0, content(1_000).into()).await.unwrap();
+    let commits = |op: &Op| matches!(op, Op::CommitExtents { .. });
+    fake.state().faults.ends_session = Some(commits);
+    file.sync().await.unwrap();
+    assert!(
+        fake.state().faults.ends_session.is_none(),
+        "nothing was lost"
+    );
+    file.write_at(1_000, content(10).into()).await.unwrap();
+    file.sync().await.unwrap();
+    assert_eq!(read(&client, b"/file").await.unwrap().len(), 1_010);
+}
+
+#[tokio::test]
+async fn a_commit_that_replaces_too_much_is_made_in_parts_and_over_zeros() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    let mut model = vec![0; 4_000];
+    for at in (0..4_000).step_by(100) {
+        model[at..at + 50].fill(at as u8 | 1);
+        file.write_at(at as u64, vec![at as u8 | 1; 50].into())
+            .await
+            .unwrap();
+    }
+    let cleared = std::sync::Mutex::new(Vec::new());
+    fake.state().faults.refuses = Some(Box::new(move |op| {
+        let Op::CommitExtents { extents, .. } = op else {
+            return None;
+        };
+        let mut cleared = cleared.lock().unwrap();
+        let is_hole = |extent: &NewExtent| matches!(extent.source, Source::Hole);
+        let holes = extents.iter().filter(|extent| is_hole(extent));
+        cleared.extend(holes.map(|hole| hole.offset));
+        // One at a time, and at these two places only over a hole.
+        let is_dense = |at: FileOffset| [300, 2_000].contains(&at.0) && !cleared.contains(&at);
+        let is_too_big = extents.len() > 1 || extents.iter().any(|extent| is_dense(extent.offset));
+        is_too_big.then_some(Code::TooBig)
+    }));
+    file.sync().await.unwrap();
+    fake.state().faults.refuses = None;
+    model.truncate(3_950);
+    assert!(read(&client, b"/file").await.unwrap() == model);
+}
+
+#[tokio::test]
+async fn the_time_of_a_write_is_that_of_its_commit() {
+    let fake = Fake::new(3);
+    let client = fake.client().await;
+    let (_, file) = made(&client, b"/file").await;
+    file.write_at(0, content(10).into()).await.unwrap();
+    let written = file.attr().await.unwrap().mtime;
+    assert!(written.0 > 0);
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(file.attr().await.unwrap().mtime, written);
+    file.sync().await.unwrap();
+    assert_eq!(file.attr().await.unwrap().mtime, written);
+    file.write_at(0, content(10).into()).await.unwrap();
+    assert!(file.attr().await.unwrap().mtime > written);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ use crate::access::Want;
 use crate::caller::Asker;
 use crate::core::Core;
 use crate::errno::Answer;
+use crate::ttl::Ttl;
 use fuser::{FileHandle, INodeNo, TimeOrNow};
 use quarry_common::ids::{Gid, InodeId, Uid};
 use quarry_common::time::Nanos;
@@ -133,13 +134,15 @@ impl Core {
         Ok(attr)
     }
 
-    /// The same after a write, which asks the cluster only if the file had such bits when the kernel was last told.
+    /// The same after a write, which asks the cluster only if the file had such bits when the kernel was last told, or that is
+    /// long ago.
     pub async fn wrote(&self, asker: Asker, inode: InodeId) -> Answer<()> {
-        let mode = self.inodes.mode(inode).unwrap_or(0);
-        if asker.is_root() || mode & (SET_UID | SET_GID) == 0 {
+        let mode = self.inodes.mode(inode, Ttl::default().attributes);
+        if asker.is_root() || mode.is_some_and(|mode| mode & (SET_UID | SET_GID) == 0) {
             return Ok(());
         }
         let attr = self.client.stat_inode(inode).await?;
+        self.inodes.note(&attr);
         self.without_privileges(asker, attr).await.map(drop)
     }
 

@@ -20,14 +20,14 @@ impl Core {
         &self,
         asker: Asker,
         open: Arc<OpenFile>,
-        offset: u64,
+        (offset, appends): (u64, bool),
         bytes: Bytes,
         flags: WriteFlags,
     ) -> Answer<u32> {
         let len = bytes.len() as u32;
         // Pages of a mapping are where they are, whatever handle the kernel writes them through.
         let is_page = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        match open.appends && !is_page {
+        match appends && !is_page {
             true => {
                 open.file.append(bytes).await?;
             }

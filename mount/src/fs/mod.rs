@@ -61,6 +61,39 @@ impl FileSystem {
         T: Send + 'static,
         F: Future<Output = Answer<T>> + Send + 'static,
     {
+        self.serve(request, doing, reply, work, finish, true);
+    }
+
+    /// As [`FileSystem::answer`], for what is not to be done any more if its caller is killed before: bytes that waited for room
+    /// would come after those that others write meanwhile.
+    fn answer_who_waits<R, T, F>(
+        &self,
+        request: &Request,
+        doing: &'static str,
+        reply: R,
+        work: impl FnOnce(Arc<Core>) -> F,
+        finish: impl FnOnce(&Core, R, Done<T>) + Send + 'static,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Answer<T>> + Send + 'static,
+    {
+        self.serve(request, doing, reply, work, finish, false);
+    }
+
+    fn serve<R, T, F>(
+        &self,
+        request: &Request,
+        doing: &'static str,
+        reply: R,
+        work: impl FnOnce(Arc<Core>) -> F,
+        finish: impl FnOnce(&Core, R, Done<T>) + Send + 'static,
+        goes_on: bool,
+    ) where
+        R: Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Answer<T>> + Send + 'static,
+    {
         let mut asked = self.interrupts.begin(request.unique(), request.pid());
         let core = self.core.clone();
         let work = work(self.core.clone());
@@ -74,7 +107,7 @@ impl FileSystem {
                 }
                 () = asked.is_given_up() => {
                     finish(&core, reply, Err(Errno::EINTR));
-                    if let Err(failure) = work.await {
+                    if goes_on && let Err(failure) = work.await {
                         failure.errno(doing);
                     }
                 }

@@ -5,6 +5,7 @@ use crate::access::Want;
 use crate::caller::Asker;
 use crate::core::Core;
 use crate::errno::Answer;
+use crate::inodes::Contents;
 use fuser::{Errno, FopenFlags, INodeNo};
 use quarry_client::SharedFile;
 use quarry_common::error::Code;
@@ -15,18 +16,21 @@ use std::sync::Arc;
 pub struct OpenFile {
     /// The file, shared by all who have it open here.
     pub file: Arc<SharedFile>,
-    /// Every write goes to the end.
-    pub appends: bool,
+    /// It was opened for writes that go to the end.
+    appends: bool,
     /// The kernel's pages of it are good.
     keeps_pages: bool,
+    /// What its contents were when it was opened.
+    pub version: Contents,
 }
 
 impl OpenFile {
-    fn new(file: Arc<SharedFile>, flags: i32, keeps_pages: bool) -> OpenFile {
+    fn new(file: Arc<SharedFile>, flags: i32, version: Contents, keeps_pages: bool) -> OpenFile {
         OpenFile {
             file,
             appends: flags & libc::O_APPEND != 0,
             keeps_pages,
+            version,
         }
     }
 
@@ -42,18 +46,26 @@ impl OpenFile {
 }
 
 impl Core {
+    fn contents(&self, attr: &Attr) -> Contents {
+        Contents {
+            version: attr.data_version,
+            losses: self.client.losses(),
+        }
+    }
+
     pub async fn open(&self, asker: Asker, number: INodeNo, flags: i32) -> Answer<OpenFile> {
         let inode = self.inodes.inode(number);
         let (file, attr) = self.client.open_shared(inode).await?;
         if !self.rights.are_the_kernels() {
             self.rights.check(&attr, Want::of_open(flags))?;
         }
-        let keeps_pages = self.inodes.keeps_pages(&attr);
+        let version = self.contents(&attr);
+        let keeps_pages = self.inodes.has_pages(inode, version);
         if flags & libc::O_TRUNC != 0 {
             let attr = file.set_len(0).await?;
             self.without_privileges(asker, attr).await?;
         }
-        Ok(OpenFile::new(file, flags, keeps_pages))
+        Ok(OpenFile::new(file, flags, version, keeps_pages))
     }
 
     pub async fn create(
@@ -84,7 +96,8 @@ impl Core {
             made => made?,
         };
         let file = self.client.shared_file(&attr)?;
-        Ok((attr, OpenFile::new(file, flags, false)))
+        let version = self.contents(&attr);
+        Ok((attr, OpenFile::new(file, flags, version, false)))
     }
 
     pub async fn tmpfile(
@@ -98,7 +111,8 @@ impl Core {
         let parent = self.inodes.inode(parent);
         let attr = client.create_unnamed(parent, permissions(mode)).await?;
         let file = self.client.shared_file(&attr)?;
-        Ok((attr, OpenFile::new(file, flags, false)))
+        let version = self.contents(&attr);
+        Ok((attr, OpenFile::new(file, flags, version, false)))
     }
 
     pub async fn sync(&self, open: Arc<OpenFile>) -> Answer<()> {

@@ -258,8 +258,9 @@ impl Filesystem for FileSystem {
             work,
             |core, reply, done| match done {
                 Ok(open) => {
-                    let flags = open.flags();
+                    let (flags, inode, version) = (open.flags(), open.file.inode(), open.version);
                     reply.opened(core.files.add(open), flags);
+                    core.inodes.note_pages(inode, version);
                 }
                 Err(errno) => reply.error(errno),
             },
@@ -324,16 +325,19 @@ impl Filesystem for FileSystem {
         offset: u64,
         data: &[u8],
         flags: WriteFlags,
-        _open_flags: OpenFlags,
+        open_flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let (asker, bytes) = (Asker::of(request), Bytes::copy_from_slice(data));
         let work = move |core: Arc<Core>| async move {
             let open = core.files.get(handle)?;
-            core.write(asker, open, offset, bytes, flags).await
+            // As it is now: fcntl(2) changes it.
+            let appends = open_flags.0 & libc::O_APPEND != 0;
+            core.write(asker, open, (offset, appends), bytes, flags)
+                .await
         };
-        self.answer(request, "write", reply, work, written);
+        self.answer_who_waits(request, "write", reply, work, written);
     }
 
     fn flush(

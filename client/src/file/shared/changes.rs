@@ -103,28 +103,35 @@ impl SharedFile {
     pub async fn punch(self: &Arc<Self>, range: Range<u64>, keep_size: bool) -> Result<()> {
         self.check_len(range.end, 0)?;
         self.alone(async move |file| {
-            let Range { mut start, mut end } = range;
+            let mut range = range;
             if keep_size {
-                end = end.min(file.client.stat_inode(file.inode).await?.size);
+                range.end = range
+                    .end
+                    .min(file.client.stat_inode(file.inode).await?.size);
             }
-            let mut step = end.saturating_sub(start);
-            while start < end {
-                let len = step.min(end - start);
-                let hole = NewExtent {
-                    offset: FileOffset(start),
-                    len,
-                    source: Source::Hole,
-                };
-                match file.commit_holes(vec![hole], None).await {
-                    Ok(_) => start += len,
-                    // More extents than one command may remove.
-                    Err(error) if error.code == Code::TooBig && step > 1 => step = len.div_ceil(2),
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
+            file.clear(range).await
         })
         .await
+    }
+
+    /// Makes a range a hole, in several commands if it has more extents than one may remove.
+    pub(super) async fn clear(&self, range: Range<u64>) -> Result<()> {
+        let Range { mut start, end } = range;
+        let mut step = end.saturating_sub(start);
+        while start < end {
+            let len = step.min(end - start);
+            let hole = NewExtent {
+                offset: FileOffset(start),
+                len,
+                source: Source::Hole,
+            };
+            match self.commit_holes(vec![hole], None).await {
+                Ok(_) => start += len,
+                Err(error) if error.code == Code::TooBig && step > 1 => step = len.div_ceil(2),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     async fn commit_holes(&self, extents: Vec<NewExtent>, size: Option<u64>) -> Result<Attr> {

@@ -6,15 +6,24 @@ use quarry_common::error::{Code, Error, Result};
 use quarry_common::ids::InodeId;
 use quarry_common::wire::meta::{Attr, FileKind};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+use tokio::task::JoinSet;
 
-/// The shared files of a client that somebody holds.
+/// The shared files of a client that somebody holds, and how often bytes of some were lost.
 #[derive(Default)]
-pub(crate) struct SharedFiles(Mutex<HashMap<InodeId, Weak<SharedFile>>>);
+pub(crate) struct SharedFiles(Mutex<HashMap<InodeId, Weak<SharedFile>>>, AtomicU64);
 
 impl SharedFiles {
     fn lock(&self) -> MutexGuard<'_, HashMap<InodeId, Weak<SharedFile>>> {
         self.0.lock().expect("nobody panics with this lock")
+    }
+
+    /// Bytes of a file are lost: whoever opens the inode gets another one from now on.
+    pub(super) fn handle_loss(&self, of: &SharedFile) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.remove(of);
     }
 
     /// Whoever opens the inode gets another one from now on.
@@ -66,6 +75,35 @@ impl Client {
         let made = SharedFile::new(self.itself(), inode, name)?;
         files.insert(inode, Arc::downgrade(&made));
         Ok(made)
+    }
+
+    /// Syncs all open files, each for at most so long; returns those of which bytes are lost, and why.
+    pub async fn sync_shared(&self, patience: Duration) -> Vec<(InodeId, Error)> {
+        let files: Vec<Arc<SharedFile>> = {
+            let files = self.shared.shared_files.lock();
+            files.values().filter_map(Weak::upgrade).collect()
+        };
+        let mut syncing = JoinSet::new();
+        for file in files {
+            syncing.spawn(async move {
+                let synced = tokio::time::timeout(patience, file.sync()).await;
+                let late = || {
+                    let text =
+                        format!("the cluster did not answer within {} s", patience.as_secs());
+                    Err(Error::new(Code::Unreachable, text))
+                };
+                (file.inode, synced.unwrap_or_else(|_| late()))
+            });
+        }
+        let ended = syncing.join_all().await.into_iter();
+        ended
+            .filter_map(|(inode, synced)| Some((inode, synced.err()?)))
+            .collect()
+    }
+
+    /// How often bytes of open files were lost: what was read before may be what is nowhere any more.
+    pub fn losses(&self) -> u64 {
+        self.shared.shared_files.1.load(Ordering::Relaxed)
     }
 
     /// The open file of an inode, if anybody in this client holds it.

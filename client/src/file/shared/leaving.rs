@@ -1,11 +1,14 @@
 //! How what was written leaves: it is handed on to the dataservers, is durable there, and is committed.
 
-use super::SharedFile;
+use super::{FRESH_DUE, SharedFile};
 use crate::file::assembler::{Assembler, Written};
 use crate::file::publish::REPEATS;
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::limits::CHUNK_LEN_MAX;
 use std::time::Instant;
+
+/// Fresh bytes without a gap leave once there are so many of them.
+const RUN_LEN: u64 = 1 << 20;
 
 /// Bytes that have left are held until they are committed, since those of a session that is lost are written again. With
 /// more, the oldest are committed first.
@@ -38,8 +41,18 @@ impl SharedFile {
             state.dirty.discard();
             state.failed.get_or_insert(why);
         });
-        self.client.shared.shared_files.remove(self);
+        self.client.shared.shared_files.handle_loss(self);
         self.fewer.notify_waiters();
+    }
+
+    /// Hands on much of what is fresh: long runs, and if there are few of them all. After an error as [`SharedFile::hand_on`].
+    pub(super) async fn hand_on_many(&self, leaving: &mut Leaving) -> Result<()> {
+        self.hand_on(leaving, RUN_LEN).await?;
+        let are_few = self.state().dirty.fresh_len() < FRESH_DUE;
+        match are_few {
+            true => Ok(()),
+            false => self.hand_on(leaving, 1).await,
+        }
     }
 
     /// Hands on what is fresh now, of runs of at least `least`. After an error all is to be given up: [`SharedFile::lose`].
@@ -85,21 +98,47 @@ impl SharedFile {
     }
 
     async fn commit_durable(&self, leaving: &mut Leaving) -> Result<()> {
+        let (begun, patience) = (Instant::now(), self.client.shared.options.data_deadline);
+        // What a look at the file showed before. Whose clock is late gets the metaserver's time.
+        let mtime = {
+            let state = self.state();
+            let at = state.written.map(|(.., at)| at);
+            at.filter(|at| *at >= state.mtime_seen)
+        };
         let mut rest = std::mem::take(&mut leaving.uncommitted);
         while !rest.is_empty() {
             let after = rest.split_off(rest.len().min(UNCOMMITTED_MAX));
             let mut some = std::mem::replace(&mut rest, after);
-            let mut repeats = 0;
+            let (mut repeats, mut is_cleared) = (0, false);
             loop {
-                match self.client.commit_extents(self.inode, &some, None).await {
+                let committed = self.client.commit_extents(self.inode, &some, None, mtime);
+                match committed.await {
                     // Refused: the session that wrote them was lost, or the members of their groups have changed.
                     Err(error) if is_outdated(&error) && repeats < REPEATS => {
                         tracing::info!(name = self.name, %error, "what was not committed is written again");
                         repeats += 1;
                         some = self.write_again(&some).await?;
                     }
+                    // The session ended before the answer came. The same bytes at the same place once more do no harm.
+                    Err(error)
+                        if error.code == Code::UnknownOutcome && begun.elapsed() < patience =>
+                    {
+                        tracing::info!(name = self.name, %error, "what may be committed is written again");
+                        some = self.write_again(&some).await?;
+                    }
+                    // It replaces more extents than one command may: fewer at a time, and if it is one, zeros first.
+                    Err(error) if error.code == Code::TooBig && some.len() > 1 => {
+                        rest.splice(0..0, some.split_off(some.len() / 2));
+                    }
+                    Err(error) if error.code == Code::TooBig && !is_cleared => {
+                        is_cleared = true;
+                        for written in &some {
+                            self.clear(written.range()).await?;
+                        }
+                    }
                     committed => {
-                        committed?;
+                        let seen = committed?.mtime;
+                        self.state().mtime_seen = seen;
                         break;
                     }
                 }
@@ -135,7 +174,7 @@ impl SharedFile {
     /// Commits everything that was written before. After an error as [`SharedFile::hand_on`].
     pub(super) async fn commit_all(&self, leaving: &mut Leaving) -> Result<()> {
         self.change(|state| {
-            if let Some((first, _)) = &mut state.written {
+            if let Some((first, ..)) = &mut state.written {
                 // What comes from now on counts from now on.
                 *first = Instant::now();
             }

@@ -26,9 +26,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Fresh bytes without a gap leave once there are so many of them.
-const RUN_LEN: u64 = 1 << 20;
-
 /// With so many fresh bytes some are to leave, and with as many as that a writer waits until they do.
 const FRESH_DUE: u64 = 4 << 20;
 const FRESH_MAX: u64 = 16 << 20;
@@ -63,8 +60,10 @@ struct State {
     dirty: Dirty,
     /// The bytes of it that are counted in the budget.
     counted: u64,
-    /// When the first and the last of it was written.
-    written: Option<(Instant, Instant)>,
+    /// When the first and the last of it was written, and what the clock on the wall said at the last.
+    written: Option<(Instant, Instant, Nanos)>,
+    /// The latest time of the last change that the metaserver has shown.
+    mtime_seen: Nanos,
     /// Whether a task sees to it that it is committed.
     is_looked_after: bool,
     /// Why bytes were lost that were taken: all who have the file open are told, whenever they ask. Who opens it from then on
@@ -75,7 +74,7 @@ struct State {
 impl State {
     /// Whether it is time to commit what nobody syncs.
     fn is_due(&self, now: Instant) -> bool {
-        self.written.is_some_and(|(first, last)| {
+        self.written.is_some_and(|(first, last, _)| {
             now.saturating_duration_since(last) >= QUIET
                 || now.saturating_duration_since(first) >= DIRTY_FOR
         })
@@ -195,8 +194,8 @@ impl SharedFile {
                 }
                 state.dirty.write(offset, bytes.clone());
                 let now = Instant::now();
-                let first = state.written.map_or(now, |(first, _)| first);
-                state.written = Some((first, now));
+                let first = state.written.map_or(now, |(first, ..)| first);
+                state.written = Some((first, now, Nanos::now()));
                 Ok(Some(state.dirty.fresh_len()))
             });
             self.look_after();
@@ -243,7 +242,7 @@ impl SharedFile {
                 let mut leaving = file.leaving.lock().await;
                 let done = match is_due {
                     true => file.commit_all(&mut leaving).await,
-                    false => file.hand_on(&mut leaving, RUN_LEN).await,
+                    false => file.hand_on_many(&mut leaving).await,
                 };
                 if let Err(error) = done {
                     tracing::warn!("{}: what was written is lost: {error}", file.name);
@@ -306,11 +305,10 @@ impl SharedFile {
         let mut attr = attr.map_err(|error| self.named(error))?;
         // Whoever sees that others have changed the file reads what they wrote.
         self.reader.forget_others(attr.data_version);
+        self.state().mtime_seen = attr.mtime;
         attr.size = attr.size.max(end);
-        if let Some((_, last)) = written {
-            // It is committed with the metaserver's time, which is about ours.
-            let ago = last.elapsed().as_nanos() as i64;
-            let at = Nanos(Nanos::now().0.saturating_sub(ago));
+        if let Some((.., at)) = written {
+            // With that time it is committed.
             attr.mtime = attr.mtime.max(at);
             attr.ctime = attr.ctime.max(at);
         }

@@ -55,11 +55,12 @@ pub fn set_attr(
         }
     }
     if set.uid.is_some() || set.gid.is_some() {
-        record.uid = set.uid.unwrap_or(record.uid);
-        record.gid = set.gid.unwrap_or(record.gid);
         if !record.is_directory() {
+            // By the group that it had, as Linux does.
             drop_privileges(who, &mut record);
         }
+        record.uid = set.uid.unwrap_or(record.uid);
+        record.gid = set.gid.unwrap_or(record.gid);
     }
     if let Some(mode) = set.mode {
         record.mode = mode & 0o7777;
