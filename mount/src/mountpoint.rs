@@ -39,8 +39,8 @@ impl MountEntry {
 /// What is mounted at a place, on top.
 pub fn mounted_at(place: &Path) -> std::io::Result<Option<MountEntry>> {
     let table = std::fs::read("/proc/self/mountinfo")?;
-    let entries = table.split(|byte| *byte == b'\n').filter_map(parse_entry);
-    Ok(entries.filter(|entry| entry.place == place).last())
+    let mut entries = table.split(|byte| *byte == b'\n').filter_map(parse_entry);
+    Ok(entries.rfind(|entry| entry.place == place))
 }
 
 /// `36 35 98:0 / /mnt rw,noatime shared:1 - fuse.quarry SOURCE rw`

@@ -29,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Root with an admin's client file mounts it with the uids and gids of the cluster, for itself or with --allow-other for
 /// everybody. Anybody else acts as the user of the client file, whose files appear as its own.
 ///
-/// In /etc/fstab, with mount.quarry as a link to quarry in /sbin: 'CLIENT_FILE[:DIR] MOUNTPOINT quarry _netdev 0 0'.
+/// In /etc/fstab, with mount.quarry as a link to quarry in /sbin: 'CLIENT_FILE MOUNTPOINT quarry _netdev 0 0', or
+/// CLIENT_FILE:DIR for a directory of the cluster.
 #[derive(Debug, clap::Args)]
 pub struct Mount {
     /// The directory of the cluster that is mounted [default: /]
@@ -194,7 +195,7 @@ impl Mount {
                 place.display()
             ))?,
         }
-        Ok(mounted.serve(stopped).await.map_err(Error::from)?)
+        Ok(mounted.serve(stopped).await?)
     }
 }
 
