@@ -6,7 +6,6 @@ use crate::failure::Misuse;
 use crate::leaderless::or_leaderless;
 use anyhow::{Result, bail};
 use quarry_client::ClientFile;
-use quarry_common::Error;
 use quarry_mount::{MountOptions, Source, check_mountpoint, mount, remount};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
