@@ -137,6 +137,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    type HandedOn = (Range<u64>, Vec<(u64, Bytes)>);
+
     /// What a file of bytes would hold.
     #[derive(Debug, Default)]
     struct Model {
@@ -144,7 +146,7 @@ mod tests {
         newest: Vec<Option<u8>>,
         committed: Vec<Option<u8>>,
         /// What was handed on, in the order of its commits.
-        on_the_way: Vec<(Range<u64>, Vec<(u64, Bytes)>)>,
+        on_the_way: Vec<HandedOn>,
     }
 
     fn lay(over: &mut Vec<Option<u8>>, offset: u64, bytes: &[u8]) {
