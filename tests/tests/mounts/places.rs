@@ -31,7 +31,7 @@ pub fn where_it_goes(dev: &Dev, scratch: &Path) -> Result<()> {
     dev.ok(["mount", "--subdir", "/sub", "-o", "log=/dev/null", shown])?;
     let line = line_of(&place)?.context("it is mounted")?;
     let source = format!("{}:/sub fuse.quarry", dev.client_file().display())
-        .replace(&format!(":/sub fuse"), ":/sub X fuse");
+        .replace(":/sub fuse", ":/sub X fuse");
     let (first, kind) = source.split_once(" X ").context("two words")?;
     ensure!(line.starts_with(first) && line.contains(kind), "{line}");
     ensure!(fs::metadata(&place)?.is_dir() && place.join("dir").is_dir());

@@ -136,7 +136,7 @@ pub fn times(dir: &Path, found: &mut Found) -> Result<()> {
         tv_sec: seconds,
         tv_nsec: nanos,
     };
-    const OMIT: i64 = rustix::fs::UTIME_OMIT as i64;
+    const OMIT: i64 = rustix::fs::UTIME_OMIT;
     let set = |atime, mtime| {
         let times = Timestamps {
             last_access: atime,
