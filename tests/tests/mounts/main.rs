@@ -11,6 +11,7 @@ use quarry_tests::cluster::Dev;
 use quarry_tests::compare::assert_same;
 use quarry_tests::generator::{Scale, make};
 use quarry_tests::mounts::Mount;
+use quarry_tests::power::LoopDisk;
 use quarry_tests::run::tool;
 use rules::rules;
 use std::collections::BTreeSet;
@@ -160,7 +161,9 @@ fn unlinked_but_open(mount: &Mount, other: &Mount) -> Result<()> {
 fn a_mounted_cluster_is_a_file_system() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let at = |name: &str| scratch.path().join(name);
-    let mut dev = Dev::start(&at("cluster"), 3)?;
+    // On a file system of its own, sparse: on a machine's large disk the servers keep 5 % free.
+    let disk = LoopDisk::new(scratch.path(), "disk", 16 << 30)?;
+    let mut dev = Dev::start(&disk.path().join("cluster"), 3)?;
     let one = mounted(&dev, &at("one"), &["--allow-other"])?;
     let other = mounted(&dev, &at("other"), &[])?;
     trees(&dev, scratch.path(), &one)?;
@@ -174,5 +177,6 @@ fn a_mounted_cluster_is_a_file_system() -> Result<()> {
     where_it_goes(&dev, scratch.path())?;
     what_stands_in_the_way_is_told(&dev, scratch.path())?;
     an_outage_is_waited_for_and_can_be_killed(&mut dev, &one, &at("other"))?;
-    one.end()
+    one.end()?;
+    dev.stop()
 }
