@@ -47,7 +47,8 @@ impl Mount {
         let mut process = self.process.take().context("the mount was ended")?;
         process.kill()?;
         process.wait()?;
-        tool("umount", [&self.place]).map(drop)
+        // Files may be open on it.
+        tool("umount", [OsStr::new("-l"), self.place.as_os_str()]).map(drop)
     }
 
     /// Umounts as `umount(8)` does and waits until the process has ended.

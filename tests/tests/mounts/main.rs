@@ -20,9 +20,13 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// One directory has so many names, so that it takes several pages.
 const MANY: usize = 10_000;
+
+/// What another mount has written to a file that stays open is seen within a second; a busy machine takes its time besides.
+const SEEN_WITHIN: Duration = Duration::from_millis(2_500);
 
 fn mounted(dev: &Dev, place: &Path, options: &[&str]) -> Result<Mount> {
     Mount::new(dev.quarry([&["mount"], options].concat()), place)
@@ -119,6 +123,26 @@ fn two_mounts(one: &Mount, other: &Mount) -> Result<()> {
             );
         }
     }
+    // Without opening it again, in place and beyond the end.
+    let writer = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(one.at("open"))?;
+    writer.write_all_at(&[0; 100_000], 0)?;
+    writer.sync_all()?;
+    let reader = File::open(other.at("open"))?;
+    let mut byte = [0];
+    for round in 1..4 {
+        for at in [50_000, 100_000 * u64::from(round)] {
+            writer.write_all_at(&[round], at)?;
+            writer.sync_all()?;
+            let begun = Instant::now();
+            while reader.read_at(&mut byte, at)? == 0 || byte != [round] {
+                ensure!(begun.elapsed() < SEEN_WITHIN, "{round} at {at}: {byte:?}");
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
     // Close to open.
     for round in 0..20 {
         let text = format!("round {round}");
@@ -149,9 +173,13 @@ fn unlinked_but_open(mount: &Mount, other: &Mount) -> Result<()> {
     ensure!(file.metadata()?.nlink() == 0 && file.metadata()?.len() == 16);
     // Another one takes its name, and neither is the other.
     fs::write(mount.at("gone"), b"new")?;
-    let mut first = [0; 6];
-    reader.read_exact_at(&mut first, 0)?;
-    ensure!(&first == b"before", "{first:?}");
+    let mut all = [0; 16];
+    let begun = Instant::now();
+    while reader.read_at(&mut all, 0)? < all.len() {
+        ensure!(begun.elapsed() < SEEN_WITHIN, "{all:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    ensure!(&all == b"before and after", "{all:?}");
     ensure!(fs::read(mount.at("gone"))? == b"new");
     Ok(())
 }
