@@ -114,7 +114,7 @@ pub fn what_stands_in_the_way_is_told(dev: &Dev, scratch: &Path) -> Result<()> {
         ),
         (
             vec!["mount", "--subdir", "/not/there", &place],
-            "no such file or directory",
+            "there is no 'not' in directory",
         ),
         (vec!["mount", "--subdir", "sub", &place], "begin with '/'"),
         (
