@@ -87,11 +87,9 @@ pub fn resolved(place: &Path) -> std::io::Result<PathBuf> {
     match (absolute.parent(), absolute.file_name()) {
         (Some(parent), Some(name)) => {
             let inside = parent.canonicalize()?.join(name);
-            let is_link = inside.is_symlink();
-            if is_link {
-                inside.canonicalize()
-            } else {
-                Ok(inside)
+            match mounted_at(&inside)?.is_none() && inside.is_symlink() {
+                true => inside.canonicalize(),
+                false => Ok(inside),
             }
         }
         _ => Ok(absolute),

@@ -47,7 +47,13 @@ pub fn unmount(place: &Path, how: Unmount) -> Result<Option<u32>> {
         }
         None => return Err(failed(format!("{shown}: nothing is mounted there"))),
     }
-    let process = process_of(&at);
+    let asked = process_of(&at);
+    // Who asked hangs in it, and so does whoever else waits for the cluster: that does not keep it.
+    let how = Unmount {
+        lazy: how.lazy || asked.is_err(),
+        ..how
+    };
+    let process = asked.unwrap_or_default();
     let mut flags = UnmountFlags::empty();
     flags.set(UnmountFlags::DETACH, how.lazy);
     flags.set(UnmountFlags::FORCE, how.force);
@@ -69,8 +75,11 @@ pub fn unmount(place: &Path, how: Unmount) -> Result<Option<u32>> {
     Ok(process.filter(|process| !how.lazy && !ends(*process)))
 }
 
-/// The process that answers for a mount, if it does.
-fn process_of(place: &Path) -> Option<u32> {
+/// The mount, or its cluster, does not answer.
+struct Silent;
+
+/// The process that answers for a mount, if that can be known.
+fn process_of(place: &Path) -> std::result::Result<Option<u32>, Silent> {
     let (send, answer) = std::sync::mpsc::channel();
     let place = place.to_owned();
     std::thread::spawn(move || {
@@ -78,8 +87,12 @@ fn process_of(place: &Path) -> Option<u32> {
         // Nobody may wait for it any more.
         send.send(xattr::get(place, name)).ok();
     });
-    let value = answer.recv_timeout(ASK_PATIENCE).ok()?.ok()??;
-    String::from_utf8(value).ok()?.parse().ok()
+    let answer = answer.recv_timeout(ASK_PATIENCE).map_err(|_| Silent)?;
+    // One that is dead has none.
+    let value = answer.ok().flatten().unwrap_or_default();
+    Ok(String::from_utf8(value)
+        .ok()
+        .and_then(|text| text.parse().ok()))
 }
 
 /// Waits for a process to end; false if it does not.
