@@ -5,7 +5,6 @@ use crate::access::Want;
 use crate::caller::Asker;
 use crate::core::Core;
 use crate::errno::Answer;
-use crate::ttl::Ttl;
 use fuser::{FileHandle, INodeNo, TimeOrNow};
 use quarry_common::ids::{Gid, InodeId, Uid};
 use quarry_common::time::Nanos;
@@ -137,7 +136,7 @@ impl Core {
     /// The same after a write, which asks the cluster only if the file had such bits when the kernel was last told, or that is
     /// long ago.
     pub async fn wrote(&self, asker: Asker, inode: InodeId) -> Answer<()> {
-        let mode = self.inodes.mode(inode, Ttl::default().attributes);
+        let mode = self.inodes.mode(inode, self.ttl.attributes);
         if asker.is_root() || mode.is_some_and(|mode| mode & (SET_UID | SET_GID) == 0) {
             return Ok(());
         }

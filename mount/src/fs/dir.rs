@@ -53,6 +53,9 @@ pub trait Room {
 
     /// Writes one; true if it did not fit.
     fn add_entry(&mut self, core: &Core, entry: &Entry<'_>) -> bool;
+
+    /// Sends it with these, or an error.
+    fn send(self, done: Result<(), Errno>);
 }
 
 impl Room for ReplyDirectory {
@@ -61,6 +64,13 @@ impl Room for ReplyDirectory {
     fn add_entry(&mut self, _core: &Core, entry: &Entry<'_>) -> bool {
         let name = OsStr::from_bytes(entry.name);
         self.add(entry.number, entry.position, entry.kind, name)
+    }
+
+    fn send(self, done: Result<(), Errno>) {
+        match done {
+            Ok(()) => self.ok(),
+            Err(errno) => self.error(errno),
+        }
     }
 }
 
@@ -81,6 +91,19 @@ impl Room for ReplyDirectoryPlus {
         }
         full
     }
+
+    fn send(self, done: Result<(), Errno>) {
+        match done {
+            Ok(()) => self.ok(),
+            Err(errno) => self.error(errno),
+        }
+    }
+}
+
+/// Answers with the entries that were read.
+pub fn listed<R: Room>(core: &Core, mut reply: R, done: Result<Listed, Errno>) {
+    let filled = done.map(|listed| core.fill(&listed, &mut reply));
+    reply.send(filled);
 }
 
 impl Core {
@@ -132,7 +155,7 @@ impl Core {
     }
 
     /// Writes what was listed into a reply, as far as there is room.
-    pub fn fill<R: Room>(&self, listed: &Listed, reply: &mut R) {
+    fn fill<R: Room>(&self, listed: &Listed, reply: &mut R) {
         let open = &listed.open;
         let dots: [(&[u8], InodeId); 2] = [(b".", open.dir.inode), (b"..", open.parent)];
         for (position, (name, inode)) in (1..).zip(dots) {

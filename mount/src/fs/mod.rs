@@ -37,6 +37,34 @@ pub struct FileSystem {
 
 type Done<T> = Result<T, Errno>;
 
+/// What a request does.
+struct Doing {
+    /// In the log.
+    what: &'static str,
+    /// It goes on though its caller does not wait any more.
+    goes_on: bool,
+}
+
+impl From<&'static str> for Doing {
+    fn from(what: &'static str) -> Doing {
+        Doing {
+            what,
+            goes_on: true,
+        }
+    }
+}
+
+impl Doing {
+    /// What is not to be done any more if its caller is killed before: bytes that waited for room would come after those that
+    /// others write meanwhile.
+    fn while_wanted(what: &'static str) -> Doing {
+        Doing {
+            what,
+            goes_on: false,
+        }
+    }
+}
+
 impl FileSystem {
     /// Answers from tasks of a runtime.
     pub fn new(core: Arc<Core>, runtime: Handle) -> FileSystem {
@@ -48,11 +76,11 @@ impl FileSystem {
     }
 
     /// Does what a request asks for and answers it. If its caller is killed the answer is `EINTR`, and what was begun goes on to
-    /// its end.
+    /// its end, unless it is [`Doing::while_wanted`].
     fn answer<R, T, F>(
         &self,
         request: &Request,
-        doing: &'static str,
+        doing: impl Into<Doing>,
         reply: R,
         work: impl FnOnce(Arc<Core>) -> F,
         finish: impl FnOnce(&Core, R, Done<T>) + Send + 'static,
@@ -61,39 +89,7 @@ impl FileSystem {
         T: Send + 'static,
         F: Future<Output = Answer<T>> + Send + 'static,
     {
-        self.serve(request, doing, reply, work, finish, true);
-    }
-
-    /// As [`FileSystem::answer`], for what is not to be done any more if its caller is killed before: bytes that waited for room
-    /// would come after those that others write meanwhile.
-    fn answer_who_waits<R, T, F>(
-        &self,
-        request: &Request,
-        doing: &'static str,
-        reply: R,
-        work: impl FnOnce(Arc<Core>) -> F,
-        finish: impl FnOnce(&Core, R, Done<T>) + Send + 'static,
-    ) where
-        R: Send + 'static,
-        T: Send + 'static,
-        F: Future<Output = Answer<T>> + Send + 'static,
-    {
-        self.serve(request, doing, reply, work, finish, false);
-    }
-
-    fn serve<R, T, F>(
-        &self,
-        request: &Request,
-        doing: &'static str,
-        reply: R,
-        work: impl FnOnce(Arc<Core>) -> F,
-        finish: impl FnOnce(&Core, R, Done<T>) + Send + 'static,
-        goes_on: bool,
-    ) where
-        R: Send + 'static,
-        T: Send + 'static,
-        F: Future<Output = Answer<T>> + Send + 'static,
-    {
+        let Doing { what, goes_on } = doing.into();
         let mut asked = self.interrupts.begin(request.unique(), request.pid());
         let core = self.core.clone();
         let work = work(self.core.clone());
@@ -102,13 +98,13 @@ impl FileSystem {
             tokio::select! {
                 biased;
                 done = &mut work => {
-                    let done = done.map_err(|failure| failure.errno(doing));
+                    let done = done.map_err(|failure| failure.errno(what));
                     finish(&core, reply, done);
                 }
                 () = asked.is_given_up() => {
                     finish(&core, reply, Err(Errno::EINTR));
                     if goes_on && let Err(failure) = work.await {
-                        failure.errno(doing);
+                        failure.errno(what);
                     }
                 }
             }

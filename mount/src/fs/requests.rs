@@ -1,7 +1,10 @@
 //! What each request of the kernel is, taken apart and handed on.
 
 use super::attr::Change;
-use super::{Asker, Core, FileSystem, attributes, created, entry, nothing, read, written, xattr};
+use super::dir::listed;
+use super::{
+    Asker, Core, Doing, FileSystem, attributes, created, entry, nothing, read, written, xattr,
+};
 use bytes::Bytes;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags,
@@ -58,12 +61,14 @@ impl Filesystem for FileSystem {
                 tracing::debug!("this kernel does not offer {flag:?}");
             }
         }
-        // Each takes the nearest value that the kernel allows.
-        if let Err(nearest) = config.set_max_readahead(WRITE_LEN_MAX) {
-            config.set_max_readahead(nearest).ok();
+        let ahead = config.set_max_readahead(WRITE_LEN_MAX);
+        if let Err(nearest) = ahead.or_else(|nearest| config.set_max_readahead(nearest)) {
+            tracing::warn!("the kernel does not read ahead: {nearest} would be allowed");
         }
-        config.set_max_write(WRITE_LEN_MAX).ok();
-        config.set_max_background(BACKGROUND_MAX).ok();
+        let refused = |nearest: u32| std::io::Error::other(format!("{nearest} would be allowed"));
+        config.set_max_write(WRITE_LEN_MAX).map_err(refused)?;
+        let background = config.set_max_background(BACKGROUND_MAX);
+        background.map_err(|nearest| refused(nearest.into()))?;
         Ok(())
     }
 
@@ -337,7 +342,7 @@ impl Filesystem for FileSystem {
             core.write(asker, open, (offset, appends), bytes, flags)
                 .await
         };
-        self.answer_who_waits(request, "write", reply, work, written);
+        self.answer(request, Doing::while_wanted("write"), reply, work, written);
     }
 
     fn flush(
@@ -415,19 +420,7 @@ impl Filesystem for FileSystem {
             let open = core.dirs.get(handle)?;
             core.readdir(open, position, false).await
         };
-        self.answer(
-            request,
-            "readdir",
-            reply,
-            work,
-            |core, mut reply, done| match done {
-                Ok(listed) => {
-                    core.fill(&listed, &mut reply);
-                    reply.ok();
-                }
-                Err(errno) => reply.error(errno),
-            },
-        );
+        self.answer(request, "readdir", reply, work, listed);
     }
 
     fn readdirplus(
@@ -442,19 +435,7 @@ impl Filesystem for FileSystem {
             let open = core.dirs.get(handle)?;
             core.readdir(open, position, true).await
         };
-        self.answer(
-            request,
-            "readdir",
-            reply,
-            work,
-            |core, mut reply, done| match done {
-                Ok(listed) => {
-                    core.fill(&listed, &mut reply);
-                    reply.ok();
-                }
-                Err(errno) => reply.error(errno),
-            },
-        );
+        self.answer(request, "readdir", reply, work, listed);
     }
 
     fn releasedir(

@@ -156,6 +156,27 @@ fn two_mounts(one: &Mount, other: &Mount) -> Result<()> {
     Ok(())
 }
 
+/// Whether a write goes to the end is what fcntl(2) says at that time, not what open(2) said.
+fn append_that_comes_and_goes(mount: &Mount, other: &Mount) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    let mut file = options.open(mount.at("turns"))?;
+    file.write_all(b"12345")?;
+    rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::APPEND)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(b"678")?;
+    let mut appends = OpenOptions::new().append(true).open(mount.at("turns"))?;
+    appends.write_all(b"9")?;
+    rustix::fs::fcntl_setfl(&appends, rustix::fs::OFlags::empty())?;
+    appends.write_all_at(b"X", 0)?;
+    drop((file, appends));
+    for mount in [mount, other] {
+        let text = fs::read_to_string(mount.at("turns"))?;
+        ensure!(text == "X23456789", "{text:?}");
+    }
+    Ok(())
+}
+
 /// A file is there as long as it is open, whatever becomes of its names.
 fn unlinked_but_open(mount: &Mount, other: &Mount) -> Result<()> {
     let mut options = OpenOptions::new();
@@ -200,6 +221,7 @@ fn a_mounted_cluster_is_a_file_system() -> Result<()> {
     rules(&local, one.path())?;
     large_directory(&one)?;
     two_mounts(&one, &other)?;
+    append_that_comes_and_goes(&one, &other)?;
     unlinked_but_open(&one, &other)?;
     other.end()?;
     what_was_synced_survives_a_killed_mount(&dev, &at("other"))?;

@@ -115,7 +115,7 @@ impl SharedFile {
     }
 
     /// Makes a range a hole, in several commands if it has more extents than one may remove.
-    pub(super) async fn clear(&self, range: Range<u64>) -> Result<()> {
+    async fn clear(&self, range: Range<u64>) -> Result<()> {
         let Range { mut start, end } = range;
         let mut step = end.saturating_sub(start);
         while start < end {

@@ -5,6 +5,7 @@ use crate::file::assembler::{Assembler, Written};
 use crate::file::publish::REPEATS;
 use quarry_common::error::{Code, Error, Result};
 use quarry_common::limits::CHUNK_LEN_MAX;
+use std::ops::Range;
 use std::time::Instant;
 
 /// Fresh bytes without a gap leave once there are so many of them.
@@ -109,7 +110,7 @@ impl SharedFile {
         while !rest.is_empty() {
             let after = rest.split_off(rest.len().min(UNCOMMITTED_MAX));
             let mut some = std::mem::replace(&mut rest, after);
-            let (mut repeats, mut is_cleared) = (0, false);
+            let mut repeats = 0;
             loop {
                 let committed = self.client.commit_extents(self.inode, &some, None, mtime);
                 match committed.await {
@@ -117,24 +118,21 @@ impl SharedFile {
                     Err(error) if is_outdated(&error) && repeats < REPEATS => {
                         tracing::info!(name = self.name, %error, "what was not committed is written again");
                         repeats += 1;
-                        some = self.write_again(&some).await?;
+                        some = self.write_again(&ranges(&some)).await?;
                     }
                     // The session ended before the answer came. The same bytes at the same place once more do no harm.
                     Err(error)
                         if error.code == Code::UnknownOutcome && begun.elapsed() < patience =>
                     {
                         tracing::info!(name = self.name, %error, "what may be committed is written again");
-                        some = self.write_again(&some).await?;
+                        some = self.write_again(&ranges(&some)).await?;
                     }
-                    // It replaces more extents than one command may: fewer at a time, and if it is one, zeros first.
+                    // It replaces more extents than one command may: fewer at a time, and if it is one, its halves.
                     Err(error) if error.code == Code::TooBig && some.len() > 1 => {
                         rest.splice(0..0, some.split_off(some.len() / 2));
                     }
-                    Err(error) if error.code == Code::TooBig && !is_cleared => {
-                        is_cleared = true;
-                        for written in &some {
-                            self.clear(written.range()).await?;
-                        }
+                    Err(error) if error.code == Code::TooBig && len_of(&some) > 1 => {
+                        some = self.write_again(&halves(&some)).await?;
                     }
                     committed => {
                         let seen = committed?.mtime;
@@ -154,11 +152,12 @@ impl SharedFile {
         Ok(())
     }
 
-    /// The same bytes in new chunks.
-    async fn write_again(&self, written: &[Written]) -> Result<Vec<Written>> {
+    /// The same bytes in new chunks, of each range in chunks of its own.
+    async fn write_again(&self, ranges: &[Range<u64>]) -> Result<Vec<Written>> {
         let mut assembler = Assembler::new(self.client.shared.data.clone());
-        for range in written.iter().map(Written::range) {
-            let pieces = self.state().dirty.leaving(&range);
+        for range in ranges {
+            assembler.end_range().await?;
+            let pieces = self.state().dirty.leaving(range);
             let len: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
             if len as u64 != range.end - range.start {
                 let text = format!("{}: bytes that are not committed were not kept", self.name);
@@ -182,6 +181,23 @@ impl SharedFile {
         self.hand_on(leaving, 1).await?;
         self.commit_leaving(leaving).await
     }
+}
+
+fn ranges(written: &[Written]) -> Vec<Range<u64>> {
+    written.iter().map(Written::range).collect()
+}
+
+fn halves(written: &[Written]) -> Vec<Range<u64>> {
+    let halves = ranges(written).into_iter().flat_map(|range| {
+        let middle = range.start + (range.end - range.start) / 2;
+        [range.start..middle, middle..range.end]
+    });
+    halves.collect()
+}
+
+fn len_of(written: &[Written]) -> u64 {
+    let ranges = ranges(written).into_iter();
+    ranges.map(|range| range.end - range.start).sum()
 }
 
 /// Whether a commit was refused because of receipts that others would not be.

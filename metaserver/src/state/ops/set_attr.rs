@@ -242,6 +242,13 @@ mod tests {
                 set(world, &ann, file.inode, mode(0o2755)).unwrap().mode,
                 0o755
             );
+            // Without group execution the bit stays for members of the group that the file had: not of the new one.
+            for (group, kept) in [(99, 0o644), (1000, 0o2644)] {
+                set(world, &root(), file.inode, owner(None, Some(group))).unwrap();
+                set(world, &root(), file.inode, mode(0o2644)).unwrap();
+                let given = set(world, &ann, file.inode, owner(None, Some(7)));
+                assert_eq!(given.unwrap().mode, kept, "from {group}");
+            }
         });
     }
 
