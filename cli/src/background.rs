@@ -74,14 +74,16 @@ impl Log {
 /// Hands lines on to the system's log. Where there is none they are lost.
 fn forward(lines: PipeReader) {
     let process = std::process::id();
+    let socket = UnixDatagram::unbound();
+    // A log that is full, perhaps since it is on the mount itself, is not waited for.
+    let socket = socket.and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
     for line in BufReader::new(lines).split(b'\n').map_while(Result::ok) {
         let text = String::from_utf8_lossy(&line);
         let said = format!("<{PRIORITY}>quarry[{process}]: {text}");
-        let socket = UnixDatagram::unbound();
-        // Nobody is left who could be told.
-        socket
-            .and_then(|socket| socket.send_to(said.as_bytes(), SYSTEM_LOG))
-            .ok();
+        if let Ok(socket) = &socket {
+            // Nobody is left who could be told.
+            socket.send_to(said.as_bytes(), SYSTEM_LOG).ok();
+        }
     }
 }
 

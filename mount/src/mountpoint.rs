@@ -23,6 +23,8 @@ pub struct MountEntry {
     pub device: String,
     /// Where.
     pub place: PathBuf,
+    /// Its flags: `rw,nosuid,relatime`.
+    pub flags: String,
     /// The type: `fuse.quarry` of ours.
     pub kind: String,
     /// What was named as mounted.
@@ -30,6 +32,11 @@ pub struct MountEntry {
 }
 
 impl MountEntry {
+    /// Whether it has a flag.
+    pub fn has_flag(&self, flag: &str) -> bool {
+        self.flags.split(',').any(|there| there == flag)
+    }
+
     /// Whether it is a cluster.
     pub fn is_ours(&self) -> bool {
         self.kind.strip_prefix("fuse.") == Some(crate::SUBTYPE)
@@ -50,6 +57,7 @@ fn parse_entry(line: &[u8]) -> Option<MountEntry> {
     Some(MountEntry {
         device: String::from_utf8_lossy(words.get(2)?).into_owned(),
         place: PathBuf::from(OsString::from_vec(unescaped(words.get(4)?))),
+        flags: String::from_utf8_lossy(words.get(5)?).into_owned(),
         kind: String::from_utf8_lossy(words.get(dash + 1)?).into_owned(),
         source: String::from_utf8_lossy(&unescaped(words.get(dash + 2)?)).into_owned(),
     })
@@ -176,6 +184,7 @@ mod tests {
         let expected = MountEntry {
             device: "0:98".to_owned(),
             place: PathBuf::from("/mnt/my place"),
+            flags: "rw,nosuid".to_owned(),
             kind: "fuse.quarry".to_owned(),
             source: "/etc/a b:/home".to_owned(),
         };

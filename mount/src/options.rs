@@ -9,8 +9,8 @@ use std::time::Duration;
 pub struct MountOptions {
     /// The directory of the cluster that is mounted; `/` if left out.
     pub subdir: Option<Vec<u8>>,
-    /// Nothing is changed through it.
-    pub read_only: bool,
+    /// Nothing is changed through it. Not if left out.
+    pub read_only: Option<bool>,
     /// Not only whoever mounts it may use it.
     pub allow_other: bool,
     /// After so long an operation that waits for the cluster fails; never if left out.
@@ -21,12 +21,12 @@ pub struct MountOptions {
     pub log: Option<PathBuf>,
     /// The client file.
     pub cluster: Option<PathBuf>,
-    /// Set-user-id and set-group-id bits of programs on it mean nothing.
-    pub no_suid: bool,
-    /// Devices on it are none.
-    pub no_dev: bool,
-    /// No program on it is run.
-    pub no_exec: bool,
+    /// Set-user-id and set-group-id bits and capabilities of programs on it mean nothing. So it is if left out.
+    pub no_suid: Option<bool>,
+    /// Devices on it are none. They are if left out.
+    pub no_dev: Option<bool>,
+    /// No program on it is run. They are if left out.
+    pub no_exec: Option<bool>,
     /// Each write is waited for until it is durable.
     pub sync: bool,
     /// What is mounted already becomes read-only, or writable again.
@@ -59,7 +59,7 @@ const OF_MOUNT: [&str; 21] = [
 ];
 
 /// What may stand in `-o`, for an error.
-const KNOWN: &str = "ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, strict, ttl=SECONDS, log=FILE, nosuid, nodev, \
+const KNOWN: &str = "ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, strict, ttl=SECONDS, log=FILE, suid, nodev, \
      noexec, sync, and what mount(8) understands itself";
 
 impl MountOptions {
@@ -79,15 +79,15 @@ impl MountOptions {
             None => (option, None),
         };
         match (name, value) {
-            ("ro", None) => self.read_only = true,
+            ("ro", None) => self.read_only = Some(true),
             ("allow_other", None) => self.allow_other = true,
-            ("rw", None) => self.read_only = false,
-            ("suid", None) => self.no_suid = false,
-            ("nosuid", None) => self.no_suid = true,
-            ("dev", None) => self.no_dev = false,
-            ("nodev", None) => self.no_dev = true,
-            ("exec", None) => self.no_exec = false,
-            ("noexec", None) => self.no_exec = true,
+            ("rw", None) => self.read_only = Some(false),
+            ("suid", None) => self.no_suid = Some(false),
+            ("nosuid", None) => self.no_suid = Some(true),
+            ("dev", None) => self.no_dev = Some(false),
+            ("nodev", None) => self.no_dev = Some(true),
+            ("exec", None) => self.no_exec = Some(false),
+            ("noexec", None) => self.no_exec = Some(true),
             ("async", None) => self.sync = false,
             ("sync", None) => self.sync = true,
             ("remount", None) => self.remount = true,
@@ -101,6 +101,8 @@ impl MountOptions {
             // Comments of fstab(5), and what systemd reads there.
             (name, _) if name.starts_with("x-") || name.starts_with("X-") => {}
             ("user", _) | ("comment" | "fsname" | "subtype", Some(_)) => {}
+            // What /proc/mounts shows, which mount(8) gives back when it is to remount.
+            ("user_id" | "group_id" | "max_read" | "blksize", Some(_)) => {}
             _ => {
                 return Err(format!(
                     "'{option}' is no option of a mount; there are: {KNOWN}"
@@ -149,8 +151,9 @@ mod tests {
         );
         let expected = MountOptions {
             subdir: Some(b"/home".to_vec()),
-            read_only: true,
+            read_only: Some(true),
             allow_other: true,
+            no_suid: Some(false),
             timeout: Some(Duration::from_secs(30)),
             ..MountOptions::default()
         };

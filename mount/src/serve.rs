@@ -126,11 +126,14 @@ fn config(core: &Core, source: &str, options: &MountOptions) -> Config {
     let everybodys = core.rights.are_the_kernels();
     for (option, is_set) in [
         (MountOption::DefaultPermissions, everybodys),
-        (MountOption::RO, options.read_only),
+        (MountOption::RO, options.read_only == Some(true)),
         // As on a local disk, where the uids are those of this machine.
-        (MountOption::Suid, everybodys && !options.no_suid),
-        (MountOption::Dev, everybodys && !options.no_dev),
-        (MountOption::NoExec, options.no_exec),
+        (
+            MountOption::Suid,
+            everybodys && options.no_suid == Some(false),
+        ),
+        (MountOption::Dev, everybodys && options.no_dev != Some(true)),
+        (MountOption::NoExec, options.no_exec == Some(true)),
         (MountOption::Sync, options.sync),
     ] {
         if is_set {
@@ -179,7 +182,7 @@ impl Mounted {
     }
 }
 
-/// Makes a mount read-only, or writable again, which is the kernel's alone.
+/// Makes a mount read-only, or writable again, and the like, which is the kernel's alone; what is not named stays.
 ///
 /// # Errors
 /// Nothing of ours is there, or the kernel refuses.
@@ -189,14 +192,18 @@ pub fn remount(place: &Path, options: &MountOptions) -> Result<()> {
         |text: String| Error::new(Code::Configuration, format!("{}: {text}", place.display()));
     let at = resolved(place).map_err(|error| failed(error.to_string()))?;
     let there = mounted_at(&at).map_err(|error| failed(error.to_string()))?;
-    if there.is_none_or(|there| !there.is_ours()) {
+    let Some(there) = there.filter(|there| there.is_ours()) else {
         return Err(failed("no cluster is mounted there".to_owned()));
-    }
+    };
     let mut flags = MountFlags::empty();
-    flags.set(MountFlags::RDONLY, options.read_only);
-    flags.set(MountFlags::NOSUID, options.no_suid);
-    flags.set(MountFlags::NODEV, options.no_dev);
-    flags.set(MountFlags::NOEXEC, options.no_exec);
+    for (flag, word, named) in [
+        (MountFlags::RDONLY, "ro", options.read_only),
+        (MountFlags::NOSUID, "nosuid", options.no_suid),
+        (MountFlags::NODEV, "nodev", options.no_dev),
+        (MountFlags::NOEXEC, "noexec", options.no_exec),
+    ] {
+        flags.set(flag, named.unwrap_or_else(|| there.has_flag(word)));
+    }
     rustix::mount::mount_remount(&at, flags, c"")
         .map_err(|error| failed(format!("can not be changed: {error}")))
 }

@@ -49,8 +49,9 @@ pub fn unmount(place: &Path, how: Unmount) -> Result<Option<u32>> {
     }
     let asked = process_of(&at);
     // Who asked hangs in it, and so does whoever else waits for the cluster: that does not keep it.
+    let asked_in_vain = asked.is_err();
     let how = Unmount {
-        lazy: how.lazy || asked.is_err(),
+        lazy: how.lazy || asked_in_vain,
         ..how
     };
     let process = asked.unwrap_or_default();
@@ -70,6 +71,12 @@ pub fn unmount(place: &Path, how: Unmount) -> Result<Option<u32>> {
             ));
         }
         Err(error) => return Err(failed(format!("{shown}: can not be umounted: {error}"))),
+    }
+    if asked_in_vain {
+        tracing::warn!(
+            "{shown}: the mount or its cluster does not answer: it is out of sight, and what was not synced is tried to be written \
+             for a minute"
+        );
     }
     // A lazy one may live for as long as a file is open in it.
     Ok(process.filter(|process| !how.lazy && !ends(*process)))

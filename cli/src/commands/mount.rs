@@ -45,7 +45,8 @@ pub struct Mount {
     #[arg(short, long)]
     foreground: bool,
     /// As mount(8) has them: ro, allow_other, subdir=DIR, cluster=FILE, timeout=SECONDS, strict (believe nothing that was asked
-    /// before), ttl=SECONDS (believe names and attributes for so long), log=FILE (else the system's log), nosuid, nodev,
+    /// before), ttl=SECONDS (believe names and attributes for so long), log=FILE (else the system's log), suid (set-user-id programs
+    /// run as such, for root with an admin's client file), nodev,
     /// noexec, sync, remount
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
@@ -100,7 +101,9 @@ impl Mount {
         for list in &self.options {
             options.add(list).map_err(Misuse::new)?;
         }
-        options.read_only |= self.read_only;
+        if self.read_only {
+            options.read_only = Some(true);
+        }
         options.allow_other |= self.allow_other;
         if let Some(dir) = &self.subdir {
             options.set_subdir(dir.as_bytes()).map_err(Misuse::new)?;

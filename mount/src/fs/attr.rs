@@ -133,7 +133,7 @@ impl Core {
         Ok(attr)
     }
 
-    /// The same after a write, which asks the cluster only if the file had such bits when the kernel was last told, or that is
+    /// The same before a write, which asks the cluster only if the file had such bits when the kernel was last told, or that is
     /// long ago.
     pub async fn wrote(&self, asker: Asker, inode: InodeId) -> Answer<()> {
         let mode = self.inodes.mode(inode, self.ttl.attributes);

@@ -25,6 +25,10 @@ impl Core {
         flags: WriteFlags,
     ) -> Answer<u32> {
         let len = bytes.len() as u32;
+        // First: whoever is killed in between has changed nothing.
+        if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            self.wrote(asker, open.file.inode()).await?;
+        }
         // Pages of a mapping are where they are, whatever handle the kernel writes them through.
         let is_page = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         match appends && !is_page {
@@ -32,9 +36,6 @@ impl Core {
                 open.file.append(bytes).await?;
             }
             false => open.file.write_at(offset, bytes).await?,
-        }
-        if flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-            self.wrote(asker, open.file.inode()).await?;
         }
         Ok(len)
     }
@@ -48,6 +49,7 @@ impl Core {
         mode: i32,
     ) -> Answer<()> {
         let end = offset.checked_add(len).ok_or(Errno::EFBIG)?;
+        self.wrote(asker, open.file.inode()).await?;
         let keeps_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
             // No room is set aside: there is none that would be a file's alone.
@@ -59,7 +61,7 @@ impl Core {
             libc::FALLOC_FL_ZERO_RANGE => open.file.punch(offset..end, keeps_size).await?,
             _ => return Err(Errno::EOPNOTSUPP.into()),
         }
-        self.wrote(asker, open.file.inode()).await
+        Ok(())
     }
 
     /// `whence` is SEEK_DATA or SEEK_HOLE; all others are the kernel's.
@@ -82,11 +84,11 @@ impl Core {
         len: u64,
     ) -> Answer<u32> {
         let len = len.min(COPY_MAX);
+        self.wrote(asker, to.file.inode()).await?;
         let copied = to
             .file
             .clone_range_from(to_offset, &from.file, from_offset, len)
             .await?;
-        self.wrote(asker, to.file.inode()).await?;
         Ok(copied as u32)
     }
 }

@@ -8,8 +8,8 @@ use fuser::{Errno, INodeNo, ReplyXattr};
 use quarry_common::wire::meta::XattrMode;
 
 /// The number of the process of a mount, for `quarry umount`. In no list; answered without asking the cluster, so that it is
-/// there in an outage as well.
-pub const PROCESS: &[u8] = b"quarry.mount.process";
+/// there in an outage as well: for a name of the system the kernel asks for no permission, which it might have to ask us for.
+pub const PROCESS: &[u8] = b"system.quarry.mount.process";
 
 /// Names of the system, which the cluster has none of: access control lists today.
 const SYSTEM: &[u8] = b"system.";

@@ -41,6 +41,9 @@ pub fn an_outage_is_waited_for_and_can_be_killed(
     place: &Path,
 ) -> Result<()> {
     let hasty = mounted(dev, place, &["-o", "timeout=3"])?;
+    let at = place.with_file_name("patient");
+    let patient = mounted(dev, &at, &[])?;
+    ensure!(patient.at("").is_dir());
     fs::write(mount.at("file"), "before")?;
     dev.kill()?;
 
@@ -66,14 +69,16 @@ pub fn an_outage_is_waited_for_and_can_be_killed(
         "EIO: {failed:?}"
     );
     ensure!(begun.elapsed() < LONG, "failed after {:?}", begun.elapsed());
-    let begun = Instant::now();
-    dev.ok(["umount", place.to_str().context("utf-8")?])?;
-    ensure!(
-        begun.elapsed() < LONG,
-        "umounted after {:?}",
-        begun.elapsed()
-    );
-    drop(hasty);
+    for place in [place, &at] {
+        let begun = Instant::now();
+        dev.ok(["umount", place.to_str().context("utf-8")?])?;
+        ensure!(
+            begun.elapsed() < LONG,
+            "umounted after {:?}",
+            begun.elapsed()
+        );
+    }
+    drop((hasty, patient));
 
     dev.start_again()?;
     let output = waiting.wait_with_output()?;

@@ -52,6 +52,17 @@ pub fn where_it_goes(dev: &Dev, scratch: &Path) -> Result<()> {
         "{line}"
     );
     ensure!(fs::read(place.join("file"))? == b"text");
+    // What is not named stays as it is.
+    ensure!(
+        line.contains("nosuid") && !line.contains("noexec"),
+        "{line}"
+    );
+    dev.ok(["mount", "-o", "remount,noexec", shown])?;
+    dev.ok(["mount", "-o", "remount,user_id=0", shown])?;
+    let line = line_of(&place)?.context("it is mounted")?;
+    for flag in ["ro,", "nosuid", "noexec"] {
+        ensure!(line.contains(flag), "{flag}: {line}");
+    }
     let refused = fs::write(place.join("other"), "");
     ensure!(
         refused.is_err_and(|error| error.raw_os_error() == Some(30)),

@@ -15,6 +15,8 @@ use quarry_common::wire::meta::{Serves, Status};
 use quarry_dataserver::Dataserver;
 use quarry_metaserver::Metaserver;
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +26,9 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// What a failed detached process wrote last, in lines.
 const LOG_LINES: usize = 12;
+
+/// And at most so many bytes.
+const LOG_END_LEN: u64 = 64 << 10;
 
 /// The servers of a cluster.
 struct Servers {
@@ -420,9 +425,16 @@ fn spawn(home: &Home, wanted: Wanted, processes: bool) -> Result<Child> {
 
 /// The last lines of a log, of what was written behind `from`: earlier starts end there.
 pub fn log_end(path: &Path, from: u64) -> String {
-    let log = std::fs::read(path).unwrap_or_default();
-    let from = usize::try_from(from).unwrap_or(usize::MAX);
-    let log = String::from_utf8_lossy(log.get(from..).unwrap_or_default());
+    let from = from.max(log_len(path).saturating_sub(LOG_END_LEN));
+    let mut log = Vec::new();
+    let read = File::open(path).and_then(|mut file| {
+        file.seek(SeekFrom::Start(from))?;
+        file.read_to_end(&mut log)
+    });
+    if let Err(error) = read {
+        return format!("it can not be read: {error}");
+    }
+    let log = String::from_utf8_lossy(&log);
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }

@@ -60,6 +60,7 @@ pub fn rules(local: &Path, mount: &Path) -> Result<()> {
             Ok(found.0)
         };
         let (here, there) = (run(local)?, run(mount)?);
+        ensure!(here.lines().count() == there.lines().count(), "{name}");
         for (here, there) in here.lines().zip(there.lines()) {
             if here != there {
                 writeln!(differences, "{name}: local {here}; mount {there}")?;
